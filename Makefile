@@ -1,0 +1,32 @@
+# Every target makes its own virtual environment in .venv; nothing needs to be installed first but Python 3.11 or newer.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test bench lint
+
+demo: $(VENV)/installed
+	$(RUN) examples/demo.py
+
+test: $(VENV)/installed-for-tests
+	$(RUN) -m pytest
+
+bench: $(VENV)/installed
+	$(RUN) benchmarks/import_time.py
+	$(RUN) benchmarks/generate_image.py
+
+lint: $(VENV)/installed-for-tests
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+$(VENV)/installed: setup.py constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) --editable .
+	touch $@
+
+$(VENV)/installed-for-tests: setup.py constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) --editable ".[test,train]"
+	touch $(VENV)/installed $@

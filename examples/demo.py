@@ -1,0 +1,60 @@
+"""
+The whole package on one real chest X-ray, with the embedded checkpoint: a report, an answer, a generated image.
+
+    python examples/demo.py
+    python examples/demo.py --image XRAY.png --question "Which view is this?" --text "Normal chest X-ray of a child."
+
+It writes `generated.png` and `llm-cxr`, a copy of the embedded checkpoint, into the current folder.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+from transformers import AutoConfig, AutoModel, pipeline
+
+import transformers_cxr
+
+IMAGE = Path(__file__).parent / "images/person1582_bacteria_4140.jpeg"
+TEXT = (
+    "FINDINGS: This is a chest X-ray of a child, AP view. The X-ray shows no sign of pneumonia.\n"
+    "IMPRESSION: Normal chest X-ray."
+)
+
+
+def copy_checkpoint(source: Path, folder: Path) -> None:
+    """Copies a checkpoint to `folder`, or keeps an LLM-CXR checkpoint that is there already."""
+    if not folder.exists():
+        shutil.copytree(source, folder)
+    elif not (folder / "config.json").is_file() or AutoConfig.from_pretrained(folder).model_type != "llm_cxr":
+        raise SystemExit(f"'{folder}' exists and is not an LLM-CXR checkpoint: move it away to get the embedded one there.")
+
+
+def main(image: str, question: str, text: str, seed: int):
+    report = pipeline("cxr-report")
+    shared = {"model": report.model, "processor": report.processor, "tokenizer": report.tokenizer}
+    vqa = pipeline("cxr-vqa", **shared)
+    generation = pipeline("cxr-generation", **shared)
+
+    print("Research use only: generated text and images, not for clinical use.\n")
+    print(f"Image: {image}\n")
+    print(f"Report:\n{report(image)[0]['generated_text']}\n")
+    print(f"Question: {question}")
+    print(f"Answer: {vqa(image=image, question=question)[0]['generated_text']}\n")
+
+    print(f"Drawing:\n{text}")
+    transformers_cxr.save_image(generation(text, seed=seed)[0]["image"], "generated.png")
+    print("Written to generated.png\n")
+
+    copy_checkpoint(transformers_cxr.checkpoint("llm-cxr"), Path("llm-cxr"))
+    model = AutoModel.from_pretrained("llm-cxr")
+    print(f'AutoModel.from_pretrained("llm-cxr"): {type(model).__name__}, {model.num_parameters() / 1e6:.1f} M parameters')
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--image", default=str(IMAGE), help="chest X-ray to read: a path or URL")
+    parser.add_argument("--question", default="Is there pneumonia?", help="question about the image")
+    parser.add_argument("--text", default=TEXT, help="report to draw")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the drawing")
+    main(**vars(parser.parse_args()))

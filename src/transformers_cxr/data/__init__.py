@@ -1,0 +1,1 @@
+"""Reading chest X-ray datasets and writing instruction conversations from them."""

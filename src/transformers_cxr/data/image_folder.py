@@ -1,0 +1,87 @@
+"""Reading a Hugging Face `imagefolder` with a `metadata.csv`."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Study:
+    """
+    One X-ray with what its dataset says of it.
+
+    image_path (`Path`): the image file.
+    image_id (`str`): its name in the dataset.
+    split (`str`): "train" or "validation"; patients are never in both.
+    source (`str`): the dataset that the image comes from.
+    patient_id (`str`): pseudonymous patient.
+    view (`str`): "AP" or "PA".
+    age_group (`str`): "child" or "adult".
+    sex (`str`): "M", "F" or "" where it is not known.
+    findings (`tuple[str, ...]`): finding labels; `("No Finding",)` is normal, `()` is not labelled.
+    etiology (`str`): "bacterial", "viral" or "".
+    """
+
+    image_path: Path
+    image_id: str
+    split: str
+    source: str
+    patient_id: str
+    view: str
+    age_group: str
+    sex: str
+    findings: tuple[str, ...]
+    etiology: str
+
+
+def read_image_folder(data_dir: str | Path, split: str) -> list[Study]:
+    """
+    Reads the studies of one split, in the order of `metadata.csv`.
+
+    Args:
+        data_dir (`str` or `Path`):
+            Folder with `metadata.csv` (columns `file_name`, `split`, `source`, `patient_id`, `view`, `age_group`, `sex`,
+            `finding_labels` separated by `|`, `etiology`) beside the images.
+        split (`str`):
+            "train" or "validation".
+
+    Raises:
+        FileNotFoundError: the folder has no `metadata.csv`.
+        ValueError: a column is missing, a patient is in two splits, or the split is empty.
+    """
+    path = Path(data_dir) / "metadata.csv"
+    if not path.is_file():
+        raise FileNotFoundError(f"No metadata.csv in '{data_dir}': expected an imagefolder with one row an image.")
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    required = {
+        "file_name", "split", "source", "patient_id", "view", "age_group", "sex", "finding_labels", "etiology"
+    }  # fmt: skip
+    missing = required - set(rows[0] if rows else ())
+    if missing:
+        raise ValueError(f"'{path}' lacks the columns {sorted(missing)}.")
+    split_of_patient: dict[str, str] = {}
+    for row in rows:
+        if split_of_patient.setdefault(row["patient_id"], row["split"]) != row["split"]:
+            raise ValueError(f"Patient '{row['patient_id']}' of '{path}' is in two splits.")
+    studies = [
+        Study(
+            image_path=path.parent / row["file_name"],
+            image_id=row["file_name"],
+            split=row["split"],
+            source=row["source"],
+            patient_id=row["patient_id"],
+            view=row["view"],
+            age_group=row["age_group"],
+            sex=row["sex"],
+            findings=tuple(filter(None, row["finding_labels"].split("|"))),
+            etiology=row["etiology"],
+        )
+        for row in rows
+        if row["split"] == split
+    ]
+    if not studies:
+        raise ValueError(f"'{path}' has no image of split '{split}'.")
+    return studies

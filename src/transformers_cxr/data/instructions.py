@@ -1,0 +1,393 @@
+"""Label-derived reports, questions and instruction conversations, written only from the columns of a `Study`."""
+
+from __future__ import annotations
+
+import random
+import re
+
+from .image_folder import Study
+
+REPORT_INSTRUCTIONS = (
+    "Write a radiology report for this chest X-ray.",
+    "Read this X-ray and report what you find.",
+    "Please give the findings and impression of this image.",
+    "What does this chest X-ray show? Answer with a report.",
+    "Turn this chest image into a short written report.",
+    "Act as the radiologist and report on this X-ray.",
+    "State the findings, then the impression, for this X-ray.",
+    "I need a report of the following chest X-ray.",
+    "Look at this image of a chest and report on it.",
+    "Give me the report that belongs to this chest X-ray.",
+)
+
+IMAGE_INSTRUCTIONS = (
+    "Draw the chest X-ray that this report describes.",
+    "Make a chest X-ray that fits the following report.",
+    "Please turn this report into a chest X-ray.",
+    "What would the X-ray of this report look like?",
+    "Show me the image that belongs to this report.",
+    "I need a chest X-ray with the following findings.",
+    "Read this report and draw the X-ray.",
+    "Give me a chest image for this written report.",
+    "Draw an X-ray of the chest from this text.",
+    "Make the image that a radiologist would report like this.",
+)
+
+# The 14 labels of ChestX-ray14 (Wang et al., CVPR 2017) as a sentence names them; its "Effusion" is a pleural effusion.
+_LABEL_NAMES = {
+    "Atelectasis": "atelectasis",
+    "Cardiomegaly": "cardiomegaly",
+    "Consolidation": "consolidation",
+    "Edema": "edema",
+    "Effusion": "a pleural effusion",
+    "Emphysema": "emphysema",
+    "Fibrosis": "fibrosis",
+    "Hernia": "a hernia",
+    "Infiltration": "infiltration",
+    "Mass": "a mass",
+    "Nodule": "a nodule",
+    "Pleural_Thickening": "pleural thickening",
+    "Pneumonia": "pneumonia",
+    "Pneumothorax": "a pneumothorax",
+}
+
+_PERSONS = {
+    ("child", ""): "a child",
+    ("child", "M"): "a boy",
+    ("child", "F"): "a girl",
+    ("adult", ""): "an adult",
+    ("adult", "M"): "an adult man",
+    ("adult", "F"): "an adult woman",
+}
+
+_VIEW_SENTENCES = (
+    "This is a chest X-ray of {person}, {view} view.",
+    "The chest of {person} is seen in {view} view.",
+    "The image is the {view} chest X-ray of {person}.",
+    "{view} view of the chest of {person}.",
+)
+
+_POSITIVE_FINDINGS = (
+    "The X-ray shows signs of {findings}.",
+    "There are signs of {findings}.",
+    "The findings are those of {findings}.",
+    "What is seen fits with {findings}.",
+)
+_POSITIVE_IMPRESSIONS = (
+    "{findings}.",
+    "Findings of {findings}.",
+    "The X-ray shows {findings}.",
+    "Signs of {findings}.",
+)
+
+_NORMAL_FINDINGS = (
+    "There is no pneumonia and no other finding.",
+    "The X-ray shows no sign of pneumonia.",
+    "No labelled abnormality is seen, and no pneumonia.",
+    "No acute finding can be seen.",
+    "The X-ray is without pneumonia or other abnormality.",
+)
+_NORMAL_IMPRESSIONS = (
+    "Normal chest X-ray.",
+    "Normal X-ray, no pneumonia.",
+    "No acute finding, normal chest.",
+    "No labelled abnormality.",
+    "No evidence of pneumonia, normal X-ray.",
+)
+
+_UNLABELLED_FINDINGS = (
+    "No finding label is given for this X-ray.",
+    "This image comes without a finding label.",
+    "The findings of this X-ray are not labelled.",
+)
+_UNLABELLED_IMPRESSIONS = (
+    "{view} view of {person}, no finding label given.",
+    "Chest X-ray of {person}, {view} view, not labelled.",
+)
+
+_PNEUMONIA_QUESTIONS = (
+    "Is there pneumonia?",
+    "Does this X-ray show pneumonia?",
+    "Can you see signs of pneumonia?",
+)
+_NORMAL_QUESTIONS = (
+    "Is this X-ray normal?",
+    "Is this a normal chest X-ray?",
+    "Would you report this chest as normal?",
+)
+_ETIOLOGY_QUESTIONS = (
+    "Is the pneumonia bacterial or viral?",
+    "What is the cause of the pneumonia?",
+    "Which kind of pneumonia is it?",
+)
+_VIEW_QUESTIONS = (
+    "Is this an AP or a PA view?",
+    "Which view is this?",
+    "What is the view of this X-ray?",
+)
+_AGE_GROUP_QUESTIONS = (
+    "Is this a child or an adult?",
+    "Which age group is the patient in?",
+    "Is this the chest of a child or of an adult?",
+)
+_SEX_QUESTIONS = (
+    "Is the patient male or female?",
+    "What is the sex of the patient?",
+    "Which sex is the patient?",
+)
+_LABEL_QUESTIONS = (
+    "Is there {label}?",
+    "Does this X-ray show {label}?",
+    "Can you see {label}?",
+)
+
+# A negation reaches to the end of its clause, over commas: "no effusion, mass or pneumonia".
+_CLAUSE_END = re.compile(r"[.;:?!\n]|\b(?:but|however|although|except|other than|apart from)\b")
+_NEGATION_BEFORE = re.compile(r"\b(?:no|not|nor|neither|without|negative for|free of|absence of)\b")
+_NEGATION_AFTER = re.compile(
+    r"(?: \w+)? (?:is|are|was|were) (?:absent|excluded|ruled out|not (?:seen|present|found|visible))\b"
+)
+_PNEUMONIA = r"\w*pneumonia\b"
+_OTHER_LABEL = (
+    r"\b(?:atelectasis|cardiomegaly|consolidations?|edema|effusions?|emphysema|fibrosis|hernia|infiltrat(?:ion|es?)"
+    r"|mass(?:es)?|nodules?|pleural thickening|pneumothorax)\b"
+)
+_NORMAL = r"\b(?:normal|unremarkable)\b"
+# "no finding label is given" says nothing of the X-ray.
+_NO_FINDING = re.compile(r"\bno (?:\w+ ){0,2}(?:findings?|abnormality|abnormalities|disease|process)\b(?! labels?\b)")
+
+
+def label_report(study: Study, rng: random.Random) -> str:
+    """
+    Writes a label-derived report: what the columns of the study say, and nothing of its pixels.
+
+    Args:
+        study (`Study`): its `age_group`, `view`, `sex`, `findings` and `etiology` are used.
+        rng (`random.Random`): chooses the wording.
+
+    Returns:
+        `str`: ASCII, "FINDINGS: ..." and "IMPRESSION: ..." on one line each. It affirms pneumonia only where the study is
+        labelled so. A study without finding labels is reported as not labelled.
+
+    Raises:
+        ValueError: a finding is neither "No Finding" nor one of the 14 labels of ChestX-ray14.
+    """
+    person = _PERSONS[study.age_group, study.sex]
+    view_sentence = rng.choice(_VIEW_SENTENCES).format(person=person, view=study.view)
+    if not study.findings:
+        finding = rng.choice(_UNLABELLED_FINDINGS)
+        impression = rng.choice(_UNLABELLED_IMPRESSIONS).format(person=person, view=study.view)
+    elif _is_normal(study):
+        finding = rng.choice(_NORMAL_FINDINGS)
+        impression = rng.choice(_NORMAL_IMPRESSIONS)
+    else:
+        finding = rng.choice(_POSITIVE_FINDINGS).format(findings=_findings_phrase(study, rng))
+        impression = rng.choice(_POSITIVE_IMPRESSIONS).format(findings=_findings_phrase(study, rng))
+    return f"FINDINGS: {view_sentence} {finding}\nIMPRESSION: {impression[0].upper()}{impression[1:]}"
+
+
+def finding_of_report(text: str) -> str | None:
+    """
+    Reads from a report what it says of pneumonia.
+
+    The impression decides; the whole text is read where the impression says neither, or is missing. A negated pneumonia
+    counts as normal unless another finding is affirmed beside it.
+
+    Args:
+        text (`str`): a report, or one section of a report without its heading.
+
+    Returns:
+        `str`, *optional*: "normal", "pneumonia", or `None` if neither is stated.
+    """
+    text = text.lower()
+    return _finding_of_section(_impression(text)) or _finding_of_section(text)
+
+
+def etiology_of_report(text: str) -> str | None:
+    """
+    Reads from a report the cause that it names for pneumonia, first from the impression, then from the whole text.
+
+    Args:
+        text (`str`): a report, or one section of a report without its heading.
+
+    Returns:
+        `str`, *optional*: "bacterial", "viral", or `None` if neither or both are affirmed.
+    """
+    text = text.lower()
+    return _etiology_of_section(_impression(text)) or _etiology_of_section(text)
+
+
+def question_answers(study: Study, rng: random.Random) -> list[tuple[str, str, str]]:
+    """
+    Writes the questions that the columns of a study can answer.
+
+    Args:
+        study (`Study`): the study asked about.
+        rng (`random.Random`): chooses wording, polarity and order.
+
+    Returns:
+        `list[tuple[str, str, str]]`: (question type, question, answer) in random order, with the types
+
+        - "finding": whether there is pneumonia or whether the X-ray is normal, at even odds, so that "Yes." and "No." are
+          balanced for normal and for pneumonia; none for a study without finding labels,
+        - "etiology": only where the cause of the pneumonia is known,
+        - "view" and "age_group",
+        - "sex": only where it is known,
+        - "label": only for ChestX-ray14, one label that is absent and, if the study has findings, one that is present.
+
+    Raises:
+        ValueError: a finding is neither "No Finding" nor one of the 14 labels of ChestX-ray14.
+    """
+    age_group_answer = {"child": "A child.", "adult": "An adult."}[study.age_group]
+    triples = [
+        ("view", rng.choice(_VIEW_QUESTIONS), f"{study.view}."),
+        ("age_group", rng.choice(_AGE_GROUP_QUESTIONS), age_group_answer),
+    ]
+    if study.sex:
+        triples.append(("sex", rng.choice(_SEX_QUESTIONS), {"M": "Male.", "F": "Female."}[study.sex]))
+    if study.findings:
+        if rng.random() < 0.5:
+            triples.append(("finding", rng.choice(_PNEUMONIA_QUESTIONS), _yes_or_no("Pneumonia" in study.findings)))
+        else:
+            triples.append(("finding", rng.choice(_NORMAL_QUESTIONS), _yes_or_no(_is_normal(study))))
+    if study.etiology:
+        triples.append(("etiology", rng.choice(_ETIOLOGY_QUESTIONS), f"{study.etiology.capitalize()} pneumonia."))
+    # Only ChestX-ray14 is labelled for all 14 findings: elsewhere a label that is missing does not mean "No.".
+    if study.source == "nih64" and study.findings:
+        absent = rng.choice([label for label in _LABEL_NAMES if label not in study.findings])
+        triples.append(("label", rng.choice(_LABEL_QUESTIONS).format(label=_label_name(absent)), "No."))
+        if not _is_normal(study):
+            present = rng.choice(study.findings)
+            triples.append(("label", rng.choice(_LABEL_QUESTIONS).format(label=_label_name(present)), "Yes."))
+    rng.shuffle(triples)
+    return triples
+
+
+def report_conversation(study: Study, rng: random.Random) -> dict:
+    """
+    Writes a conversation in which the assistant reports on an X-ray.
+
+    Args:
+        study (`Study`): the study to report on.
+        rng (`random.Random`): chooses instruction and wording.
+
+    Returns:
+        `dict`: "messages" in the format of Transformers' chat templates with one `{"type": "image"}` slot, "task" (here
+        "report") and "image_id".
+
+    Raises:
+        ValueError: a finding is neither "No Finding" nor one of the 14 labels of ChestX-ray14.
+    """
+    messages = [
+        _message("user", _text(rng.choice(REPORT_INSTRUCTIONS)), {"type": "image"}),
+        _message("assistant", _text(label_report(study, rng))),
+    ]
+    return {"messages": messages, "task": "report", "image_id": study.image_id}
+
+
+def image_conversation(study: Study, rng: random.Random) -> dict:
+    """
+    Writes a conversation in which the assistant draws the X-ray of a report: of the whole report half of the time, else
+    of its impression without the heading.
+
+    Args:
+        study (`Study`): the study to draw.
+        rng (`random.Random`): chooses instruction, wording and length of the report.
+
+    Returns:
+        `dict`: "messages" whose image slot is the assistant's, "task" (here "image") and "image_id".
+
+    Raises:
+        ValueError: a finding is neither "No Finding" nor one of the 14 labels of ChestX-ray14.
+    """
+    instruction = rng.choice(IMAGE_INSTRUCTIONS)
+    report = label_report(study, rng)
+    if rng.random() < 0.5:
+        report = report.partition("IMPRESSION: ")[2]
+    messages = [
+        _message("user", _text(instruction), _text(report)),
+        _message("assistant", {"type": "image"}),
+    ]
+    return {"messages": messages, "task": "image", "image_id": study.image_id}
+
+
+def vqa_conversation(study: Study, rng: random.Random, num_questions: int = 1) -> dict:
+    """
+    Writes a conversation of questions about one X-ray, which is in the first turn only.
+
+    Args:
+        study (`Study`): the study asked about.
+        rng (`random.Random`): chooses the questions and their wording.
+        num_questions (`int`, *optional*, defaults to `1`):
+            Number of questions, one a turn; all of them where `question_answers` gives fewer.
+
+    Returns:
+        `dict`: "messages" of two a question, "task" (here "vqa") and "image_id".
+
+    Raises:
+        ValueError: a finding is neither "No Finding" nor one of the 14 labels of ChestX-ray14.
+    """
+    messages = []
+    for _, question, answer in question_answers(study, rng)[:num_questions]:
+        messages += [_message("user", _text(question)), _message("assistant", _text(answer))]
+    messages[0]["content"].append({"type": "image"})
+    return {"messages": messages, "task": "vqa", "image_id": study.image_id}
+
+
+def _is_normal(study: Study) -> bool:
+    return study.findings == ("No Finding",)
+
+
+def _label_name(label: str) -> str:
+    if label not in _LABEL_NAMES:
+        raise ValueError(f"Expected 'No Finding' alone or labels from {sorted(_LABEL_NAMES)}, got '{label}'.")
+    return _LABEL_NAMES[label]
+
+
+def _findings_phrase(study: Study, rng: random.Random) -> str:
+    names = [_label_name(label) for label in study.findings]
+    if study.etiology:
+        pneumonia = rng.choice((f"{study.etiology} pneumonia", f"pneumonia of {study.etiology} cause"))
+        names[study.findings.index("Pneumonia")] = pneumonia
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def _yes_or_no(answer: bool) -> str:
+    return "Yes." if answer else "No."
+
+
+def _impression(text: str) -> str:
+    return text.partition("impression:")[2]
+
+
+def _affirms(text: str, term: str) -> bool:
+    """Whether a clause of the lower-case text has the regular expression `term` with no negation before or after it."""
+    for clause in _CLAUSE_END.split(text):
+        for match in re.finditer(term, clause):
+            negated_before = _NEGATION_BEFORE.search(clause, 0, match.start())
+            if not negated_before and not _NEGATION_AFTER.match(clause, match.end()):
+                return True
+    return False
+
+
+def _finding_of_section(text: str) -> str | None:
+    if _affirms(text, _PNEUMONIA):
+        return "pneumonia"
+    if _affirms(text, _OTHER_LABEL):
+        return None
+    if _affirms(text, _NORMAL) or _NO_FINDING.search(text) or re.search(_PNEUMONIA, text):
+        return "normal"
+    return None
+
+
+def _etiology_of_section(text: str) -> str | None:
+    affirmed = [etiology for etiology in ("bacterial", "viral") if _affirms(text, rf"\b{etiology}\b")]
+    return affirmed[0] if len(affirmed) == 1 else None
+
+
+def _text(text: str) -> dict:
+    return {"type": "text", "text": text}
+
+
+def _message(role: str, *content: dict) -> dict:
+    return {"role": role, "content": list(content)}

@@ -1,0 +1,146 @@
+"""Configurations of the CXR VQ tokenizer and of the LLM-CXR model."""
+
+from __future__ import annotations
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+
+@strict
+class CXRVQTokenizerConfig(PreTrainedConfig):
+    r"""
+    Configuration of [`CXRVQTokenizer`]. The defaults are the VQ-GAN of LLM-CXR (arXiv 2305.11490): taming-transformers'
+    f16 model with a codebook of 1,024 codes of 256 dimensions, for RGB images of 256x256 pixels.
+
+    image_size (`int`, *optional*, defaults to 256):
+        Height and width in pixels of the images that are encoded and decoded.
+    in_channels (`int`, *optional*, defaults to 3):
+        Number of image channels: 1 (grey) or 3 (RGB).
+    block_out_channels (`tuple[int, ...]`, *optional*, defaults to `(128, 128, 256, 256, 512)`):
+        Channels of each resolution level. Every level but the last halves the resolution, so `n` levels make a grid of
+        `image_size / 2 ** (n - 1)` codes a side.
+    layers_per_block (`int`, *optional*, defaults to 2):
+        Residual blocks of each level of the encoder; the decoder has one more.
+    attention_levels (`tuple[int, ...]`, *optional*, defaults to `(4,)`):
+        Indices of the levels whose residual blocks are followed by self-attention.
+    latent_channels (`int`, *optional*, defaults to 256):
+        Channels of the encoder's output.
+    norm_num_groups (`int`, *optional*, defaults to 32):
+        Groups of the group normalisations; must divide every number of channels.
+    codebook_size (`int`, *optional*, defaults to 1024):
+        Number of codes.
+    codebook_dim (`int`, *optional*, defaults to 256):
+        Dimensions of a code.
+    """
+
+    model_type = "cxr_vq_tokenizer"
+    base_config_key = "vq_config"
+
+    image_size: int = 256
+    in_channels: int = 3
+    block_out_channels: list[int] | tuple[int, ...] = (128, 128, 256, 256, 512)
+    layers_per_block: int = 2
+    attention_levels: list[int] | tuple[int, ...] = (4,)
+    latent_channels: int = 256
+    norm_num_groups: int = 32
+    codebook_size: int = 1024
+    codebook_dim: int = 256
+
+    def __post_init__(self, **kwargs):
+        if self.in_channels not in (1, 3):
+            raise ValueError(f"`in_channels` must be 1 (grey) or 3 (RGB), got {self.in_channels}.")
+        if not self.block_out_channels:
+            raise ValueError("`block_out_channels` must name the channels of at least one level, got none.")
+        sizes = (
+            "image_size",
+            "layers_per_block",
+            "latent_channels",
+            "norm_num_groups",
+            "codebook_size",
+            "codebook_dim",
+        )
+        for name in sizes:
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        for level in self.attention_levels:
+            if not 0 <= level < len(self.block_out_channels):
+                raise ValueError(
+                    f"`attention_levels` names level {level}, but `block_out_channels` has the levels 0 to "
+                    f"{len(self.block_out_channels) - 1}."
+                )
+        downsampling = 2 ** (len(self.block_out_channels) - 1)
+        if self.image_size % downsampling:
+            raise ValueError(
+                f"`image_size` {self.image_size} is not a multiple of {downsampling}, the factor by which the "
+                f"{len(self.block_out_channels)} levels of `block_out_channels` shrink an image."
+            )
+        for channels in self.block_out_channels:
+            if channels % self.norm_num_groups:
+                raise ValueError(
+                    f"`norm_num_groups` {self.norm_num_groups} must divide every entry of `block_out_channels` "
+                    f"{tuple(self.block_out_channels)}."
+                )
+        super().__post_init__(**kwargs)
+
+    @property
+    def grid_size(self) -> int:
+        """Side of the square grid of codes, 16 for the defaults."""
+        return self.image_size // 2 ** (len(self.block_out_channels) - 1)
+
+    @property
+    def num_image_tokens(self) -> int:
+        """Number of codes of one image, 256 for the defaults."""
+        return self.grid_size**2
+
+
+@strict
+class LlmCxrConfig(PreTrainedConfig):
+    r"""
+    Configuration of [`LlmCxrForCausalLM`].
+
+    text_config (`PreTrainedConfig` or `dict`, *optional*):
+        Configuration of the backbone, that of any causal language model. Its `vocab_size` includes the image codes. The
+        default is a GPT-NeoX, as in LLM-CXR.
+    vq_config (`CXRVQTokenizerConfig` or `dict`, *optional*):
+        Configuration of the image tokenizer.
+    image_token_id (`int`, *optional*, defaults to 50281):
+        Id of the placeholder that stands for a code before the image is encoded.
+    boi_token_id (`int`, *optional*, defaults to 50282):
+        Id that begins an image.
+    eoi_token_id (`int`, *optional*, defaults to 50283):
+        Id that ends an image.
+    image_token_offset (`int`, *optional*, defaults to 50284):
+        Id of code 0; code `c` has the id `image_token_offset + c`.
+    """
+
+    model_type = "llm_cxr"
+    sub_configs_defaults = {
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="gpt_neox"),
+        "vq_config": CXRVQTokenizerConfig,
+    }
+    keys_to_ignore_at_inference = ["past_key_values"]
+
+    text_config: dict | PreTrainedConfig | None = None
+    vq_config: dict | PreTrainedConfig | None = None
+    image_token_id: int = 50281
+    boi_token_id: int = 50282
+    eoi_token_id: int = 50283
+    image_token_offset: int = 50284
+    # The backbone ties its own head; the wrapper has none.
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs):
+        if self.text_config is None:
+            self.text_config = AutoConfig.for_model("gpt_neox", vocab_size=self.image_token_offset + 1024)
+        super().__post_init__(**kwargs)
+        end = self.image_token_offset + self.vq_config.codebook_size
+        if end > self.text_config.vocab_size:
+            raise ValueError(
+                f"The codebook of {self.vq_config.codebook_size} codes from id {self.image_token_offset} on ends at "
+                f"{end}, beyond the backbone's vocabulary of {self.text_config.vocab_size}. This VQ tokenizer does not "
+                "belong to this language model; `LlmCxrForCausalLM.from_language_model` extends a vocabulary."
+            )
+
+
+__all__ = ["CXRVQTokenizerConfig", "LlmCxrConfig"]

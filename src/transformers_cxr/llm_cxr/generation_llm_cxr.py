@@ -1,0 +1,309 @@
+"""Generation of LLM-CXR: the image grammar, the image loop that costs only image logits, and `generate_image`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import PIL.Image
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+from transformers.utils import ModelOutput, logging
+
+from .configuration_llm_cxr import LlmCxrConfig
+
+if TYPE_CHECKING:
+    from .modeling_llm_cxr import LlmCxrForCausalLM
+    from .processing_llm_cxr import LlmCxrProcessor
+
+IMAGE_INSTRUCTION = "Draw the chest X-ray that this report describes."
+
+
+class ImageGrammarLogitsProcessor(LogitsProcessor):
+    """
+    Allows only well-formed interleaved output: after the begin-of-image token exactly `num_image_tokens` codes, then the
+    end-of-image token; no code and no end-of-image token in text. An image that would not fit before `max_length` is not
+    begun.
+
+    It looks only at the ids so far, so it holds for every row on its own: batches, beams and caches of any kind work.
+
+    Args:
+        config ([`LlmCxrConfig`]):
+            Gives the token ids and the number of codes of an image.
+        max_length (`int`, *optional*):
+            Length in tokens, prompt included, at which generation ends.
+        allow_images (`bool`, *optional*, defaults to `True`):
+            `False` never begins an image; one that the prompt has begun is still finished.
+    """
+
+    def __init__(self, config: LlmCxrConfig, max_length: int | None = None, allow_images: bool = True):
+        self.config = config
+        self.num_image_tokens = config.vq_config.num_image_tokens
+        self.max_length = max_length
+        self.allow_images = allow_images
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        config, length = self.config, self.num_image_tokens
+        offset, end = config.image_token_offset, config.image_token_offset + config.vq_config.codebook_size
+
+        tail = input_ids[:, -length:]
+        run = ((tail >= offset) & (tail < end)).flip(-1).long().cumprod(-1).sum(-1, keepdim=True)
+        in_image = (input_ids[:, -1:] == config.boi_token_id) | ((run > 0) & (run < length))
+        # A full run of codes is closed by the end-of-image token.
+        image_full = run == length
+
+        ids = torch.arange(scores.shape[-1], device=scores.device)
+        is_code = (ids >= offset) & (ids < end)
+        is_text = ~is_code & (ids != config.eoi_token_id) & (ids != config.image_token_id)
+        fits = self.max_length is None or input_ids.shape[1] + length + 2 <= self.max_length
+        if not (self.allow_images and fits):
+            is_text &= ids != config.boi_token_id
+        allowed = torch.where(in_image, is_code, torch.where(image_full, ids == config.eoi_token_id, is_text))
+        return scores.masked_fill(~allowed, -torch.inf)
+
+
+@dataclass
+class LlmCxrImageOutput(ModelOutput):
+    """
+    Output of `LlmCxrForCausalLM.generate_image`; image `i` belongs to prompt `i // num_images`.
+
+    codes (`torch.LongTensor` of shape `(batch_size * num_images, num_image_tokens)`):
+        VQ codes in raster order, each in `[0, codebook_size)`.
+    pixel_values (`torch.FloatTensor` of shape `(batch_size * num_images, in_channels, image_size, image_size)`):
+        Decoded images in [-1, 1].
+    """
+
+    codes: torch.LongTensor | None = None
+    pixel_values: torch.FloatTensor | None = None
+
+
+def _left_pad(rows: Sequence[torch.LongTensor], device: torch.device) -> tuple[torch.LongTensor, torch.LongTensor]:
+    """Rows of ids of any length to `input_ids` and `attention_mask`, padded on the left with id 0."""
+    length = max(len(row) for row in rows)
+    input_ids = torch.zeros((len(rows), length), dtype=torch.long, device=device)
+    attention_mask = torch.zeros_like(input_ids)
+    for index, row in enumerate(rows):
+        input_ids[index, length - len(row) :] = row
+        attention_mask[index, length - len(row) :] = 1
+    return input_ids, attention_mask
+
+
+def _has_plain_head(language_model: nn.Module) -> bool:
+    """Whether the logits are the hidden states through one linear layer and nothing else."""
+    config = language_model.config
+    scaled = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier")
+    return type(language_model.get_output_embeddings()) is nn.Linear and not any(
+        getattr(config, name, None) for name in scaled
+    )
+
+
+class LlmCxrImageGenerationMixin:
+    """The image loop of [`LlmCxrForCausalLM`]."""
+
+    @torch.no_grad()
+    def generate_image(
+        self: LlmCxrForCausalLM,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.LongTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        num_images: int = 1,
+        guidance_scale: float = 1.0,
+        negative_input_ids: torch.LongTensor | None = None,
+        negative_attention_mask: torch.LongTensor | None = None,
+        do_sample: bool = True,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | Sequence[int] | None = None,
+    ) -> LlmCxrImageOutput:
+        """
+        Draws images: a prompt is prefilled once for all its images, each step computes only the logits of the codes, and
+        classifier-free guidance (arXiv 2207.12598) is part of the same batch. Under `do_sample=False` the codes are those
+        of `generate` after the begin-of-image token.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
+                Prompts, padded on the left. The begin-of-image token is added where a prompt does not end with it.
+            attention_mask (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                1 for tokens, 0 for padding; no padding by default.
+            pixel_values (`torch.FloatTensor` of shape `(num_prompt_images, in_channels, image_size, image_size)`, *optional*):
+                Images of the prompts, for the placeholders in `input_ids`.
+            num_images (`int`, *optional*, defaults to 1):
+                Images a prompt.
+            guidance_scale (`float`, *optional*, defaults to 1.0):
+                Weight of the prompt against `negative_input_ids`; 1 is no guidance.
+            negative_input_ids (`torch.LongTensor` of shape `(1 or batch_size, negative_length)`, *optional*):
+                Prompts to be guided away from; needed for a `guidance_scale` above 1.
+            negative_attention_mask (`torch.LongTensor` of shape `(1 or batch_size, negative_length)`, *optional*):
+                1 for tokens, 0 for padding.
+            do_sample (`bool`, *optional*, defaults to `True`):
+                Draw from the distribution; `False` takes the likeliest code.
+            temperature, top_k, top_p:
+                As in `generate`.
+            seed (`int` or sequence of `int`, *optional*):
+                One seed an image (`batch_size * num_images`), or one from which image `i` gets `seed + i`. An image
+                depends on its seed and prompt, not on the batch that it is drawn in.
+
+        Returns:
+            [`LlmCxrImageOutput`].
+
+        Raises:
+            ValueError: no images asked for, guidance below 1 or without a negative prompt, a wrong number of seeds, or a
+                prompt that leaves no room for an image in the context.
+        """
+        batch_size, total = input_ids.shape[0], input_ids.shape[0] * num_images
+        if num_images < 1:
+            raise ValueError(f"`num_images` must be at least 1, got {num_images}.")
+        if guidance_scale < 1:
+            raise ValueError(f"`guidance_scale` must be at least 1 (1 is no guidance), got {guidance_scale}.")
+        if guidance_scale > 1 and negative_input_ids is None:
+            raise ValueError(
+                f"`guidance_scale={guidance_scale}` needs `negative_input_ids`, the prompt to guide away from; "
+                "`transformers_cxr.generate_image` makes one."
+            )
+        seeds = [seed + i for i in range(total)] if isinstance(seed, int) else seed
+        if seeds is not None and len(seeds) != total:
+            raise ValueError(f"Expected one seed for each of the {total} images, got {len(seeds)}.")
+        input_ids = self._with_prompt_images(input_ids, pixel_values)
+
+        device = self.device
+        rows = self._image_prompts(input_ids, attention_mask)
+        if guidance_scale > 1:
+            negative_rows = self._image_prompts(negative_input_ids, negative_attention_mask)
+            if len(negative_rows) not in (1, batch_size):
+                raise ValueError(f"Expected 1 or {batch_size} negative prompts, got {len(negative_rows)}.")
+            rows = rows + negative_rows * (batch_size // len(negative_rows))
+        prompt_ids, mask = _left_pad(rows, device)
+        num_codes = self.config.vq_config.num_image_tokens
+        self.check_context(prompt_ids.shape[1] + num_codes + 1)
+
+        uniforms = None
+        if do_sample:
+            generators = [torch.Generator().manual_seed(s) for s in seeds] if seeds is not None else [None] * total
+            uniforms = torch.stack([torch.rand(num_codes, generator=g, dtype=torch.float64) for g in generators])
+            uniforms = uniforms.to(device)
+        warpers = LogitsProcessorList()
+        if temperature != 1.0:
+            warpers.append(TemperatureLogitsWarper(temperature))
+        if top_k:
+            warpers.append(TopKLogitsWarper(top_k))
+        if top_p is not None and top_p < 1.0:
+            warpers.append(TopPLogitsWarper(top_p))
+
+        code_logits = self._code_logits_function()
+        logits, cache = code_logits(prompt_ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), None)
+        if num_images > 1:
+            cache.batch_repeat_interleave(num_images)
+            logits = logits.repeat_interleave(num_images, dim=0)
+            mask = mask.repeat_interleave(num_images, dim=0)
+        positions = mask.sum(-1, keepdim=True)
+        codes = torch.empty((total, num_codes), dtype=torch.long, device=device)
+        for step in logging.tqdm(range(num_codes), desc="Drawing", unit="code", disable=None):
+            if guidance_scale > 1:
+                conditional, unconditional = logits.log_softmax(-1).chunk(2)
+                logits = unconditional + guidance_scale * (conditional - unconditional)
+            if do_sample:
+                cumulative = warpers(codes, logits).double().softmax(-1).cumsum(-1)
+                threshold = uniforms[:, step, None] * cumulative[:, -1:]
+                next_codes = torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)
+            else:
+                next_codes = logits.argmax(-1)
+            codes[:, step] = next_codes
+            if step + 1 < num_codes:
+                next_ids = (next_codes + self.config.image_token_offset).repeat(len(mask) // total)
+                mask = F.pad(mask, (0, 1), value=1)
+                logits, cache = code_logits(next_ids[:, None], mask, positions + step, cache)
+        return LlmCxrImageOutput(codes=codes, pixel_values=self.vq_tokenizer.decode(codes))
+
+    def _image_prompts(
+        self: LlmCxrForCausalLM, input_ids: torch.LongTensor, attention_mask: torch.LongTensor | None
+    ) -> list[torch.LongTensor]:
+        """The prompts without padding, each ending with the begin-of-image token."""
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        boi = torch.tensor([self.config.boi_token_id], device=input_ids.device)
+        rows = [ids[keep.bool()] for ids, keep in zip(input_ids, attention_mask)]
+        return [row if len(row) and row[-1] == boi else torch.cat([row, boi]) for row in rows]
+
+    def _code_logits_function(self: LlmCxrForCausalLM):
+        """A function `(input_ids, attention_mask, position_ids, cache) -> (last code logits in fp32, cache)`."""
+        language_model = self.language_model
+        codes = slice(
+            self.config.image_token_offset, self.config.image_token_offset + self.config.vq_config.codebook_size
+        )
+        plain = _has_plain_head(language_model)
+        if plain:
+            head, decoder = language_model.get_output_embeddings(), language_model.get_decoder()
+            weight, bias = head.weight[codes], None if head.bias is None else head.bias[codes]
+
+        def code_logits(input_ids, attention_mask, position_ids, cache):
+            inputs = {
+                "input_ids": input_ids,
+                "attention_mask": attention_mask,
+                "position_ids": position_ids,
+                "past_key_values": cache,
+                "use_cache": True,
+            }
+            if plain:
+                output = decoder(**inputs)
+                logits = F.linear(output.last_hidden_state[:, -1].to(weight.device), weight, bias)
+            else:
+                output = language_model(**inputs, logits_to_keep=1)
+                logits = output.logits[:, -1, codes]
+            return logits.float(), output.past_key_values
+
+        return code_logits
+
+
+def generate_image(
+    model: LlmCxrForCausalLM,
+    processor: LlmCxrProcessor,
+    text: str | Sequence[str],
+    num_images: int = 1,
+    instruction: str = IMAGE_INSTRUCTION,
+    **generate_kwargs,
+) -> list[PIL.Image.Image]:
+    """
+    Draws chest X-rays for texts.
+
+    Args:
+        model ([`LlmCxrForCausalLM`]), processor ([`LlmCxrProcessor`]):
+            A checkpoint.
+        text (`str` or sequence of `str`):
+            Reports, findings or impressions to draw.
+        num_images (`int`, *optional*, defaults to 1):
+            Images a text.
+        instruction (`str`, *optional*):
+            The instruction of the prompt.
+        **generate_kwargs:
+            Passed to [`LlmCxrForCausalLM.generate_image`]: `guidance_scale`, `temperature`, `top_k`, `top_p`, `do_sample`,
+            `seed`.
+
+    Returns:
+        `list[PIL.Image.Image]`: `num_images` images of the first text, then of the second; each carries
+        `image.info["comment"]`, which says that it is generated and for research only.
+
+    Raises:
+        ValueError: the processor and the model do not belong together, or an argument of `generate_image` is wrong.
+    """
+    model.check_processor(processor)
+    texts = [text] if isinstance(text, str) else list(text)
+    inputs = processor(text=processor.image_prompts(texts, instruction), return_tensors="pt", padding=True)
+    inputs = inputs.to(model.device)
+    generate_kwargs = processor.with_negative_prompt(generate_kwargs, instruction, model.device)
+    output = model.generate_image(
+        inputs.input_ids, attention_mask=inputs.attention_mask, num_images=num_images, **generate_kwargs
+    )
+    return processor.postprocess(output.pixel_values)
+
+
+__all__ = ["ImageGrammarLogitsProcessor", "LlmCxrImageGenerationMixin", "LlmCxrImageOutput", "generate_image"]

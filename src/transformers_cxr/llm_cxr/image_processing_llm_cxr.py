@@ -1,0 +1,204 @@
+"""Image processor of LLM-CXR: any chest X-ray image to the pixels of the VQ-GAN, and back."""
+
+from __future__ import annotations
+
+import base64
+import os
+from io import BytesIO
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+import torch
+from huggingface_hub.utils import get_session
+from PIL.PngImagePlugin import PngInfo
+from transformers.image_processing_backends import PilBackend
+from transformers.image_utils import ChannelDimension, PILImageResampling, infer_channel_dimension_format
+from transformers.processing_utils import ImagesKwargs, Unpack
+
+MIN_SIDE = 16
+MAX_ASPECT_RATIO = 20
+
+
+def _read_source(source: str | bytes | os.PathLike) -> tuple[BytesIO | str, str]:
+    """Returns something that Pillow opens, and the name to use in an error."""
+    if isinstance(source, bytes):
+        return BytesIO(source), f"image of {len(source)} bytes"
+    source = os.fspath(source)
+    if source.startswith(("http://", "https://")):
+        return BytesIO(get_session().get(source, follow_redirects=True).raise_for_status().content), source
+    if source.startswith("data:image/"):
+        try:
+            return BytesIO(base64.b64decode(source.partition(",")[2], validate=True)), "base64 image"
+        except ValueError as error:
+            raise ValueError(f"The image given as `data:image/...` is not valid base64: {error}.") from error
+    if not os.path.isfile(source):
+        raise FileNotFoundError(f"No image file at '{source}'. Give a path, an http(s) URL or a `data:image/` string.")
+    return source, source
+
+
+def open_image(source: str | bytes | os.PathLike) -> PIL.Image.Image:
+    """
+    Opens an image upright (EXIF orientation applied), keeping its bit depth.
+
+    Args:
+        source (`str`, `bytes` or `os.PathLike`):
+            A path, an http(s) URL, a `data:image/...;base64,` string or the bytes of an image file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is empty, truncated or not an image that Pillow reads.
+    """
+    file, name = _read_source(source)
+    try:
+        image = PIL.Image.open(file)
+        return PIL.ImageOps.exif_transpose(image)
+    # What Pillow's readers raise on a broken file depends on the format.
+    except (OSError, SyntaxError, ValueError, RuntimeError, PIL.Image.DecompressionBombError) as error:
+        raise ValueError(f"Cannot read '{name}' as an image: {error}.") from error
+
+
+def _to_uint8(array: np.ndarray) -> np.ndarray:
+    """
+    Brings pixels of any dtype to 8 bits: floats in [0, 1] are scaled by 255, values in [0, 255] are kept, and anything
+    wider (12- or 16-bit radiographs, raw detector values) is windowed from its minimum to its maximum.
+    """
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == bool:
+        return array.astype(np.uint8) * 255
+    if array.dtype.kind not in "iuf":
+        raise ValueError(f"Expected pixels that are integers, floats or booleans, got an array of {array.dtype}.")
+    values = array.astype(np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("The image holds NaN or infinite pixels.")
+    low, high = values.min(), values.max()
+    if array.dtype.kind == "f" and low >= 0 and high <= 1:
+        values = values * 255
+    elif low < 0 or high > 255:
+        values = (values - low) * (255 / (high - low)) if high > low else np.zeros_like(values)
+    return values.round().astype(np.uint8)
+
+
+class LlmCxrImageProcessor(PilBackend):
+    r"""
+    Prepares chest X-rays for [`CXRVQTokenizer`]: shorter side to 256 pixels (Lanczos, up or down), centre crop, pixels in
+    [-1, 1], as LLM-CXR's data preparation does (arXiv 2305.11490, section 3.1).
+
+    It takes PIL images of any mode, paths, URLs, bytes, numpy arrays and torch tensors (`(height, width)`,
+    `(height, width, channels)` or `(channels, height, width)`), of 8 or 16 bits or floating point.
+
+    do_convert_rgb (`bool`, *optional*, defaults to `True`):
+        `True` gives three channels; `False` gives one, grey.
+    """
+
+    resample = PILImageResampling.LANCZOS
+    size = {"shortest_edge": 256}
+    default_to_square = False
+    crop_size = {"height": 256, "width": 256}
+    do_resize = True
+    do_center_crop = True
+    do_rescale = True
+    rescale_factor = 1 / 127.5
+    do_normalize = True
+    image_mean = 1.0
+    image_std = 1.0
+    do_convert_rgb = True
+
+    def __init__(self, **kwargs: Unpack[ImagesKwargs]):
+        super().__init__(**kwargs)
+
+    def fetch_images(self, images):
+        """Opens paths, URLs and bytes; anything else is passed on."""
+        if isinstance(images, (list, tuple)):
+            return [self.fetch_images(image) for image in images]
+        if isinstance(images, (str, bytes, os.PathLike)):
+            return open_image(images)
+        if not isinstance(images, (PIL.Image.Image, np.ndarray, torch.Tensor)):
+            raise TypeError(
+                "Expected an image as a PIL image, path, URL, bytes, numpy array or torch tensor, got "
+                f"{type(images).__name__}."
+            )
+        if isinstance(images, (np.ndarray, torch.Tensor)):
+            if images.ndim not in (2, 3, 4):
+                raise ValueError(
+                    "Expected an image as (height, width), (height, width, channels) or (channels, height, width), or a "
+                    f"batch of the latter two, got an array of shape {tuple(images.shape)}."
+                )
+            # The base class takes arrays of two dimensions for something else than an image.
+            if images.ndim == 2:
+                return self._array_to_pil(images)
+        return images
+
+    def _prepare_images_structure(self, images, expected_ndims: int = 3):
+        images = super()._prepare_images_structure(images, expected_ndims)
+        if not images:
+            raise ValueError("Expected at least one image, got an empty list or batch.")
+        return images
+
+    def process_image(self, image, do_convert_rgb=None, input_data_format=None, **kwargs) -> np.ndarray:
+        """One image of any kind to `np.uint8` of shape `(channels, height, width)`, with 1 or 3 channels."""
+        if isinstance(image, PIL.Image.Image):
+            image = PIL.ImageOps.exif_transpose(image)
+        else:
+            image = self._array_to_pil(image, input_data_format)
+        if image.mode in ("F", "I") or image.mode.startswith("I;16"):
+            image = PIL.Image.fromarray(_to_uint8(np.asarray(image)))
+        if min(image.size) < MIN_SIDE or max(image.size) > MAX_ASPECT_RATIO * min(image.size):
+            raise ValueError(
+                f"An image of {image.width}x{image.height} pixels cannot be a chest X-ray: both sides need at least "
+                f"{MIN_SIDE} pixels, and the longer one at most {MAX_ASPECT_RATIO} times the shorter."
+            )
+        if image.mode in ("P", "PA", "LA", "RGBA", "La", "RGBa"):
+            image = image.convert("LA" if image.mode == "La" else "RGBA").convert("RGBA")
+            image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "black"), image)
+        array = np.asarray(image.convert("RGB" if do_convert_rgb else "L"))
+        return np.moveaxis(array, -1, 0) if do_convert_rgb else array[None]
+
+    def _array_to_pil(self, array: np.ndarray | torch.Tensor, input_data_format=None) -> PIL.Image.Image:
+        if isinstance(array, torch.Tensor):
+            array = array.detach().cpu()
+            array = (array.float() if array.dtype.is_floating_point else array).numpy()
+        if array.size == 0:
+            raise ValueError(f"The image is empty: an array of shape {array.shape}.")
+        array = _to_uint8(array)
+        if array.ndim == 3:
+            if input_data_format is None and not {array.shape[0], array.shape[-1]} & {1, 3, 4}:
+                raise ValueError(
+                    "Expected an image as (height, width, channels) or (channels, height, width) with 1, 3 or 4 "
+                    f"channels, got an array of shape {array.shape}."
+                )
+            layout = input_data_format or infer_channel_dimension_format(array, num_channels=(1, 3, 4))
+            if layout == ChannelDimension.FIRST:
+                array = np.moveaxis(array, 0, -1)
+            if array.shape[-1] == 1:
+                array = array[..., 0]
+        return PIL.Image.fromarray(np.ascontiguousarray(array))
+
+    def postprocess(self, pixel_values: torch.FloatTensor) -> list[PIL.Image.Image]:
+        """
+        Decoded pixels to images.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, channels, height, width)`):
+                Images in [-1, 1], of 1 or 3 channels.
+
+        Returns:
+            `list[PIL.Image.Image]`: images of mode "L" or "RGB".
+        """
+        pixels = ((pixel_values.detach().float().cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        return [PIL.Image.fromarray(p[0].numpy() if len(p) == 1 else p.permute(1, 2, 0).numpy()) for p in pixels]
+
+
+def save_image(image: PIL.Image.Image, path: str | os.PathLike) -> None:
+    """
+    Saves an image with its `image.info["comment"]`, which marks a generated X-ray as such, in the file's metadata. (Pillow
+    by itself writes the comment to JPEG and not to PNG.)
+    """
+    pnginfo = PngInfo()
+    if comment := image.info.get("comment"):
+        pnginfo.add_text("Comment", comment)
+    image.save(path, pnginfo=pnginfo)
+
+
+__all__ = ["LlmCxrImageProcessor", "open_image", "save_image"]

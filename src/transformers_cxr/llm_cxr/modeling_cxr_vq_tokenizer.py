@@ -1,0 +1,209 @@
+"""The VQ-GAN that turns a chest X-ray into discrete codes and back."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from diffusers import VQModel
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from .configuration_llm_cxr import CXRVQTokenizerConfig
+
+
+@dataclass
+class CXRVQTokenizerOutput(ModelOutput):
+    """
+    Output of the training forward of [`CXRVQTokenizer`].
+
+    reconstruction (`torch.FloatTensor` of shape `(batch_size, in_channels, image_size, image_size)`):
+        Decoded image; about [-1, 1], not clipped. Gradients reach the encoder by the straight-through estimator.
+    commitment_loss (`torch.FloatTensor` of shape `()`):
+        Codebook and commitment terms of VQ-VAE (arXiv 1711.00937, eq. 3) in taming-transformers' weighting: 1.0 for the
+        encoder and 0.25 for the codebook.
+    codes (`torch.LongTensor` of shape `(batch_size, num_image_tokens)`):
+        Codes in raster order, each in `[0, codebook_size)`.
+    latents (`torch.FloatTensor` of shape `(batch_size, codebook_dim, grid_size, grid_size)`):
+        Output of the encoder before quantization.
+    codebook_usage (`torch.FloatTensor` of shape `()`):
+        Share of the codebook that occurs in this batch, in [0, 1].
+    codebook_perplexity (`torch.FloatTensor` of shape `()`):
+        Exponential of the entropy of the codes in this batch, in [1, codebook_size].
+    """
+
+    reconstruction: torch.FloatTensor | None = None
+    commitment_loss: torch.FloatTensor | None = None
+    codes: torch.LongTensor | None = None
+    latents: torch.FloatTensor | None = None
+    codebook_usage: torch.FloatTensor | None = None
+    codebook_perplexity: torch.FloatTensor | None = None
+
+
+def _without_autocast(tensor: torch.Tensor) -> torch.autocast:
+    return torch.autocast(device_type=tensor.device.type, enabled=False)
+
+
+class CXRVQTokenizer(PreTrainedModel):
+    """
+    Image tokenizer of LLM-CXR: a VQ-GAN (arXiv 2012.09841) around [`diffusers.VQModel`].
+
+    [`~CXRVQTokenizer.encode`] and [`~CXRVQTokenizer.decode`] always compute in fp32, also inside an autocast and after
+    `.to(torch.bfloat16)`: a lower precision changes codes.
+    """
+
+    config: CXRVQTokenizerConfig
+    config_class = CXRVQTokenizerConfig
+    main_input_name = "pixel_values"
+    base_model_prefix = "vq_tokenizer"
+    input_modalities = ("image",)
+    output_modalities = ("image",)
+    _keep_in_fp32_modules_strict = ["vq_model"]
+    _no_split_modules = ["VQModel"]
+    supports_gradient_checkpointing = False
+
+    def __init__(self, config: CXRVQTokenizerConfig):
+        super().__init__(config)
+        levels = range(len(config.block_out_channels))
+        attention = [level in config.attention_levels for level in levels]
+        self.vq_model = VQModel(
+            in_channels=config.in_channels,
+            out_channels=config.in_channels,
+            down_block_types=tuple("AttnDownEncoderBlock2D" if a else "DownEncoderBlock2D" for a in attention),
+            up_block_types=tuple("AttnUpDecoderBlock2D" if a else "UpDecoderBlock2D" for a in reversed(attention)),
+            block_out_channels=tuple(config.block_out_channels),
+            layers_per_block=config.layers_per_block,
+            latent_channels=config.latent_channels,
+            sample_size=config.image_size,
+            norm_num_groups=config.norm_num_groups,
+            num_vq_embeddings=config.codebook_size,
+            vq_embed_dim=config.codebook_dim,
+        )
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module):
+        # The generic initialisation draws every convolution from N(0, 0.02), far too small for a convolutional network.
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.GroupNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            bound = 1 / self.config.codebook_size
+            nn.init.uniform_(module.weight, -bound, bound)
+
+    def _apply(self, fn, recurse=True):
+        def keep_fp32(tensor: torch.Tensor) -> torch.Tensor:
+            applied = fn(tensor)
+            if applied.is_floating_point() and applied.dtype != tensor.dtype:
+                return tensor.to(applied.device)
+            return applied
+
+        return super()._apply(keep_fp32, recurse)
+
+    @property
+    def codebook(self) -> torch.Tensor:
+        """The code vectors, `torch.FloatTensor` of shape `(codebook_size, codebook_dim)`."""
+        return self.vq_model.quantize.embedding.weight
+
+    def encode(self, pixel_values: torch.FloatTensor) -> torch.LongTensor:
+        """
+        Turns images into codes.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, in_channels, image_size, image_size)`):
+                Images in [-1, 1], as [`LlmCxrImageProcessor`] returns them.
+
+        Returns:
+            `torch.LongTensor` of shape `(batch_size, num_image_tokens)`: codes in raster order, each in
+            `[0, codebook_size)`.
+
+        Raises:
+            ValueError: on another shape or on pixels that are not finite.
+        """
+        self._check_pixel_values(pixel_values)
+        with _without_autocast(pixel_values):
+            latents = self.vq_model.encode(pixel_values.float()).latents
+            _, _, (_, _, codes) = self.vq_model.quantize(latents)
+        return codes.view(pixel_values.shape[0], self.config.num_image_tokens)
+
+    def decode(self, codes: torch.LongTensor) -> torch.FloatTensor:
+        """
+        Turns codes into images.
+
+        Args:
+            codes (`torch.LongTensor` of shape `(batch_size, num_image_tokens)`):
+                Codes in raster order, each in `[0, codebook_size)`.
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch_size, in_channels, image_size, image_size)`: images in [-1, 1].
+
+        Raises:
+            ValueError: on another number of codes, or on a code outside the codebook.
+        """
+        self.check_codes(codes)
+        shape = (codes.shape[0], self.config.grid_size, self.config.grid_size, self.config.codebook_dim)
+        with _without_autocast(codes):
+            quantized = self.vq_model.quantize.get_codebook_entry(codes.reshape(-1).long(), shape)
+            return self._decode_quantized(quantized).clamp(-1, 1)
+
+    def forward(
+        self, pixel_values: torch.FloatTensor, return_dict: bool | None = None
+    ) -> CXRVQTokenizerOutput | tuple[torch.Tensor, ...]:
+        """
+        Training forward: encodes, quantizes and decodes. It runs in fp32 under any autocast, as `encode` does.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, in_channels, image_size, image_size)`):
+                Images in [-1, 1].
+        """
+        self._check_pixel_values(pixel_values)
+        with _without_autocast(pixel_values):
+            latents = self.vq_model.encode(pixel_values.float()).latents
+            quantized, commitment_loss, (_, _, codes) = self.vq_model.quantize(latents)
+            reconstruction = self._decode_quantized(quantized)
+        counts = torch.bincount(codes.flatten(), minlength=self.config.codebook_size)
+        frequencies = counts / counts.sum()
+        output = CXRVQTokenizerOutput(
+            reconstruction=reconstruction,
+            commitment_loss=commitment_loss,
+            codes=codes.view(pixel_values.shape[0], -1),
+            latents=latents,
+            codebook_usage=(counts > 0).float().mean(),
+            codebook_perplexity=torch.special.entr(frequencies).sum().exp(),
+        )
+        return output.to_tuple() if return_dict is False else output
+
+    def _decode_quantized(self, quantized: torch.FloatTensor) -> torch.FloatTensor:
+        return self.vq_model.decoder(self.vq_model.post_quant_conv(quantized))
+
+    def check_codes(self, codes: torch.LongTensor) -> None:
+        """Raises a `ValueError` unless `codes` are `(batch_size, num_image_tokens)` integers of the codebook."""
+        expected, grid = self.config.num_image_tokens, self.config.grid_size
+        if codes.ndim != 2 or codes.shape[1] != expected:
+            raise ValueError(
+                f"Expected {expected} codes for an image of {grid}x{grid} codes, in a tensor of shape "
+                f"(batch_size, {expected}), got shape {tuple(codes.shape)}."
+            )
+        if codes.dtype.is_floating_point or codes.dtype == torch.bool:
+            raise ValueError(f"Codes must be integers, got {codes.dtype}.")
+        if codes.numel() and (codes.min() < 0 or codes.max() >= self.config.codebook_size):
+            wrong = codes[(codes < 0) | (codes >= self.config.codebook_size)][0].item()
+            raise ValueError(f"Code {wrong} is outside the codebook: codes are in [0, {self.config.codebook_size}).")
+
+    def _check_pixel_values(self, pixel_values: torch.FloatTensor) -> None:
+        expected = (self.config.in_channels, self.config.image_size, self.config.image_size)
+        if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != expected:
+            raise ValueError(
+                f"Expected pixel_values of shape (batch_size, {', '.join(map(str, expected))}), got "
+                f"{tuple(pixel_values.shape)}. Prepare images with the LlmCxrImageProcessor of this checkpoint."
+            )
+        if not torch.isfinite(pixel_values).all():
+            raise ValueError("pixel_values holds NaN or infinite values.")
+
+
+__all__ = ["CXRVQTokenizer", "CXRVQTokenizerOutput"]

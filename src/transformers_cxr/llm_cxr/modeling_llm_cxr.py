@@ -1,0 +1,317 @@
+"""The LLM-CXR model: a causal language model whose vocabulary also holds the codes of a chest X-ray tokenizer."""
+
+from __future__ import annotations
+
+import copy
+import os
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import AutoModelForCausalLM, GenerationMixin, LogitsProcessorList, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from .configuration_llm_cxr import LlmCxrConfig
+from .generation_llm_cxr import ImageGrammarLogitsProcessor, LlmCxrImageGenerationMixin
+from .modeling_cxr_vq_tokenizer import CXRVQTokenizer
+from .processing_llm_cxr import LlmCxrProcessor
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class LlmCxrForCausalLM(LlmCxrImageGenerationMixin, PreTrainedModel, GenerationMixin):
+    """
+    LLM-CXR (arXiv 2305.11490): any causal language model around which images are runs of tokens.
+
+    `language_model` is the backbone, unchanged but for the new rows of its vocabulary, and `vq_tokenizer` the VQ-GAN, which
+    stays in fp32 whatever the dtype of the backbone.
+    """
+
+    config: LlmCxrConfig
+    config_class = LlmCxrConfig
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    output_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _keep_in_fp32_modules_strict = ["vq_tokenizer"]
+    _skip_keys_device_placement = ["past_key_values"]
+
+    def __init__(self, config: LlmCxrConfig):
+        super().__init__(config)
+        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.vq_tokenizer = CXRVQTokenizer(config.vq_config)
+        self.post_init()
+
+    def _init_weights(self, module):
+        # The backbone and the VQ-GAN initialise themselves; the wrapper has no weights of its own.
+        pass
+
+    @classmethod
+    def from_language_model(
+        cls,
+        language_model: PreTrainedModel | str | os.PathLike,
+        tokenizer: PreTrainedTokenizerBase,
+        vq_tokenizer: CXRVQTokenizer,
+        seed: int = 0,
+    ) -> tuple[LlmCxrForCausalLM, LlmCxrProcessor]:
+        """
+        Builds a multimodal model and its processor from a text-only model. The logits of the old tokens stay as they were;
+        the rows of the new ones are drawn from a normal distribution with the mean and standard deviation of the table.
+
+        Args:
+            language_model (`PreTrainedModel`, `str` or `os.PathLike`):
+                The backbone, or where `AutoModelForCausalLM.from_pretrained` finds it. It becomes part of the new model.
+            tokenizer (`PreTrainedTokenizerBase`):
+                The backbone's tokenizer. Tokens are added to a copy.
+            vq_tokenizer ([`CXRVQTokenizer`]):
+                The image tokenizer. It becomes part of the new model.
+            seed (`int`, *optional*, defaults to 0):
+                Seed of the new rows.
+
+        Returns:
+            `tuple[LlmCxrForCausalLM, LlmCxrProcessor]`.
+
+        Raises:
+            ValueError: the backbone's vocabulary is smaller than the tokenizer's.
+        """
+        if not isinstance(language_model, PreTrainedModel):
+            language_model = AutoModelForCausalLM.from_pretrained(language_model)
+        rows = language_model.get_input_embeddings().weight.shape[0]
+        if rows < len(tokenizer):
+            raise ValueError(
+                f"The tokenizer has {len(tokenizer)} tokens and the language model only {rows} embeddings: they do not "
+                "belong together."
+            )
+        known_tokens = len(tokenizer)
+        processor = LlmCxrProcessor.from_tokenizer(tokenizer, vq_tokenizer.config)
+        language_model.resize_token_embeddings(len(processor.tokenizer), mean_resizing=False)
+        tables = {language_model.get_input_embeddings().weight, language_model.get_output_embeddings().weight}
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for table in sorted(tables, key=lambda t: t is not language_model.get_input_embeddings().weight):
+                known = table[:known_tokens].float()
+                noise = torch.randn(table[known_tokens:].shape, generator=generator).to(table.device)
+                table[known_tokens:] = (known.mean(0) + known.std(0) * noise).to(table.dtype)
+
+        config = LlmCxrConfig(
+            text_config=language_model.config,
+            vq_config=vq_tokenizer.config,
+            image_token_id=processor.image_token_id,
+            boi_token_id=processor.boi_token_id,
+            eoi_token_id=processor.eoi_token_id,
+            image_token_offset=processor.image_token_offset,
+        )
+        config.dtype = language_model.dtype
+        with torch.device("meta"):
+            model = cls(config)
+        model.language_model = language_model
+        model.vq_tokenizer = vq_tokenizer
+        model.generation_config = copy.deepcopy(language_model.generation_config)
+        model.generation_config.eos_token_id = processor.eos_token_ids
+        model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
+        return model.eval(), processor
+
+    def get_input_embeddings(self):
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value):
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self):
+        return self.language_model.get_output_embeddings()
+
+    def set_output_embeddings(self, value):
+        self.language_model.set_output_embeddings(value)
+
+    def get_image_tokens(self, pixel_values: torch.FloatTensor) -> torch.LongTensor:
+        """
+        Token ids of images.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(num_images, in_channels, image_size, image_size)`):
+                Images in [-1, 1].
+
+        Returns:
+            `torch.LongTensor` of shape `(num_images, num_image_tokens)`: `image_token_offset + code`, in raster order.
+        """
+        return self.vq_tokenizer.encode(pixel_values.to(self.vq_tokenizer.device)) + self.config.image_token_offset
+
+    def decode_image_tokens(self, image_tokens: torch.LongTensor) -> torch.FloatTensor:
+        """
+        Images of token ids, the inverse of `get_image_tokens`.
+
+        Args:
+            image_tokens (`torch.LongTensor` of shape `(num_images, num_image_tokens)`):
+                `image_token_offset + code`, in raster order.
+
+        Returns:
+            `torch.FloatTensor` of shape `(num_images, in_channels, image_size, image_size)`: images in [-1, 1].
+        """
+        return self.vq_tokenizer.decode(image_tokens.to(self.vq_tokenizer.device) - self.config.image_token_offset)
+
+    def replace_image_placeholders(
+        self,
+        input_ids: torch.LongTensor,
+        pixel_values: torch.FloatTensor,
+        labels: torch.LongTensor | None = None,
+    ) -> tuple[torch.LongTensor, torch.LongTensor | None]:
+        """
+        Writes the codes of images where the processor left placeholders, in the ids and in the labels.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
+                Ids with `num_image_tokens` placeholders an image.
+            pixel_values (`torch.FloatTensor` of shape `(num_images, in_channels, image_size, image_size)`):
+                The images in the order of their placeholders.
+            labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                Labels; only those that are placeholders change.
+
+        Returns:
+            `tuple[torch.LongTensor, torch.LongTensor | None]`: ids and labels.
+
+        Raises:
+            ValueError: the images and the placeholders do not match in number.
+        """
+        placeholders = input_ids == self.config.image_token_id
+        expected = pixel_values.shape[0] * self.config.vq_config.num_image_tokens
+        if placeholders.sum() != expected:
+            raise ValueError(
+                f"{pixel_values.shape[0]} images give {expected} codes, but input_ids holds {int(placeholders.sum())} "
+                f"placeholders (id {self.config.image_token_id}). Prepare both with the processor of this checkpoint."
+            )
+        image_tokens = self.get_image_tokens(pixel_values).to(input_ids.device)
+        ids = input_ids.masked_scatter(placeholders, image_tokens)
+        if labels is not None:
+            labels = torch.where(labels == self.config.image_token_id, ids.to(labels.device), labels)
+        return ids, labels
+
+    def _with_prompt_images(
+        self, input_ids: torch.LongTensor, pixel_values: torch.FloatTensor | None
+    ) -> torch.LongTensor:
+        """Prompts with the codes of their images in place of the placeholders; none may be left over."""
+        if pixel_values is not None:
+            return self.replace_image_placeholders(input_ids, pixel_values)[0]
+        if placeholders := int((input_ids == self.config.image_token_id).sum()):
+            raise ValueError(f"The prompt holds {placeholders} image placeholders, but `pixel_values` is missing.")
+        return input_ids
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values=None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs,
+    ) -> CausalLMOutputWithPast | tuple:
+        """
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
+                Text tokens, and either real codes or placeholders for the images in `pixel_values`.
+            pixel_values (`torch.FloatTensor` of shape `(num_images, in_channels, image_size, image_size)`, *optional*):
+                Images in [-1, 1], in the order of their placeholders.
+            labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                Targets over text and codes alike; -100 is ignored.
+            logits_to_keep (`int` or `torch.Tensor`, *optional*, defaults to 0):
+                Compute the logits of the last positions only; 0 is all.
+
+        Returns:
+            `CausalLMOutputWithPast` of the backbone, with logits over text and codes of shape
+            `(batch_size, sequence_length, vocab_size)`.
+        """
+        if pixel_values is not None:
+            input_ids, labels = self.replace_image_placeholders(input_ids, pixel_values, labels)
+        return self.language_model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            labels=labels,
+            use_cache=use_cache,
+            logits_to_keep=logits_to_keep,
+            **kwargs,
+        )
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: torch.LongTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        generation_mode: str | None = None,
+        logits_processor: LogitsProcessorList | None = None,
+        **kwargs,
+    ):
+        """
+        `GenerationMixin.generate` under the image grammar: images in the output are always whole. The returned ids hold the
+        real codes of the prompt's images.
+
+        Args:
+            inputs or input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
+                Prompts, padded on the left.
+            pixel_values (`torch.FloatTensor` of shape `(num_images, in_channels, image_size, image_size)`, *optional*):
+                Images of the prompts, in the order of their placeholders.
+            generation_mode (`str`, *optional*):
+                `"text"` begins no image; by default the model writes text and images as it likes.
+            **kwargs:
+                All that `GenerationMixin.generate` takes.
+
+        Raises:
+            ValueError: another `generation_mode`, placeholders and images that do not match, or a prompt that fills the
+                context.
+        """
+        if generation_mode not in (None, "text"):
+            raise ValueError(
+                f"`generation_mode` must be None (text and images) or 'text', got {generation_mode!r}. Use "
+                "`generate_image` to draw."
+            )
+        input_ids = kwargs.pop("input_ids", inputs)
+        if input_ids is not None:
+            self.check_context(input_ids.shape[1] + 1)
+            input_ids = self._with_prompt_images(input_ids, pixel_values)
+        grammar = ImageGrammarLogitsProcessor(self.config, allow_images=generation_mode is None)
+        return super().generate(
+            input_ids, logits_processor=LogitsProcessorList([grammar, *(logits_processor or [])]), **kwargs
+        )
+
+    def _get_logits_processor(self, generation_config, *args, logits_processor=None, **kwargs):
+        # Only here is the length known at which generation ends, whichever way it was given.
+        for processor in logits_processor:
+            if isinstance(processor, ImageGrammarLogitsProcessor):
+                processor.max_length = generation_config.max_length
+        return super()._get_logits_processor(
+            generation_config, *args, logits_processor=logits_processor, **kwargs
+        )
+
+    def check_context(self, length: int) -> None:
+        """Raises a `ValueError` where `length` tokens are more than the backbone has positions for."""
+        limit = getattr(self.config.text_config, "max_position_embeddings", None)
+        if limit is not None and length > limit:
+            raise ValueError(
+                f"The prompt and what is to be generated need at least {length} tokens, but the model has a context of "
+                f"{limit}. Shorten the text or give fewer images."
+            )
+
+    def check_processor(self, processor: LlmCxrProcessor) -> None:
+        """Raises a `ValueError` where the processor is not that of this model."""
+        config = self.config
+        mine = (config.image_token_id, config.image_token_offset, config.vq_config.codebook_size)
+        theirs = (processor.image_token_id, processor.image_token_offset, processor.codebook_size)
+        if mine != theirs or config.vq_config.num_image_tokens != processor.num_image_tokens:
+            raise ValueError(
+                "The processor does not belong to this model: (placeholder id, id of code 0, number of codes) is "
+                f"{theirs} with {processor.num_image_tokens} codes an image, and the model has {mine} with "
+                f"{config.vq_config.num_image_tokens}. Load both from the same checkpoint."
+            )
+
+
+__all__ = ["LlmCxrForCausalLM"]

@@ -1,0 +1,1 @@
+"""Pipelines: "cxr-report", "cxr-vqa" and "cxr-generation"."""

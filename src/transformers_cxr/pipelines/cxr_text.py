@@ -1,0 +1,118 @@
+"""The pipelines that read an X-ray: reports and answers."""
+
+from __future__ import annotations
+
+from transformers import GenerationConfig, Pipeline
+
+REPORT_INSTRUCTION = "Write a radiology report for this chest X-ray."
+
+
+class _CxrTextPipeline(Pipeline):
+    """An image and an instruction in, text out."""
+
+    _load_processor = True
+    _load_image_processor = False
+    _load_feature_extractor = False
+    _load_tokenizer = True
+    _pipeline_calls_generate = True
+    _default_generation_config = GenerationConfig(max_new_tokens=256)
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.model.check_processor(self.processor)
+
+    def _prompt(self, image, instruction: str) -> dict:
+        content = [{"type": "text", "text": instruction}, {"type": "image", "image": image}]
+        return self.processor.apply_chat_template(
+            [{"role": "user", "content": content}],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+        )
+
+    def _forward(self, model_inputs, **generate_kwargs):
+        generate_kwargs = self._prepare_generate_kwargs(generate_kwargs, return_dict_in_generate=False)
+        output = self.model.generate(**model_inputs, generation_mode="text", **generate_kwargs)
+        return {"generated_ids": output[:, model_inputs["input_ids"].shape[1] :]}
+
+    def postprocess(self, model_outputs) -> list[dict[str, str]]:
+        texts = self.processor.post_process_multimodal_output(model_outputs["generated_ids"], generation_mode="text")
+        return [{"generated_text": text.strip()} for text in texts]
+
+
+class CxrReportPipeline(_CxrTextPipeline):
+    """
+    `pipeline("cxr-report")`: the radiology report of a chest X-ray. Generated, for research only.
+
+    ```python
+    >>> pipeline("cxr-report")("xray.png")
+    [{'generated_text': 'FINDINGS: ...\\nIMPRESSION: ...'}]
+    ```
+    """
+
+    def _sanitize_parameters(self, instruction: str | None = None, generate_kwargs: dict | None = None, **kwargs):
+        preprocess = {} if instruction is None else {"instruction": instruction}
+        return preprocess, {**(generate_kwargs or {}), **kwargs}, {}
+
+    def __call__(self, images, **kwargs):
+        """
+        Args:
+            images (`ImageInput` or iterable of them):
+                A chest X-ray as a PIL image, path, URL, array or tensor; or a list, dataset or generator of these.
+            instruction (`str`, *optional*):
+                Instruction in place of "Write a radiology report for this chest X-ray."
+            generate_kwargs (`dict`, *optional*):
+                Arguments of `generate`; they can also be given by themselves.
+
+        Returns:
+            `list[dict]`: `[{"generated_text": str}]` for an image, a list of such lists for several.
+        """
+        return super().__call__(images, **kwargs)
+
+    def preprocess(self, image, instruction: str = REPORT_INSTRUCTION):
+        return self._prompt(image, instruction)
+
+
+class CxrVqaPipeline(_CxrTextPipeline):
+    """
+    `pipeline("cxr-vqa")`: the answer to a question about a chest X-ray. Generated, for research only.
+
+    ```python
+    >>> pipeline("cxr-vqa")(image="xray.png", question="Is there pneumonia?")
+    [{'generated_text': 'Yes.'}]
+    ```
+    """
+
+    def _sanitize_parameters(self, generate_kwargs: dict | None = None, **kwargs):
+        return {}, {**(generate_kwargs or {}), **kwargs}, {}
+
+    def __call__(self, image, question: str | list[str] | None = None, **kwargs):
+        """
+        Args:
+            image (`ImageInput`, or iterable of `dict`):
+                A chest X-ray; or a list of them; or, without `question`, dictionaries with `image` and `question`.
+            question (`str` or `list[str]`, *optional*):
+                The question, or one for each image of a list.
+            generate_kwargs (`dict`, *optional*):
+                Arguments of `generate`; they can also be given by themselves.
+
+        Returns:
+            `list[dict]`: `[{"generated_text": str}]` for a question, a list of such lists for several.
+        """
+        if question is None:
+            return super().__call__(image, **kwargs)
+        if not isinstance(image, list) and isinstance(question, str):
+            return super().__call__({"image": image, "question": question}, **kwargs)
+        if isinstance(question, str):
+            question = [question] * len(image)
+        if not isinstance(image, list):
+            image = [image] * len(question)
+        if len(image) != len(question):
+            raise ValueError(f"Got {len(image)} images and {len(question)} questions: give one question an image.")
+        return super().__call__([{"image": i, "question": q} for i, q in zip(image, question)], **kwargs)
+
+    def preprocess(self, inputs: dict):
+        if not isinstance(inputs, dict) or not {"image", "question"} <= inputs.keys():
+            raise ValueError('Expected an image and a question: `pipe(image=..., question="...")`.')
+        return self._prompt(inputs["image"], inputs["question"])

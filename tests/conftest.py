@@ -1,0 +1,88 @@
+"""Tiny random models and a real tokenizer trained on a few sentences; nothing is downloaded."""
+
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config
+
+from transformers_cxr import CXRVQTokenizer, CXRVQTokenizerConfig, LlmCxrForCausalLM
+
+CORPUS = [
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request.",
+    "FINDINGS: The lungs are clear. No pleural effusion or pneumothorax.\nIMPRESSION: Normal chest X-ray of a child.",
+    "Is there pneumonia? Yes. No. Draw the chest X-ray that this report describes. Input:",
+]
+TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+BACKBONES = {
+    # GPT-NeoX as in dolly: an untied head and rows of padding at the end of the vocabulary.
+    "gpt_neox": lambda n: GPTNeoXConfig(vocab_size=n + 50, max_position_embeddings=256, tie_word_embeddings=False, **TINY),
+    "llama": lambda n: LlamaConfig(
+        vocab_size=n, max_position_embeddings=256, num_key_value_heads=2, tie_word_embeddings=True, **TINY
+    ),
+    # Qwen's tables hold more rows than it has tokens and than the codes will need.
+    "qwen2": lambda n: Qwen2Config(
+        vocab_size=n + 200, max_position_embeddings=256, num_key_value_heads=2, tie_word_embeddings=True, **TINY
+    ),
+}
+
+
+@pytest.fixture(scope="session")
+def text_tokenizer():
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")
+
+
+@pytest.fixture
+def vq_tokenizer():
+    torch.manual_seed(0)
+    config = CXRVQTokenizerConfig(
+        image_size=32,
+        in_channels=1,
+        block_out_channels=(8, 8, 16, 16),
+        layers_per_block=1,
+        attention_levels=(),
+        latent_channels=8,
+        norm_num_groups=4,
+        codebook_size=32,
+        codebook_dim=4,
+    )
+    model = CXRVQTokenizer(config).eval()
+    with torch.no_grad():
+        # Codes spread over the latents of random images, so that different images get different codes.
+        latents = model(torch.rand(16, 1, 32, 32) * 2 - 1).latents.movedim(1, -1).flatten(0, -2)
+        model.codebook.copy_(latents[torch.randperm(len(latents))[:32]])
+    return model
+
+
+@pytest.fixture(params=sorted(BACKBONES))
+def backbone(request, text_tokenizer):
+    torch.manual_seed(1)
+    return AutoModelForCausalLM.from_config(BACKBONES[request.param](len(text_tokenizer))).eval()
+
+
+@pytest.fixture
+def llama(text_tokenizer):
+    torch.manual_seed(1)
+    return AutoModelForCausalLM.from_config(BACKBONES["llama"](len(text_tokenizer))).eval()
+
+
+@pytest.fixture
+def any_model(backbone, text_tokenizer, vq_tokenizer):
+    """Model and processor on each of the three backbones."""
+    return LlmCxrForCausalLM.from_language_model(backbone, text_tokenizer, vq_tokenizer)
+
+
+@pytest.fixture
+def tiny_model(llama, text_tokenizer, vq_tokenizer):
+    """Model and processor on a Llama: 16 codes an image of 32x32 pixels."""
+    return LlmCxrForCausalLM.from_language_model(llama, text_tokenizer, vq_tokenizer)

@@ -1,0 +1,78 @@
+import pytest
+
+from transformers_cxr.data.image_folder import Study, read_image_folder
+
+HEADER = "file_name,split,source,patient_id,view,sex,age,age_group,finding_labels,etiology,license"
+ROWS = [
+    "b/2.png,train,nih64,p2,PA,F,61,adult,Effusion|Pleural_Thickening,,free",
+    "a/1.jpeg,validation,kermany,p1,AP,,,child,Pneumonia,viral,CC BY 4.0",
+    "c/3.png,train,hannover,p3,AP,M,,adult,,,CC BY 3.0",
+    "a/0.jpeg,train,kermany,p0,AP,,,child,No Finding,,CC BY 4.0",
+]
+
+
+def write_metadata(folder, *rows, header=HEADER):
+    (folder / "metadata.csv").write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+
+
+def test_row_becomes_a_study_with_the_path_of_its_image(tmp_path):
+    write_metadata(tmp_path, *ROWS)
+    assert read_image_folder(tmp_path, "validation") == [
+        Study(
+            image_path=tmp_path / "a/1.jpeg",
+            image_id="a/1.jpeg",
+            split="validation",
+            source="kermany",
+            patient_id="p1",
+            view="AP",
+            age_group="child",
+            sex="",
+            findings=("Pneumonia",),
+            etiology="viral",
+        )
+    ]
+
+
+def test_studies_of_one_split_come_in_the_order_of_the_file(tmp_path):
+    write_metadata(tmp_path, *ROWS)
+    assert [study.image_id for study in read_image_folder(tmp_path, "train")] == ["b/2.png", "c/3.png", "a/0.jpeg"]
+
+
+def test_finding_labels_are_split_and_an_empty_cell_is_not_labelled(tmp_path):
+    write_metadata(tmp_path, *ROWS)
+    findings = [study.findings for study in read_image_folder(tmp_path, "train")]
+    assert findings == [("Effusion", "Pleural_Thickening"), (), ("No Finding",)]
+
+
+def test_folder_may_be_a_string(tmp_path):
+    write_metadata(tmp_path, *ROWS)
+    assert read_image_folder(str(tmp_path), "train") == read_image_folder(tmp_path, "train")
+
+
+def test_patient_with_two_images_of_one_split_is_read(tmp_path):
+    write_metadata(tmp_path, ROWS[3], ROWS[3].replace("a/0", "a/9"))
+    assert len(read_image_folder(tmp_path, "train")) == 2
+
+
+def test_missing_metadata_raises_and_names_the_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match=str(tmp_path)):
+        read_image_folder(tmp_path, "train")
+
+
+def test_missing_columns_are_named(tmp_path):
+    write_metadata(tmp_path, "a/1.png,train,p1", header="file_name,split,patient_id")
+    with pytest.raises(ValueError, match=r"\['age_group', 'etiology', 'finding_labels', 'sex', 'source', 'view'\]"):
+        read_image_folder(tmp_path, "train")
+
+
+def test_patient_in_two_splits_raises_whichever_split_is_read(tmp_path):
+    write_metadata(tmp_path, ROWS[3], ROWS[3].replace("train", "validation"))
+    for split in ("train", "validation"):
+        with pytest.raises(ValueError, match="'p0'"):
+            read_image_folder(tmp_path, split)
+
+
+def test_split_without_images_raises_and_names_it(tmp_path):
+    write_metadata(tmp_path, *ROWS)
+    with pytest.raises(ValueError, match="split 'test'"):
+        read_image_folder(tmp_path, "test")

@@ -1,0 +1,433 @@
+import base64
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from transformers import AutoImageProcessor
+
+from transformers_cxr.llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor, open_image
+
+WIDTH, HEIGHT = 72, 90
+
+
+@pytest.fixture(scope="module")
+def processor() -> LlmCxrImageProcessor:
+    return LlmCxrImageProcessor()
+
+
+@pytest.fixture(scope="module")
+def grey_array() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def rgb_array() -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def wide_array() -> np.ndarray:
+    """A 16-bit radiograph: 12-bit detector values on an offset."""
+    return np.random.default_rng(2).integers(1000, 5096, (HEIGHT, WIDTH)).astype(np.uint16)
+
+
+@pytest.fixture
+def rgb_path(tmp_path, rgb_array) -> Path:
+    path = tmp_path / "image.png"
+    PIL.Image.fromarray(rgb_array).save(path)
+    return path
+
+
+@pytest.fixture
+def server(rgb_array, monkeypatch):
+    body = encoded(PIL.Image.fromarray(rgb_array))
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            if self.path == "/moved.png":
+                self.send_response(302)
+                self.send_header("Location", "/image.png")
+                self.end_headers()
+                return
+            self.send_response(200 if self.path == "/image.png" else 404)
+            self.end_headers()
+            self.wfile.write(body if self.path == "/image.png" else b"nothing here")
+
+        def log_message(self, *args):
+            pass
+
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def encoded(image: PIL.Image.Image, format: str = "PNG", **kwargs) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, format, **kwargs)
+    return buffer.getvalue()
+
+
+def pixels(processor: LlmCxrImageProcessor, image, **kwargs) -> torch.Tensor:
+    pixel_values = processor(image, return_tensors="pt", **kwargs).pixel_values
+    assert pixel_values.dtype == torch.float32
+    assert pixel_values.shape == (1, 3, 256, 256)
+    return pixel_values[0]
+
+
+def oracle(image: PIL.Image.Image) -> np.ndarray:
+    """Short side to 256, centre crop, [-1, 1]; written with Pillow and numpy only. Returns `(height, width, channels)`."""
+    scale = 256 / min(image.size)
+    image = image.resize((int(image.width * scale), int(image.height * scale)), PIL.Image.Resampling.LANCZOS)
+    left, top = (image.width - 256) // 2, (image.height - 256) // 2
+    return np.asarray(image.crop((left, top, left + 256, top + 256)), dtype=np.float64) / 127.5 - 1
+
+
+def windowed(array: np.ndarray) -> np.ndarray:
+    return np.round((array - float(array.min())) / (float(array.max()) - float(array.min())) * 255).astype(np.uint8)
+
+
+def as_rgb(array: np.ndarray) -> PIL.Image.Image:
+    return PIL.Image.fromarray(array).convert("RGB")
+
+
+@pytest.mark.parametrize("size", [(512, 640), (640, 512), (256, 256), (301, 403), (100, 150), (30, 17)])
+def test_preprocessing_equals_pillow_resize_and_centre_crop(processor, size):
+    image = PIL.Image.fromarray(np.random.default_rng(3).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+    np.testing.assert_allclose(pixels(processor, image).permute(1, 2, 0).numpy(), oracle(image), rtol=0, atol=1e-6)
+
+
+def test_grey_processor_gives_one_channel(grey_array):
+    pixel_values = LlmCxrImageProcessor(do_convert_rgb=False)(
+        PIL.Image.fromarray(grey_array), return_tensors="pt"
+    ).pixel_values
+    assert pixel_values.shape == (1, 1, 256, 256)
+    expected = oracle(PIL.Image.fromarray(grey_array))
+    np.testing.assert_allclose(pixel_values[0, 0].numpy(), expected, rtol=0, atol=1e-6)
+
+
+def test_grey_processor_takes_the_luminance_of_a_colour_image(rgb_array):
+    image = PIL.Image.fromarray(rgb_array)
+    pixel_values = LlmCxrImageProcessor(do_convert_rgb=False)(image, return_tensors="pt").pixel_values
+    np.testing.assert_allclose(pixel_values[0, 0].numpy(), oracle(image.convert("L")), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK", "YCbCr"])
+def test_pil_mode_gives_the_pixels_of_its_rgb_conversion(processor, grey_array, mode):
+    image = PIL.Image.fromarray(grey_array).convert(mode)
+    assert image.mode == mode
+    expected = oracle(image.convert("RGB"))
+    np.testing.assert_allclose(pixels(processor, image).permute(1, 2, 0).numpy(), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "La", "RGBa", "PA"])
+def test_transparent_pixels_are_black(processor, mode):
+    alpha = PIL.Image.fromarray(np.repeat(np.array([[0], [255]], dtype=np.uint8), 40, 0).repeat(80, 1))
+    image = PIL.Image.new("RGBA", (80, 80), "white")
+    image.putalpha(alpha)
+    via = {"RGBa": ["RGBa"], "LA": ["LA"], "La": ["LA", "La"], "PA": ["PA"]}.get(mode, [])
+    for step in via:
+        image = image.convert(step)
+    assert image.mode == mode
+    pixel_values = pixels(processor, image)
+    assert (pixel_values[:, :110] == -1).all()
+    assert (pixel_values[:, -110:] == 1).all()
+
+
+def test_palette_transparency_is_black(processor):
+    image = PIL.Image.new("P", (64, 64), 0)
+    image.putpalette([255, 255, 255, 255, 255, 255])
+    image.paste(1, (0, 32, 64, 64))
+    image.info["transparency"] = 0
+    pixel_values = pixels(processor, image)
+    assert (pixel_values[:, :110] == -1).all()
+    assert (pixel_values[:, -110:] == 1).all()
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I", "F"])
+def test_wide_pil_modes_are_windowed(processor, wide_array, mode):
+    image = {
+        "I;16": lambda: PIL.Image.fromarray(wide_array),
+        "I;16B": lambda: PIL.Image.frombytes("I;16B", (WIDTH, HEIGHT), wide_array.astype(">u2").tobytes()),
+        "I": lambda: PIL.Image.fromarray(wide_array.astype(np.int32)),
+        "F": lambda: PIL.Image.fromarray(wide_array.astype(np.float32)),
+    }[mode]()
+    assert image.mode == mode
+    assert torch.equal(pixels(processor, image), pixels(processor, as_rgb(windowed(wide_array))))
+
+
+def test_16_bit_png_is_windowed_before_it_is_resized(processor, wide_array, tmp_path):
+    path = tmp_path / "wide.png"
+    PIL.Image.fromarray(wide_array).save(path)
+    pixel_values = pixels(processor, path)
+    np.testing.assert_allclose(
+        pixel_values.permute(1, 2, 0).numpy(), oracle(as_rgb(windowed(wide_array))), rtol=0, atol=1e-6
+    )
+    assert (pixel_values == 1).float().mean() < 0.1
+    assert pixel_values.unique().numel() > 200
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.uint32, np.float32, np.float64])
+def test_values_beyond_8_bits_are_windowed_whatever_their_dtype(processor, wide_array, dtype):
+    expected = pixels(processor, as_rgb(windowed(wide_array)))
+    assert torch.equal(pixels(processor, wide_array.astype(dtype)), expected)
+
+
+def test_negative_values_are_windowed(processor, grey_array):
+    image = pixels(processor, grey_array.astype(np.int16) - 1024)
+    assert torch.equal(image, pixels(processor, as_rgb(windowed(grey_array))))
+
+
+def test_a_constant_wide_image_is_black(processor):
+    assert (pixels(processor, np.full((HEIGHT, WIDTH), 4000, dtype=np.uint16)) == -1).all()
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+@pytest.mark.parametrize("layout", ["HW", "HWC", "CHW", "HW1", "1HW"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32", "float64", "float unit", "bool"])
+def test_arrays_of_any_layout_and_dtype(processor, grey_array, rgb_array, kind, layout, dtype):
+    array = rgb_array if layout in ("HWC", "CHW") else grey_array
+    if dtype == "bool":
+        array = array > 127
+        expected = pixels(processor, as_rgb(array.astype(np.uint8) * 255))
+    else:
+        expected = pixels(processor, as_rgb(array))
+        array = (array / 255).astype(np.float32) if dtype == "float unit" else array.astype(dtype)
+    array = {
+        "HW": array,
+        "HWC": array,
+        "CHW": np.moveaxis(array, -1, 0),
+        "HW1": array[..., None],
+        "1HW": array[None],
+    }[layout]
+    if kind == "torch":
+        array = torch.from_numpy(np.ascontiguousarray(array))
+    assert torch.equal(pixels(processor, array), expected)
+
+
+def test_input_data_format_settles_an_ambiguous_array(processor):
+    array = np.random.default_rng(4).integers(0, 256, (64, 64, 4), dtype=np.uint8)
+    array[..., 3] = 255
+    expected = pixels(processor, PIL.Image.fromarray(array[..., :3]))
+    assert torch.equal(pixels(processor, array, input_data_format="channels_last"), expected)
+    assert torch.equal(pixels(processor, np.moveaxis(array, -1, 0), input_data_format="channels_first"), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_tensors_that_require_grad(processor, dtype):
+    tensor = torch.tensor([[0.0], [1.0]], dtype=dtype).repeat_interleave(32, 0).repeat(1, 64).requires_grad_()
+    pixel_values = pixels(processor, tensor)
+    assert (pixel_values[:, :110] == -1).all()
+    assert (pixel_values[:, -110:] == 1).all()
+
+
+def test_paths_bytes_and_data_uris_give_the_same_pixels(processor, rgb_array, rgb_path):
+    expected = pixels(processor, PIL.Image.fromarray(rgb_array))
+    data = rgb_path.read_bytes()
+    uri = "data:image/png;base64," + base64.b64encode(data).decode()
+    for source in (str(rgb_path), rgb_path, data, uri):
+        assert torch.equal(pixels(processor, source), expected)
+
+
+def test_urls_are_fetched_also_through_a_redirect(processor, rgb_array, server):
+    expected = pixels(processor, PIL.Image.fromarray(rgb_array))
+    assert torch.equal(pixels(processor, f"{server}/image.png"), expected)
+    assert torch.equal(pixels(processor, f"{server}/moved.png"), expected)
+
+
+def test_an_http_error_names_the_url(processor, server):
+    with pytest.raises(Exception, match=f"404.*{server}/missing.png"):
+        processor(f"{server}/missing.png")
+
+
+def test_images_of_different_sizes_and_kinds_make_a_batch(processor, rgb_array, grey_array, rgb_path):
+    images = [PIL.Image.new("L", (300, 400), 128), rgb_path, np.moveaxis(rgb_array, -1, 0), grey_array, str(rgb_path)]
+    batch = processor(images, return_tensors="pt").pixel_values
+    assert batch.shape == (5, 3, 256, 256)
+    for image, expected in zip(images, batch):
+        assert torch.equal(pixels(processor, image), expected)
+
+
+def test_a_batched_array_is_one_image_a_row(processor, rgb_array):
+    batch = np.stack([rgb_array, rgb_array[::-1]])
+    pixel_values = processor(batch, return_tensors="pt").pixel_values
+    assert torch.equal(pixel_values[1], pixels(processor, rgb_array[::-1]))
+
+
+def test_processing_leaves_the_given_array_alone(processor, wide_array):
+    before = wide_array.copy()
+    processor(wide_array)
+    np.testing.assert_array_equal(wide_array, before)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF"])
+@pytest.mark.parametrize("given_as", ["path", "bytes", "PIL"])
+def test_exif_rotation_is_applied_once(processor, tmp_path, format, given_as):
+    upright = PIL.Image.new("RGB", (96, 64), "black")
+    upright.paste("white", (0, 0, 96, 32))
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6  # "rotate by 90 degrees clockwise to display"
+    path = tmp_path / "rotated"
+    upright.transpose(PIL.Image.Transpose.ROTATE_90).save(path, format, exif=exif)
+    source = {"path": lambda: path, "bytes": path.read_bytes, "PIL": lambda: PIL.Image.open(path)}[given_as]()
+    pixel_values = pixels(processor, source)
+    assert (pixel_values[:, :110] > 0.9).all()
+    assert (pixel_values[:, -110:] < -0.9).all()
+
+
+def test_open_image_keeps_16_bits(wide_array):
+    image = open_image(encoded(PIL.Image.fromarray(wide_array)))
+    np.testing.assert_array_equal(np.asarray(image), wide_array)
+
+
+def test_images_smaller_than_the_crop_are_upscaled_not_padded(processor):
+    assert (pixels(processor, PIL.Image.new("RGB", (40, 30), "white")) == 1).all()
+
+
+def test_save_and_load_keep_the_settings(tmp_path, rgb_array):
+    processor = LlmCxrImageProcessor(
+        size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}, do_convert_rgb=False
+    )
+    processor.save_pretrained(tmp_path)
+    loaded = LlmCxrImageProcessor.from_pretrained(tmp_path)
+    assert loaded.to_dict() == processor.to_dict()
+    expected = processor(rgb_array, return_tensors="pt").pixel_values
+    assert expected.shape == (1, 1, 64, 64)
+    assert torch.equal(loaded(rgb_array, return_tensors="pt").pixel_values, expected)
+
+
+def test_auto_image_processor_loads_it(tmp_path, processor, rgb_array):
+    processor.save_pretrained(tmp_path)
+    loaded = AutoImageProcessor.from_pretrained(tmp_path)
+    assert isinstance(loaded, LlmCxrImageProcessor)
+    assert torch.equal(pixels(loaded, rgb_array), pixels(processor, rgb_array))
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
+def test_postprocess_inverts_preprocessing(processor, channels, mode):
+    pixel_values = torch.rand(2, channels, 20, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    images = processor.postprocess(pixel_values.requires_grad_())
+    assert [(image.mode, image.size) for image in images] == [(mode, (24, 20))] * 2
+    back = np.stack([np.asarray(image).reshape(20, 24, channels) for image in images]) / 127.5 - 1
+    expected = pixel_values.detach().permute(0, 2, 3, 1).numpy()
+    np.testing.assert_allclose(back, expected, rtol=0, atol=1 / 255 + 1e-6)
+
+
+def test_postprocess_returns_the_8_bit_pixels_that_were_given():
+    processor = LlmCxrImageProcessor(do_resize=False, do_center_crop=False)
+    array = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    (image,) = processor.postprocess(processor(array, return_tensors="pt").pixel_values)
+    np.testing.assert_array_equal(np.asarray(image)[..., 0], array)
+
+
+def test_postprocess_clips_and_takes_bfloat16(processor):
+    pixel_values = torch.tensor([-3.0, -1.0, 1.0, 7.0], dtype=torch.bfloat16).view(1, 1, 2, 2)
+    (image,) = processor.postprocess(pixel_values)
+    assert np.asarray(image).tolist() == [[0, 0], [255, 255]]
+
+
+def test_files_that_are_no_images_are_refused_by_name(processor, tmp_path):
+    text, empty, missing = tmp_path / "report.txt", tmp_path / "empty.png", tmp_path / "missing.png"
+    text.write_text("No acute cardiopulmonary process.")
+    empty.touch()
+    for path in (text, empty):
+        with pytest.raises(ValueError, match=f"Cannot read '.*{path.name}' as an image"):
+            processor(path)
+    for path in (missing, tmp_path):
+        with pytest.raises(FileNotFoundError, match=f"No image file at '.*{path.name}'"):
+            processor(str(path))
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF", "PPM"])
+def test_truncated_files_are_refused_wherever_they_end(processor, tmp_path, rgb_array, format):
+    data = encoded(PIL.Image.fromarray(rgb_array), format)
+    for length in (1, 10, 40, len(data) // 2, len(data) * 9 // 10):
+        path = tmp_path / f"{length}.image"
+        path.write_bytes(data[:length])
+        with pytest.raises(ValueError, match=f"Cannot read '.*{length}.image' as an image"):
+            processor(path)
+        with pytest.raises(ValueError, match=f"Cannot read 'image of {length} bytes' as an image"):
+            processor(data[:length])
+
+
+def test_a_broken_header_is_refused(processor):
+    with pytest.raises(ValueError, match="Cannot read 'image of 30 bytes' as an image"):
+        processor(b"P5\n4\xc0 40\n255\n".ljust(30, b"\0"))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (15, 300), (16, 4000), (4000, 16)])
+def test_shapes_that_cannot_be_a_radiograph_are_refused(processor, size):
+    message = f"An image of {size[0]}x{size[1]} pixels cannot be a chest X-ray"
+    with pytest.raises(ValueError, match=message):
+        processor(PIL.Image.new("L", size))
+    with pytest.raises(ValueError, match=message):
+        processor(np.zeros(size[::-1], dtype=np.uint8))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_pixels_that_are_not_finite_are_refused(processor, value):
+    array = np.zeros((HEIGHT, WIDTH), dtype=np.float32)
+    array[3, 4] = value
+    for image in (array, torch.from_numpy(array), PIL.Image.fromarray(array)):
+        with pytest.raises(ValueError, match="NaN or infinite pixels"):
+            processor(image)
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (0, 64), (0, 0, 3), (3, 0, 64)])
+def test_empty_arrays_are_refused(processor, shape):
+    for image in (np.zeros(shape, dtype=np.uint8), torch.zeros(shape)):
+        with pytest.raises(ValueError, match="The image is empty"):
+            processor(image)
+
+
+@pytest.mark.parametrize("images", [[], np.zeros((0, 3, 64, 64), dtype=np.uint8)])
+def test_an_empty_batch_is_refused(processor, images):
+    with pytest.raises(ValueError, match="at least one image"):
+        processor(images)
+
+
+@pytest.mark.parametrize("shape", [(64,), (64, 64, 2), (5, 64, 64), (1, 1, 3, 64, 64)])
+def test_array_shapes_that_are_no_image_are_refused(processor, shape):
+    with pytest.raises(ValueError, match="Expected an image as .height, width.*got an array of shape"):
+        processor(np.zeros(shape, dtype=np.uint8))
+
+
+@pytest.mark.parametrize("dtype", [complex, "datetime64[s]", "<U1", object])
+def test_array_dtypes_that_are_no_pixels_are_refused(processor, dtype):
+    with pytest.raises(ValueError, match="Expected pixels that are integers, floats or booleans"):
+        processor(np.zeros((64, 64), dtype=dtype))
+
+
+@pytest.mark.parametrize("image", [3, None, {"bytes": b""}, bytearray(b"image")])
+def test_other_types_are_refused_by_name(processor, image):
+    for images in (image, [image], [PIL.Image.new("L", (64, 64)), image]):
+        with pytest.raises(TypeError, match=f"Expected an image as .* got {type(image).__name__}"):
+            processor(images)
+
+
+@pytest.mark.parametrize("payload", ["abc", "a*==", "é"])
+def test_broken_base64_is_refused(processor, payload):
+    with pytest.raises(ValueError, match="not valid base64"):
+        processor(f"data:image/png;base64,{payload}")
+
+
+def test_base64_of_something_else_is_refused(processor):
+    with pytest.raises(ValueError, match="Cannot read 'base64 image' as an image"):
+        processor("data:image/png;base64," + base64.b64encode(b"no image").decode())
+
+
+def test_a_decompression_bomb_is_refused(processor, rgb_path, monkeypatch):
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ValueError, match="Cannot read '.*image.png' as an image: .*decompression bomb"):
+        processor(rgb_path)

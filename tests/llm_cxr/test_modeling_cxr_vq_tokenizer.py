@@ -1,0 +1,364 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from transformers_cxr.llm_cxr.configuration_llm_cxr import CXRVQTokenizerConfig
+from transformers_cxr.llm_cxr.modeling_cxr_vq_tokenizer import CXRVQTokenizer, CXRVQTokenizerOutput
+
+
+def tiny_config(**overrides) -> CXRVQTokenizerConfig:
+    fields = {
+        "image_size": 32,
+        "in_channels": 1,
+        "block_out_channels": (8, 8, 16),
+        "layers_per_block": 1,
+        "attention_levels": (2,),
+        "latent_channels": 8,
+        "norm_num_groups": 4,
+        "codebook_size": 16,
+        "codebook_dim": 4,
+    }
+    return CXRVQTokenizerConfig(**(fields | overrides))
+
+
+def random_images(config: CXRVQTokenizerConfig, batch_size: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(batch_size, config.in_channels, config.image_size, config.image_size, generator=generator) * 2 - 1
+
+
+def make_tokenizer(seed: int = 0, **overrides) -> CXRVQTokenizer:
+    """A random tiny tokenizer whose codebook holds encoder outputs, so that its codes are not all the same."""
+    torch.manual_seed(seed)
+    tokenizer = CXRVQTokenizer(tiny_config(**overrides)).eval()
+    with torch.no_grad():
+        latents = tokenizer(random_images(tokenizer.config, 4, seed=100)).latents
+        vectors = latents.permute(0, 2, 3, 1).reshape(-1, tokenizer.config.codebook_dim)
+        tokenizer.codebook.copy_(vectors[torch.randperm(len(vectors))[: tokenizer.config.codebook_size]])
+    return tokenizer
+
+
+@pytest.fixture
+def tokenizer() -> CXRVQTokenizer:
+    return make_tokenizer()
+
+
+@pytest.fixture
+def pixel_values(tokenizer) -> torch.Tensor:
+    return random_images(tokenizer.config, 3)
+
+
+@pytest.mark.parametrize("in_channels", [1, 3])
+@pytest.mark.parametrize(
+    ("block_out_channels", "attention_levels", "grid_size"),
+    [((8, 8, 16), (2,), 8), ((8, 16), (), 16), ((8,), (0,), 32), ((4, 8, 8, 8, 8), (3, 4), 2)],
+)
+def test_shapes_follow_from_the_config(in_channels, block_out_channels, attention_levels, grid_size):
+    tokenizer = make_tokenizer(
+        in_channels=in_channels, block_out_channels=block_out_channels, attention_levels=attention_levels
+    )
+    config = tokenizer.config
+    assert (config.grid_size, config.num_image_tokens) == (grid_size, grid_size**2)
+    codes = tokenizer.encode(random_images(config, 2))
+    assert codes.shape == (2, grid_size**2)
+    assert codes.dtype == torch.int64
+    assert codes.min() >= 0 and codes.max() < config.codebook_size
+    images = tokenizer.decode(codes)
+    assert images.shape == (2, in_channels, 32, 32)
+    assert images.dtype == torch.float32
+    assert images.min() >= -1 and images.max() <= 1
+    assert tokenizer.codebook.shape == (config.codebook_size, config.codebook_dim)
+
+
+def test_the_default_config_makes_256_codes_of_an_image():
+    config = CXRVQTokenizerConfig()
+    assert (config.grid_size, config.num_image_tokens, config.codebook_size) == (16, 256, 1024)
+
+
+def test_forward_returns_what_its_docstring_says(tokenizer, pixel_values):
+    output = tokenizer(pixel_values)
+    assert isinstance(output, CXRVQTokenizerOutput)
+    assert {name: (tuple(value.shape), value.dtype) for name, value in output.items()} == {
+        "reconstruction": ((3, 1, 32, 32), torch.float32),
+        "commitment_loss": ((), torch.float32),
+        "codes": ((3, 64), torch.int64),
+        "latents": ((3, 4, 8, 8), torch.float32),
+        "codebook_usage": ((), torch.float32),
+        "codebook_perplexity": ((), torch.float32),
+    }
+
+
+def test_return_dict_false_gives_the_same_values_as_a_tuple(tokenizer, pixel_values):
+    output, values = tokenizer(pixel_values), tokenizer(pixel_values, return_dict=False)
+    assert isinstance(values, tuple)
+    assert len(values) == len(output)
+    for value, expected in zip(values, output.values()):
+        assert torch.equal(value, expected)
+
+
+@torch.no_grad()
+def test_codes_are_the_nearest_codebook_vectors(tokenizer, pixel_values):
+    output = tokenizer(pixel_values)
+    latents = output.latents.double().numpy()
+    codebook = tokenizer.codebook.double().numpy()
+    for image in range(3):
+        for token in range(64):
+            row, column = divmod(token, 8)
+            distances = [np.sum((latents[image, :, row, column] - vector) ** 2) for vector in codebook]
+            chosen = distances[output.codes[image, token]]
+            assert chosen == pytest.approx(min(distances), rel=1e-4, abs=1e-7)
+
+
+def test_encode_gives_the_codes_of_forward(tokenizer, pixel_values):
+    codes = tokenizer.encode(pixel_values)
+    assert torch.equal(codes, tokenizer(pixel_values).codes)
+    assert codes.unique().numel() > 4
+
+
+@torch.no_grad()
+def test_a_batch_has_the_codes_of_its_images_one_by_one(tokenizer, pixel_values):
+    codes = tokenizer.encode(pixel_values)
+    assert torch.equal(codes, torch.cat([tokenizer.encode(image[None]) for image in pixel_values]))
+    images = torch.cat([tokenizer.decode(row[None]) for row in codes])
+    torch.testing.assert_close(tokenizer.decode(codes), images, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_decoding_the_codes_gives_the_clamped_reconstruction_of_forward(tokenizer, pixel_values):
+    tokenizer.vq_model.decoder.conv_out.weight.mul_(8)
+    reconstruction = tokenizer(pixel_values).reconstruction
+    assert (reconstruction.abs() > 1).any()
+    decoded = tokenizer.decode(tokenizer.encode(pixel_values))
+    torch.testing.assert_close(decoded, reconstruction.clamp(-1, 1), rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+def test_decode_reads_codes_in_raster_order(tokenizer):
+    codes = torch.arange(64)[None] % 16
+    decoder_input = []
+    tokenizer.vq_model.post_quant_conv.register_forward_pre_hook(lambda module, args: decoder_input.append(args[0]))
+    tokenizer.decode(codes)
+    for token in range(64):
+        row, column = divmod(token, 8)
+        assert torch.equal(decoder_input[0][0, :, row, column], tokenizer.codebook[token % 16])
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8])
+def test_decode_takes_codes_of_any_integer_type(tokenizer, pixel_values, dtype):
+    codes = tokenizer.encode(pixel_values)
+    assert torch.equal(tokenizer.decode(codes.to(dtype)), tokenizer.decode(codes))
+
+
+def test_the_seed_fixes_the_weights_and_the_codes():
+    first, same, other = make_tokenizer(0), make_tokenizer(0), make_tokenizer(1)
+    images = random_images(first.config, 2)
+    for (name, value), (_, again) in zip(first.state_dict().items(), same.state_dict().items()):
+        assert torch.equal(value, again), name
+    assert torch.equal(first.encode(images), same.encode(images))
+    assert not torch.equal(first.codebook, other.codebook)
+
+
+def test_save_and_load_are_bit_equal(tokenizer, pixel_values, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    loaded = CXRVQTokenizer.from_pretrained(tmp_path)
+    assert loaded.config.to_dict() == tokenizer.config.to_dict() | {"_name_or_path": loaded.config._name_or_path}
+    expected = tokenizer.state_dict()
+    assert loaded.state_dict().keys() == expected.keys()
+    for name, value in loaded.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+    assert not loaded.training
+    assert torch.equal(loaded.encode(pixel_values), tokenizer.encode(pixel_values))
+    assert torch.equal(loaded(pixel_values).reconstruction, tokenizer(pixel_values).reconstruction)
+
+
+def test_a_parameter_missing_from_a_checkpoint_does_not_redraw_its_neighbours(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    del state["vq_model.quant_conv.bias"]
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    loaded = CXRVQTokenizer.from_pretrained(tmp_path).state_dict()
+    assert (loaded["vq_model.quant_conv.bias"] == 0).all()
+    for name, value in state.items():
+        assert torch.equal(loaded[name], value), name
+
+
+@torch.no_grad()
+def test_codes_do_not_change_inside_autocast(tokenizer, pixel_values):
+    codes, output = tokenizer.encode(pixel_values), tokenizer(pixel_values)
+    decoded = tokenizer.decode(codes)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert tokenizer.vq_model.encode(pixel_values).latents.dtype == torch.bfloat16
+        assert torch.equal(tokenizer.encode(pixel_values), codes)
+        assert torch.equal(tokenizer.decode(codes), decoded)
+        inside = tokenizer(pixel_values)
+    for name, value in inside.items():
+        assert torch.equal(value, output[name]), name
+
+
+@pytest.mark.parametrize("cast", ["to", "to_keyword", "half", "bfloat16", "double", "parent"])
+def test_casts_leave_parameters_in_fp32_and_codes_unchanged(tokenizer, pixel_values, cast):
+    codes = tokenizer.encode(pixel_values)
+    casted = copy.deepcopy(tokenizer)
+    if cast == "parent":
+        parent = torch.nn.ModuleDict({"vq_tokenizer": casted, "head": torch.nn.Linear(2, 2)}).to(torch.bfloat16)
+        assert parent["head"].weight.dtype == torch.bfloat16
+    else:
+        casted = {
+            "to": lambda: casted.to(torch.bfloat16),
+            "to_keyword": lambda: casted.to("cpu", dtype=torch.float16),
+            "half": casted.half,
+            "bfloat16": casted.bfloat16,
+            "double": casted.double,
+        }[cast]()
+    assert {parameter.dtype for parameter in casted.parameters()} == {torch.float32}
+    for (name, value), (_, expected) in zip(casted.named_parameters(), tokenizer.named_parameters()):
+        assert torch.equal(value, expected), name
+    assert torch.equal(casted.encode(pixel_values), codes)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_loading_in_half_precision_keeps_fp32(tokenizer, pixel_values, tmp_path, dtype):
+    tokenizer.save_pretrained(tmp_path)
+    loaded = CXRVQTokenizer.from_pretrained(tmp_path, dtype=dtype)
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+    assert torch.equal(loaded.encode(pixel_values), tokenizer.encode(pixel_values))
+
+
+def test_half_precision_pixels_are_computed_in_fp32(tokenizer, pixel_values):
+    low = pixel_values.bfloat16()
+    assert torch.equal(tokenizer.encode(low), tokenizer.encode(low.float()))
+    assert tokenizer(low).reconstruction.dtype == torch.float32
+
+
+def test_reconstruction_reaches_the_encoder_straight_through_but_not_the_codebook(tokenizer, pixel_values):
+    output = tokenizer(pixel_values)
+    output.latents.retain_grad()
+    decoder_input = tokenizer.codebook[output.codes].detach().view(3, 8, 8, 4).permute(0, 3, 1, 2).requires_grad_()
+    tokenizer.vq_model.decoder(tokenizer.vq_model.post_quant_conv(decoder_input)).square().sum().backward()
+    tokenizer.zero_grad()
+    output.reconstruction.square().sum().backward()
+    torch.testing.assert_close(output.latents.grad, decoder_input.grad, rtol=1e-3, atol=1e-4)
+    assert tokenizer.codebook.grad is None or not tokenizer.codebook.grad.any()
+    for name, parameter in tokenizer.vq_model.encoder.named_parameters():
+        assert parameter.grad is not None, name
+    assert tokenizer.vq_model.encoder.conv_in.weight.grad.abs().max() > 0
+
+
+def test_commitment_loss_and_its_gradients_equal_the_formula(tokenizer, pixel_values):
+    output = tokenizer(pixel_values)
+    output.latents.retain_grad()
+    output.commitment_loss.backward()
+    latents = output.latents.detach().permute(0, 2, 3, 1).reshape(-1, 4).double().numpy()
+    codes, codebook = output.codes.flatten().numpy(), tokenizer.codebook.detach().double().numpy()
+    difference = codebook[codes] - latents
+    mean_square = (difference**2).mean()
+    assert output.commitment_loss.item() == pytest.approx(1.0 * mean_square + 0.25 * mean_square, rel=1e-5)
+
+    latent_grad = -2 * difference / difference.size
+    actual = output.latents.grad.permute(0, 2, 3, 1).reshape(-1, 4).numpy()
+    np.testing.assert_allclose(actual, latent_grad, rtol=1e-4, atol=1e-7)
+    codebook_grad = np.zeros_like(codebook)
+    np.add.at(codebook_grad, codes, 0.25 * 2 * difference / difference.size)
+    assert np.abs(codebook_grad).max() > 0
+    np.testing.assert_allclose(tokenizer.codebook.grad.numpy(), codebook_grad, rtol=1e-4, atol=1e-7)
+    assert tokenizer.vq_model.encoder.conv_in.weight.grad.abs().max() > 0
+
+
+def test_usage_and_perplexity_equal_numpy(tokenizer, pixel_values):
+    with torch.no_grad():
+        tokenizer.codebook[5:] = 1e3
+    output = tokenizer(pixel_values)
+    values, counts = np.unique(output.codes.numpy(), return_counts=True)
+    assert len(values) > 1
+    frequencies = counts / counts.sum()
+    assert output.codebook_usage.item() == pytest.approx(len(values) / 16)
+    assert output.codebook_perplexity.item() == pytest.approx(np.exp(-(frequencies * np.log(frequencies)).sum()))
+
+
+def test_perplexity_of_a_single_code_is_one(tokenizer, pixel_values):
+    with torch.no_grad():
+        tokenizer.codebook[1:] = 1e3
+    output = tokenizer(pixel_values)
+    assert output.codebook_usage.item() == 1 / 16
+    assert output.codebook_perplexity.item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_fresh_encoder_does_not_collapse_once_the_codebook_is_filled_from_data(seed):
+    tokenizer = make_tokenizer(seed)
+    output = tokenizer(random_images(tokenizer.config, 4, seed=seed + 1))
+    assert output.codebook_usage > 0.5
+    assert output.codebook_perplexity > 4
+    assert output.reconstruction.std() > 0.05
+
+
+def test_a_fresh_codebook_is_uniform_within_one_over_its_size():
+    torch.manual_seed(0)
+    codebook = CXRVQTokenizer(tiny_config(codebook_size=64)).codebook
+    assert codebook.abs().max() <= 1 / 64
+    assert codebook.std().item() == pytest.approx(1 / 64 / 3**0.5, rel=0.15)
+
+
+@pytest.mark.parametrize("shape", [(1, 32, 32), (2, 3, 32, 32), (2, 1, 32, 31), (2, 1, 64, 64)])
+def test_pixels_of_another_shape_are_refused(tokenizer, shape):
+    for call in (tokenizer, tokenizer.encode):
+        with pytest.raises(ValueError, match=r"Expected pixel_values of shape \(batch_size, 1, 32, 32\), got"):
+            call(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_pixels_that_are_not_finite_are_refused(tokenizer, pixel_values, value):
+    pixel_values[1, 0, 2, 3] = value
+    for call in (tokenizer, tokenizer.encode):
+        with pytest.raises(ValueError, match="NaN or infinite"):
+            call(pixel_values)
+
+
+@pytest.mark.parametrize("shape", [(2, 63), (2, 65), (64,), (1, 8, 8)])
+def test_another_number_of_codes_is_refused(tokenizer, shape):
+    with pytest.raises(ValueError, match="Expected 64 codes for an image of 8x8 codes.*got shape"):
+        tokenizer.decode(torch.zeros(shape, dtype=torch.long))
+
+
+@pytest.mark.parametrize("code", [-1, 16, 10**6])
+def test_a_code_outside_the_codebook_is_refused_by_value(tokenizer, code):
+    codes = torch.zeros(2, 64, dtype=torch.long)
+    codes[1, 7] = code
+    with pytest.raises(ValueError, match=rf"Code {code} is outside the codebook: codes are in \[0, 16\)"):
+        tokenizer.decode(codes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.bool])
+def test_codes_that_are_not_integers_are_refused(tokenizer, dtype):
+    with pytest.raises(ValueError, match="Codes must be integers"):
+        tokenizer.decode(torch.zeros(2, 64, dtype=dtype))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("in_channels", 2, "`in_channels` must be 1 .* or 3 .*, got 2"),
+        ("image_size", 34, "`image_size` 34 is not a multiple of 4"),
+        ("image_size", 0, "`image_size` must be at least 1, got 0"),
+        ("norm_num_groups", 3, "`norm_num_groups` 3 must divide"),
+        ("norm_num_groups", 0, "`norm_num_groups` must be at least 1, got 0"),
+        ("block_out_channels", (8, 8, 18), "`norm_num_groups` 4 must divide"),
+        ("block_out_channels", (), "`block_out_channels` must name"),
+        ("attention_levels", (3,), "`attention_levels` names level 3, but .* has the levels 0 to 2"),
+        ("attention_levels", (-1,), "`attention_levels` names level -1"),
+        ("codebook_size", 0, "`codebook_size` must be at least 1, got 0"),
+    ],
+)
+def test_bad_config_values_are_refused(field, value, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_config(**{field: value})
+
+
+def test_a_config_survives_saving(tmp_path):
+    config = tiny_config(in_channels=3)
+    config.save_pretrained(tmp_path)
+    loaded = CXRVQTokenizerConfig.from_pretrained(tmp_path)
+    assert list(loaded.block_out_channels) == [8, 8, 16]
+    assert (loaded.in_channels, loaded.num_image_tokens, loaded.codebook_dim) == (3, 64, 4)
