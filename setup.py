@@ -14,12 +14,14 @@ INSTALL_REQUIRES = [
     "huggingface-hub>=1.32",
     "numpy>=1.26",
     "pillow>=10.0.1",
+    "safetensors>=0.8",
+    "tokenizers>=0.23.1",
     "torch>=2.6",
     "transformers>=5.23",
 ]
 EXTRAS_REQUIRE = {
-    "train": ["pyyaml>=5.1", "tokenizers>=0.23.1", "tqdm>=4.60"],
-    "test": ["datasets>=5.2", "peft>=0.21", "pytest>=9", "ruff>=0.17", "safetensors>=0.8", "torchvision>=0.21"],
+    "train": ["pyyaml>=5.1", "tqdm>=4.60"],
+    "test": ["datasets>=5.2", "peft>=0.21", "pytest>=9", "ruff>=0.17", "torchvision>=0.21"],
 }
 
 setup(

@@ -8,10 +8,11 @@ It writes `generated.png` and `llm-cxr`, a copy of the embedded checkpoint, into
 """
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 
-from transformers import AutoConfig, AutoModel, pipeline
+from transformers import AutoModel, pipeline
 
 import transformers_cxr
 
@@ -24,20 +25,23 @@ TEXT = (
 
 def copy_checkpoint(source: Path, folder: Path) -> None:
     """Copies a checkpoint to `folder`, or keeps an LLM-CXR checkpoint that is there already."""
+    config = folder / "config.json"
     if not folder.exists():
         shutil.copytree(source, folder)
-    elif not (folder / "config.json").is_file() or AutoConfig.from_pretrained(folder).model_type != "llm_cxr":
-        raise SystemExit(f"'{folder}' exists and is not an LLM-CXR checkpoint: move it away to get the embedded one there.")
+    elif not config.is_file() or json.loads(config.read_text(encoding="utf-8")).get("model_type") != "llm_cxr":
+        raise SystemExit(
+            f"'{folder}' exists and is not an LLM-CXR checkpoint: move it away to get the embedded one there."
+        )
 
 
 def main(image: str, question: str, text: str, seed: int):
     report = pipeline("cxr-report")
-    shared = {"model": report.model, "processor": report.processor, "tokenizer": report.tokenizer}
+    shared = {"model": report.model, "processor": report.processor}
     vqa = pipeline("cxr-vqa", **shared)
     generation = pipeline("cxr-generation", **shared)
 
     print("Research use only: generated text and images, not for clinical use.\n")
-    print(f"Image: {image}\n")
+    print(f"Image: {Path(image).name}\n")
     print(f"Report:\n{report(image)[0]['generated_text']}\n")
     print(f"Question: {question}")
     print(f"Answer: {vqa(image=image, question=question)[0]['generated_text']}\n")
@@ -48,7 +52,9 @@ def main(image: str, question: str, text: str, seed: int):
 
     copy_checkpoint(transformers_cxr.checkpoint("llm-cxr"), Path("llm-cxr"))
     model = AutoModel.from_pretrained("llm-cxr")
-    print(f'AutoModel.from_pretrained("llm-cxr"): {type(model).__name__}, {model.num_parameters() / 1e6:.1f} M parameters')
+    print(
+        f'AutoModel.from_pretrained("llm-cxr"): {type(model).__name__}, {model.num_parameters() / 1e6:.1f} M parameters'
+    )
 
 
 if __name__ == "__main__":

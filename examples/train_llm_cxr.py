@@ -3,7 +3,7 @@ Trains a small LLM-CXR from scratch on chest X-rays with label-derived reports: 
 
 The embedded checkpoint, after `examples/train_vq_gan.py` has trained its tokenizer:
 
-    python examples/train_llm_cxr.py --config examples/llm_cxr_tiny.yaml --data_dir DATA --vq_tokenizer runs/vq \
+    python examples/train_llm_cxr.py --config examples/llm_cxr_tiny.yaml --data_dir DATA --vq_tokenizer runs/vq_decoder \
         --output_dir runs/llm
 
 `DATA` is a Hugging Face imagefolder with a `metadata.csv` (columns in `transformers_cxr.data.image_folder`). Only the train
@@ -51,7 +51,9 @@ class ScriptArguments:
 def train_text_tokenizer(studies: list[Study], vocab_size: int, seed: int) -> PreTrainedTokenizerFast:
     """A byte-level BPE of the words in reports, questions and instructions; any other text is spelt in bytes."""
     rng = random.Random(seed)
-    lines = ["Below is an instruction that describes a task. Write a response that appropriately completes the request."]
+    lines = [
+        "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+    ]
     lines += ["\n\nInput:\n"] * 100
     for study in studies:
         for conversation in (report_conversation, image_conversation, vqa_conversation):

@@ -5,6 +5,11 @@ The embedded checkpoint's tokenizer:
 
     python examples/train_vq_gan.py --config examples/vq_gan_tiny.yaml --data_dir DATA --output_dir runs/vq
 
+With the codes settled, the decoder alone is trained further; no code changes, so a language model on the codes stays right:
+
+    python examples/train_vq_gan.py --config examples/vq_gan_tiny_decoder.yaml --data_dir DATA --initial_model runs/vq \
+        --output_dir runs/vq_decoder
+
 `DATA` is a Hugging Face imagefolder with a `metadata.csv` (columns in `transformers_cxr.data.image_folder`). Training
 resumes from `OUTPUT_DIR/checkpoint` where there is one; the finished tokenizer and its image processor are saved in
 `OUTPUT_DIR`.
@@ -31,6 +36,10 @@ class Arguments:
     data_dir: str = field(metadata={"help": "imagefolder with a metadata.csv"})
     output_dir: str = field(metadata={"help": "where the tokenizer and the training state are saved"})
     model: dict = field(default_factory=dict, metadata={"help": "fields of CXRVQTokenizerConfig"})
+    initial_model: str = field(default="", metadata={"help": "tokenizer to start from, in place of `model`"})
+    decoder_only: bool = field(default=False, metadata={"help": "train the decoder of `initial_model` for its codes"})
+    gradient_weight: float = field(default=1.0, metadata={"help": "weight of the finite differences in the loss"})
+    squared_weight: float = field(default=0.0, metadata={"help": "weight of the squared error in the loss"})
     source_weights: dict = field(
         default_factory=dict, metadata={"help": "how often images of a source are drawn, 1.0 if not named"}
     )
@@ -59,7 +68,15 @@ class ImageDataset(Dataset):
 def main(args: Arguments):
     accelerator = Accelerator()
     set_seed(args.seed)
-    config = CXRVQTokenizerConfig(**args.model)
+    if args.initial_model:
+        model = CXRVQTokenizer.from_pretrained(args.initial_model)
+    else:
+        model = CXRVQTokenizer(CXRVQTokenizerConfig(**args.model))
+    config = model.config
+    if args.decoder_only:
+        model.requires_grad_(False)
+        model.vq_model.decoder.requires_grad_(True)
+        model.vq_model.post_quant_conv.requires_grad_(True)
     image_processor = LlmCxrImageProcessor(
         size={"shortest_edge": config.image_size},
         crop_size={"height": config.image_size, "width": config.image_size},
@@ -71,8 +88,8 @@ def main(args: Arguments):
     sampler = WeightedRandomSampler(weights, images, generator=torch.Generator().manual_seed(args.seed))
     loader = DataLoader(ImageDataset(studies, image_processor), args.batch_size, sampler=sampler)
 
-    model = CXRVQTokenizer(config)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=args.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
     schedule = get_cosine_schedule_with_warmup(
         optimizer, args.warmup_steps * accelerator.num_processes, args.steps * accelerator.num_processes
     )
@@ -89,19 +106,22 @@ def main(args: Arguments):
     progress = tqdm(batches, total=args.steps, initial=start, disable=not accelerator.is_main_process, miniters=20)
     for step, pixel_values in enumerate(progress, start):
         output = model(pixel_values)
-        loss = reconstruction_loss(output.reconstruction, pixel_values) + output.commitment_loss
+        loss = output.commitment_loss + reconstruction_loss(
+            output.reconstruction, pixel_values, args.gradient_weight, args.squared_weight
+        )
         accelerator.backward(loss)
-        accelerator.clip_grad_norm_(model.parameters(), 1.0)
+        accelerator.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
 
-        latents = accelerator.gather(output.latents.detach())
         keeper.update(accelerator.gather(output.codes))
-        if step == args.initialize_codebook_step:
-            keeper.initialize(latents)
-        elif step > args.initialize_codebook_step and step % args.revive_every == 0 and step < 0.8 * args.steps:
-            keeper.revive(latents)
+        latents = accelerator.gather(output.latents.detach())
+        if not args.decoder_only:
+            if step == args.initialize_codebook_step:
+                keeper.initialize(latents)
+            elif step > args.initialize_codebook_step and step % args.revive_every == 0 and step < 0.8 * args.steps:
+                keeper.revive(latents)
         if step % 20 == 0:
             mse = (output.reconstruction.detach().clamp(-1, 1) - pixel_values).square().mean()
             progress.set_postfix_str(

@@ -1,6 +1,5 @@
 """Tiny random models and a real tokenizer trained on a few sentences; nothing is downloaded."""
 
-
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -13,10 +12,19 @@ CORPUS = [
     "FINDINGS: The lungs are clear. No pleural effusion or pneumothorax.\nIMPRESSION: Normal chest X-ray of a child.",
     "Is there pneumonia? Yes. No. Draw the chest X-ray that this report describes. Input:",
 ]
-TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+# Weights larger than usual, so that a random model does not repeat one token for ever.
+TINY = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "initializer_range": 0.3,
+}
 BACKBONES = {
     # GPT-NeoX as in dolly: an untied head and rows of padding at the end of the vocabulary.
-    "gpt_neox": lambda n: GPTNeoXConfig(vocab_size=n + 50, max_position_embeddings=256, tie_word_embeddings=False, **TINY),
+    "gpt_neox": lambda n: GPTNeoXConfig(
+        vocab_size=n + 50, max_position_embeddings=256, tie_word_embeddings=False, **TINY
+    ),
     "llama": lambda n: LlamaConfig(
         vocab_size=n, max_position_embeddings=256, num_key_value_heads=2, tie_word_embeddings=True, **TINY
     ),

@@ -22,6 +22,8 @@ _MODULE_OF_NAME = {
     "checkpoint": ".checkpoints",
     "generate_image": ".llm_cxr.generation_llm_cxr",
     "save_image": ".llm_cxr.image_processing_llm_cxr",
+    "save_with_remote_code": ".conversion.remote_code",
+    "save_with_remote_code": ".conversion.remote_code",
 }
 
 __all__ = sorted(_MODULE_OF_NAME)

@@ -91,33 +91,35 @@ class _RegisterAfterImport(importlib.abc.MetaPathFinder):
     def __init__(self):
         self.waiting = dict(_REGISTER_AFTER_IMPORT)
         self.ready: list[Callable[[], None]] = []
-        self.registering = False
+        self.own_imports = 0
 
     def find_spec(self, fullname, path=None, target=None) -> ModuleSpec | None:
-        if fullname not in self.waiting:
+        own = fullname.startswith(f"{__package__}.")
+        if not own and fullname not in self.waiting:
             return None
         others = (finder.find_spec(fullname, path, target) for finder in sys.meta_path if finder is not self)
-        spec = next(filter(None, others))
+        spec = next(filter(None, others), None)
+        if spec is None:
+            return None
         execute = spec.loader.exec_module
 
         def execute_and_register(module):
-            execute(module)
-            self.ready.append(self.waiting.pop(fullname))
+            self.own_imports += own
+            try:
+                execute(module)
+            finally:
+                self.own_imports -= own
+            if fullname in self.waiting:
+                self.ready.append(self.waiting.pop(fullname))
             self.register_ready()
 
         spec.loader.exec_module = execute_and_register
         return spec
 
     def register_ready(self):
-        # Registering imports the model, which may import a further one of the modules: its turn comes when the model is whole.
-        if self.registering:
-            return
-        self.registering = True
-        try:
-            while self.ready:
-                self.ready.pop(0)()
-        finally:
-            self.registering = False
+        # A module of this package imports Transformers' Auto classes on the way: they wait until it is whole.
+        while self.ready and not self.own_imports:
+            self.ready.pop(0)()
 
 
 def register() -> None:

@@ -60,6 +60,11 @@ def test_reconstruction_loss_of_equal_images_is_zero_and_of_an_offset_its_size()
     assert reconstruction_loss(image + 0.5, image).item() == pytest.approx(0.5, abs=1e-5)
 
 
+def test_squared_weight_adds_the_mean_squared_error():
+    image = torch.rand(1, 1, 6, 6)
+    assert reconstruction_loss(image + 0.5, image, squared_weight=4.0).item() == pytest.approx(0.5 + 4 * 0.25, abs=1e-5)
+
+
 def test_reconstruction_loss_has_a_gradient():
     reconstruction = torch.zeros(1, 1, 4, 4, requires_grad=True)
     reconstruction_loss(reconstruction, torch.eye(4)[None, None]).backward()

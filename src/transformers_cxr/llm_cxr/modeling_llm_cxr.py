@@ -288,9 +288,7 @@ class LlmCxrForCausalLM(LlmCxrImageGenerationMixin, PreTrainedModel, GenerationM
         for processor in logits_processor:
             if isinstance(processor, ImageGrammarLogitsProcessor):
                 processor.max_length = generation_config.max_length
-        return super()._get_logits_processor(
-            generation_config, *args, logits_processor=logits_processor, **kwargs
-        )
+        return super()._get_logits_processor(generation_config, *args, logits_processor=logits_processor, **kwargs)
 
     def check_context(self, length: int) -> None:
         """Raises a `ValueError` where `length` tokens are more than the backbone has positions for."""

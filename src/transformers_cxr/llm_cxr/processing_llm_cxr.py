@@ -130,6 +130,8 @@ class LlmCxrProcessor(ProcessorMixin):
         self.boi_token_id = vocabulary[BOI_TOKEN]
         self.eoi_token_id = vocabulary[EOI_TOKEN]
         self.image_token_offset = vocabulary[code_token(0)]
+        # Generation continues at the right end. The tokenizer's files do not keep this setting.
+        tokenizer.padding_side = "left"
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
     @classmethod
@@ -151,8 +153,9 @@ class LlmCxrProcessor(ProcessorMixin):
         tokenizer = copy.deepcopy(tokenizer)
         tokens = [INSTRUCTION_TOKEN, RESPONSE_TOKEN, END_TOKEN, IMAGE_TOKEN, BOI_TOKEN, EOI_TOKEN]
         tokens += [code_token(code) for code in range(vq_config.codebook_size)]
-        tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in tokens], special_tokens=True)
-        tokenizer.padding_side = "left"
+        tokenizer.add_tokens(
+            [AddedToken(token, special=True, normalized=False) for token in tokens], special_tokens=True
+        )
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token or END_TOKEN
         image_processor = LlmCxrImageProcessor(

@@ -20,7 +20,7 @@ class CxrGenerationPipeline(Pipeline):
     _load_processor = True
     _load_image_processor = False
     _load_feature_extractor = False
-    _load_tokenizer = True
+    _load_tokenizer = False
     # Not `generate`, so there is no generation configuration for the pipeline to prepare.
     _pipeline_calls_generate = False
 

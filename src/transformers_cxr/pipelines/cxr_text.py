@@ -13,7 +13,7 @@ class _CxrTextPipeline(Pipeline):
     _load_processor = True
     _load_image_processor = False
     _load_feature_extractor = False
-    _load_tokenizer = True
+    _load_tokenizer = False
     _pipeline_calls_generate = True
     _default_generation_config = GenerationConfig(max_new_tokens=256)
 

@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 
 from ..llm_cxr.modeling_cxr_vq_tokenizer import CXRVQTokenizer
 
 
 def reconstruction_loss(
-    reconstruction: torch.FloatTensor, pixel_values: torch.FloatTensor, gradient_weight: float = 1.0
+    reconstruction: torch.FloatTensor,
+    pixel_values: torch.FloatTensor,
+    gradient_weight: float = 1.0,
+    squared_weight: float = 0.0,
 ) -> torch.FloatTensor:
     """
-    Mean absolute error of the pixels plus that of their finite differences, which keeps edges that L1 alone would blur.
+    Mean absolute error of the pixels, plus that of their finite differences, which keeps edges that L1 alone would blur,
+    plus their mean squared error, which is what PSNR measures.
 
     Args:
         reconstruction, pixel_values (`torch.FloatTensor` of shape `(batch_size, channels, height, width)`):
             Images in [-1, 1].
         gradient_weight (`float`, *optional*, defaults to `1.0`):
             Weight of the finite differences.
+        squared_weight (`float`, *optional*, defaults to `0.0`):
+            Weight of the squared error.
 
     Returns:
         `torch.FloatTensor` of shape `()`.
     """
     error = reconstruction - pixel_values
     gradient = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-    return F.l1_loss(reconstruction, pixel_values) + gradient_weight * gradient
+    return error.abs().mean() + gradient_weight * gradient + squared_weight * error.square().mean()
 
 
 class CodebookKeeper:

@@ -1,0 +1,280 @@
+"""
+Drawing chest X-rays: the image loop against plain `generate` and against resampling, in one run, as ratios.
+
+    python benchmarks/generate_image.py
+    python benchmarks/generate_image.py --models embedded --num_images 1 8 --repeats 5 --output image.json
+
+Models: `embedded` is the checkpoint of the package, `random` a Llama of the shape of SmolLM2-135M with random weights.
+
+Methods, all at temperature 1 and top-p 0.92, each ending in pixels:
+
+- `generate_image`: `model.generate_image`, all images in one batch.
+- `generate`: `model.generate` under the image grammar, all images in one batch.
+- `resampling`: `generate` without the grammar, one image at a time, drawn anew until exactly as many codes came out as
+  an image has: how the released code of LLM-CXR (arXiv 2305.11490) draws. A random model practically never gets there;
+  for it the time of one attempt is reported.
+
+A process for each method loads the model and draws once to warm up, while its memory is watched; then the methods take
+turns for `--repeats` rounds. The table gives medians. "Time / generate" is the seconds an image of a method over those
+of `generate`; "peak memory" what drawing needs above the loaded model.
+"""
+
+import argparse
+import json
+import statistics
+import threading
+import time
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+
+import psutil
+import torch
+import transformers
+from transformers import AutoProcessor, GenerationMixin, LlamaConfig
+from transformers.utils import logging
+
+import transformers_cxr
+from transformers_cxr import LlmCxrConfig, LlmCxrForCausalLM
+from transformers_cxr.llm_cxr.generation_llm_cxr import IMAGE_INSTRUCTION
+
+TEXT = (
+    "FINDINGS: This is a chest X-ray of a child, AP view. The X-ray shows no sign of pneumonia.\n"
+    "IMPRESSION: Normal chest X-ray."
+)
+SAMPLING = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 0.92}
+
+
+@dataclass(frozen=True)
+class Case:
+    model: str
+    method: str
+    num_images: int
+    max_attempts: int
+
+
+@dataclass
+class Run:
+    """
+    images (`int`): whole images that came out.
+    attempts (`int`): images that were begun.
+    tokens (`int`): tokens generated, those of failed attempts included.
+    seconds (`float`): wall time.
+    """
+
+    images: int
+    attempts: int
+    tokens: int
+    seconds: float = 0.0
+
+    @property
+    def seconds_an_image(self) -> float:
+        return self.seconds / self.images if self.images else float("inf")
+
+
+def load_embedded(args: argparse.Namespace) -> tuple[LlmCxrForCausalLM, torch.LongTensor]:
+    """The checkpoint and a prompt that ends with the begin-of-image token (`(1, sequence_length)`)."""
+    model = LlmCxrForCausalLM.from_pretrained(args.checkpoint).eval()
+    processor = AutoProcessor.from_pretrained(args.checkpoint)
+    prompt = processor(text=processor.image_prompts([TEXT], IMAGE_INSTRUCTION), return_tensors="pt")
+    return model, prompt.input_ids
+
+
+def load_random(args: argparse.Namespace) -> tuple[LlmCxrForCausalLM, torch.LongTensor]:
+    """A random Llama with the VQ-GAN of the checkpoint's shape, and a prompt of 64 random tokens."""
+    vq_config = LlmCxrConfig.from_pretrained(args.checkpoint).vq_config
+    text_tokens = 49152
+    # As `LlmCxrProcessor.from_tokenizer` numbers them: three tokens of the instruction format come first.
+    text_config = LlamaConfig(
+        vocab_size=text_tokens + 6 + vq_config.codebook_size,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=args.random_layers,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        max_position_embeddings=8192,
+        tie_word_embeddings=True,
+    )
+    config = LlmCxrConfig(
+        text_config=text_config,
+        vq_config=vq_config,
+        image_token_id=text_tokens + 3,
+        boi_token_id=text_tokens + 4,
+        eoi_token_id=text_tokens + 5,
+        image_token_offset=text_tokens + 6,
+    )
+    model = LlmCxrForCausalLM(config).eval()
+    prompt = torch.cat([torch.randint(3, text_tokens, (1, 63)), torch.tensor([[config.boi_token_id]])], dim=1)
+    return model, prompt
+
+
+def draw_by_generate_image(model: LlmCxrForCausalLM, prompt: torch.LongTensor, case: Case) -> Run:
+    codes = model.generate_image(prompt, num_images=case.num_images, **SAMPLING).codes
+    return Run(images=len(codes), attempts=len(codes), tokens=codes.numel())
+
+
+def draw_by_generate(model: LlmCxrForCausalLM, prompt: torch.LongTensor, case: Case) -> Run:
+    num_codes = model.config.vq_config.num_image_tokens
+    ids = model.generate(
+        input_ids=prompt,
+        attention_mask=torch.ones_like(prompt),
+        max_new_tokens=num_codes + 1,
+        num_return_sequences=case.num_images,
+        pad_token_id=0,
+        **SAMPLING,
+    )
+    new_ids = ids[:, prompt.shape[1] :]
+    with torch.no_grad():
+        images = model.decode_image_tokens(new_ids[:, :num_codes])
+    return Run(images=len(images), attempts=len(images), tokens=new_ids.numel())
+
+
+def draw_by_resampling(model: LlmCxrForCausalLM, prompt: torch.LongTensor, case: Case) -> Run:
+    config = model.config
+    num_codes = config.vq_config.num_image_tokens
+    codes_end = config.image_token_offset + config.vq_config.codebook_size
+    run = Run(images=0, attempts=0, tokens=0)
+    while run.images < case.num_images and run.attempts < case.max_attempts * case.num_images:
+        ids = GenerationMixin.generate(
+            model,
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=num_codes + 1,
+            eos_token_id=config.eoi_token_id,
+            pad_token_id=0,
+            **SAMPLING,
+        )
+        new_ids = ids[0, prompt.shape[1] :]
+        is_code = (new_ids >= config.image_token_offset) & (new_ids < codes_end)
+        run.attempts += 1
+        run.tokens += len(new_ids)
+        if len(new_ids) == num_codes + 1 and is_code[:-1].all() and new_ids[-1] == config.eoi_token_id:
+            with torch.no_grad():
+                model.decode_image_tokens(new_ids[None, :-1])
+            run.images += 1
+    return run
+
+
+LOAD = {"embedded": load_embedded, "random": load_random}
+# `generate` comes first: the others are compared with it.
+DRAW = {"generate": draw_by_generate, "generate_image": draw_by_generate_image, "resampling": draw_by_resampling}
+
+
+class PeakMemory:
+    """Watches the resident memory of this process; `.bytes` is its peak above that at the start."""
+
+    def __enter__(self):
+        self.process = psutil.Process()
+        self.start = self.process.memory_info().rss
+        self.bytes = 0
+        self.done = threading.Event()
+        self.thread = threading.Thread(target=self._watch)
+        self.thread.start()
+        return self
+
+    def _watch(self):
+        while not self.done.wait(0.005):
+            self.bytes = max(self.bytes, self.process.memory_info().rss - self.start)
+
+    def __exit__(self, *exception):
+        self.done.set()
+        self.thread.join()
+
+
+def work(connection: Connection, args: argparse.Namespace, case: Case) -> None:
+    """Loads, draws once and sends the peak memory in bytes; then sends a [`Run`] for every seed that it receives."""
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    torch.manual_seed(0)
+    model, prompt = LOAD[case.model](args)
+    # However many attempts resampling needs, the first one reaches the peak.
+    with PeakMemory() as memory:
+        DRAW[case.method](model, prompt, Case(case.model, case.method, case.num_images, max_attempts=1))
+    connection.send(memory.bytes)
+    while (seed := connection.recv()) is not None:
+        torch.manual_seed(seed)
+        start = time.perf_counter()
+        run = DRAW[case.method](model, prompt, case)
+        run.seconds = time.perf_counter() - start
+        connection.send(run)
+
+
+def measure(args: argparse.Namespace, cases: list[Case]) -> list[tuple[Case, int, list[Run]]]:
+    """Peak memory in bytes and `--repeats` runs of each case; the cases take turns."""
+    context = get_context("spawn")
+    connections, processes, peaks = [], [], []
+    for case in cases:
+        ours, theirs = context.Pipe()
+        process = context.Process(target=work, args=(theirs, args, case), daemon=True)
+        process.start()
+        theirs.close()  # so that a process that fails ends the wait for it
+        connections.append(ours)
+        processes.append(process)
+        peaks.append(ours.recv())
+    runs = [[] for _ in cases]
+    for seed in range(args.repeats):
+        for connection, case_runs in zip(connections, runs):
+            connection.send(seed)
+            case_runs.append(connection.recv())
+    for connection, process in zip(connections, processes):
+        connection.send(None)
+        process.join()
+    return list(zip(cases, peaks, runs))
+
+
+def table_row(case: Case, peak: int, runs: list[Run], generate_seconds: float) -> str:
+    seconds = statistics.median(run.seconds_an_image for run in runs)
+    attempts, images = sum(run.attempts for run in runs), sum(run.images for run in runs)
+    tokens_per_second = statistics.median(run.tokens / run.seconds for run in runs)
+    if seconds == float("inf"):
+        attempt = statistics.median(run.seconds / run.attempts for run in runs)
+        time_cells = f"{attempt:.2f} an attempt, no image | > {attempt / generate_seconds:.2f}"
+    else:
+        time_cells = f"{seconds:.2f} | {seconds / generate_seconds:.2f}"
+    return (
+        f"| {case.model} | {case.num_images} | {case.method} | {time_cells} | {tokens_per_second:.0f} | "
+        f"{peak / 2**20:.0f} MiB | {images} of {attempts} |"
+    )
+
+
+def main(args: argparse.Namespace) -> None:
+    groups = []
+    for model in args.models:
+        for num_images in args.num_images:
+            # One failed attempt of the random model stands for all.
+            methods = [m for m in DRAW if not (m == "resampling" and model == "random" and num_images > 1)]
+            attempts = 1 if model == "random" else args.max_attempts
+            groups.append([Case(model, method, num_images, attempts) for method in methods])
+
+    print(f"torch {torch.__version__}, transformers {transformers.__version__}, {torch.get_num_threads()} threads\n")
+    print("| model | images | method | seconds an image | time / generate | tokens/s | peak memory | whole images |")
+    print("|---|---|---|---|---|---|---|---|")
+    results = []
+    for group in groups:
+        measured = measure(args, group)
+        generate_seconds = statistics.median(run.seconds_an_image for run in measured[0][2])
+        for case, peak, runs in measured:
+            print(table_row(case, peak, runs, generate_seconds), flush=True)
+            results.append({**asdict(case), "peak_memory_bytes": peak, "runs": [asdict(run) for run in runs]})
+    if args.output:
+        versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+        with open(args.output, "w", encoding="utf-8") as file:
+            json.dump({**versions, "threads": torch.get_num_threads(), "results": results}, file, indent=2)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=LOAD, default=list(LOAD))
+    parser.add_argument("--num_images", nargs="+", type=int, default=[1, 8], help="images drawn at once")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds; the table gives medians")
+    parser.add_argument("--max_attempts", type=int, default=20, help="attempts an image before resampling gives up")
+    parser.add_argument("--checkpoint", help="folder in place of the embedded checkpoint")
+    parser.add_argument("--random_layers", type=int, default=30, help="layers of the random Llama, 30 in SmolLM2-135M")
+    parser.add_argument("--output", help="JSON file for the single runs")
+    args = parser.parse_args()
+    args.checkpoint = args.checkpoint or str(transformers_cxr.checkpoint("llm-cxr"))
+    return args
+
+
+if __name__ == "__main__":
+    main(parse_args())

@@ -1,0 +1,254 @@
+import PIL.Image
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, Gemma2Config, GenerationMixin
+
+from transformers_cxr import ImageGrammarLogitsProcessor, LlmCxrForCausalLM, generate_image, save_image
+
+NUM_CODES = 16
+
+
+def prompts(processor, texts=("Normal.",), boi=True):
+    rows = processor.image_prompts(list(texts), "Draw.")
+    rows = rows if boi else [row.removesuffix(processor.boi_token) for row in rows]
+    return processor(text=rows, return_tensors="pt", padding=True)
+
+
+def assert_well_formed(row, config, begun=False, cut=False):
+    """Reads a row of new ids token by token; `cut` is whether it may end by length within text."""
+    left = NUM_CODES if begun else None
+    for token in row.tolist():
+        is_code = config.image_token_offset <= token < config.image_token_offset + config.vq_config.codebook_size
+        if left:
+            assert is_code
+            left -= 1
+        elif left == 0:
+            assert token == config.eoi_token_id
+            left = None
+        else:
+            assert not is_code and token not in (config.eoi_token_id, config.image_token_id)
+            left = NUM_CODES if token == config.boi_token_id else None
+    assert left is None, "the row ends inside an image"
+
+
+def test_grammar_closes_every_image_at_temperature_two(any_model):
+    model, processor = any_model
+    inputs = prompts(processor, ["Normal.", "Signs of viral pneumonia, a longer one."] * 8)
+    # Any text token may end the sequence, so generation goes on to its length.
+    torch.manual_seed(0)
+    output = model.generate(**inputs, do_sample=True, temperature=2.0, top_k=0, max_new_tokens=60, eos_token_id=-1)
+    new = output[:, inputs.input_ids.shape[1] :]
+    for row in new:
+        assert_well_formed(row, model.config, begun=True)
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"do_sample": False},
+        {"do_sample": True, "top_k": 5},
+        {"num_beams": 3, "do_sample": False},
+        {"do_sample": False, "cache_implementation": "static"},
+        {"do_sample": True, "top_p": 0.3, "temperature": 3.0},
+    ],
+    ids=str,
+)
+def test_output_is_well_formed_in_every_way_of_decoding(tiny_model, kwargs):
+    model, processor = tiny_model
+    torch.manual_seed(1)
+    # Rows in different phases: one within an image, one before it, one in text.
+    whole = prompts(processor, ["Normal."]).input_ids[0]
+    codes = torch.arange(5) + model.config.image_token_offset
+    rows = [torch.cat([whole, codes]), whole, whole[:-1]]
+    length = max(map(len, rows))
+    ids = torch.stack([torch.cat([torch.zeros(length - len(row), dtype=torch.long), row]) for row in rows])
+    mask = torch.stack([torch.arange(length) >= length - len(row) for row in rows]).long()
+    output = model.generate(ids, attention_mask=mask, max_new_tokens=50, eos_token_id=-1, pad_token_id=0, **kwargs)
+    new = output[:, length:]
+    offset = model.config.image_token_offset
+    assert ((new[0, :11] >= offset) & (new[0, :11] < offset + 32)).all() and new[0, 11] == model.config.eoi_token_id
+    assert_well_formed(new[0, 12:], model.config)
+    assert_well_formed(new[1], model.config, begun=True)
+    assert_well_formed(new[2], model.config)
+
+
+def test_text_mode_never_begins_an_image_and_free_mode_does(tiny_model):
+    model, processor = tiny_model
+    with torch.no_grad():
+        # The begin-of-image token gets the largest logit of all.
+        model.get_input_embeddings().weight[model.config.boi_token_id] *= 0
+        model.get_output_embeddings().bias = torch.nn.Parameter(torch.zeros(model.config.text_config.vocab_size))
+        model.get_output_embeddings().bias[model.config.boi_token_id] = 100
+    inputs = prompts(processor, boi=False)
+    start = inputs.input_ids.shape[1]
+    for mode, expected in (("text", False), (None, True)):
+        output = model.generate(**inputs, generation_mode=mode, max_new_tokens=20, do_sample=False, eos_token_id=-1)
+        assert (model.config.boi_token_id in output[0, start:]) == expected
+    # 17 new tokens do not hold an image: begin, 16 codes, end.
+    output = model.generate(**inputs, max_new_tokens=17, do_sample=False, eos_token_id=-1)
+    assert model.config.boi_token_id not in output[0, start:]
+
+
+def test_grammar_equals_a_reference_that_reads_each_row(tiny_model):
+    config = tiny_model[0].config
+    vocabulary = config.text_config.vocab_size
+    codes = range(config.image_token_offset, config.image_token_offset + 32)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(100):
+        row = torch.randint(0, config.image_token_id, (4,), generator=generator).tolist()
+        kind = int(torch.randint(0, 4, (), generator=generator))
+        count = int(torch.randint(0, 17, (), generator=generator))
+        if kind:
+            row += [config.boi_token_id] + [codes[i % 32] for i in range(count)]
+        if kind == 3:
+            row += [codes[i % 32] for i in range(NUM_CODES - count)] + [config.eoi_token_id]
+        scores = ImageGrammarLogitsProcessor(config)(torch.tensor([row]), torch.zeros(1, vocabulary))
+        allowed = set(torch.isfinite(scores[0]).nonzero().flatten().tolist())
+        if kind in (0, 3):
+            expected = set(range(vocabulary)) - set(codes) - {config.eoi_token_id, config.image_token_id}
+        else:
+            expected = set(codes) if count < NUM_CODES else {config.eoi_token_id}
+        assert allowed == expected
+
+
+def test_generate_image_gives_the_codes_of_plain_generate_under_greedy(any_model):
+    model, processor = any_model
+    inputs = prompts(processor, ["Normal.", "Signs of viral pneumonia in an adult."])
+    drawn = model.generate_image(**inputs, do_sample=False)
+    plain = model.generate(**inputs, do_sample=False, max_new_tokens=NUM_CODES)[:, -NUM_CODES:]
+    assert torch.equal(drawn.codes + model.config.image_token_offset, plain)
+    assert torch.equal(drawn.pixel_values, model.vq_tokenizer.decode(drawn.codes))
+    assert len(drawn.codes.unique(dim=0)) == 2, "both prompts drew the same image: the test would not see a mix-up"
+
+
+def test_backbone_that_changes_its_logits_draws_as_plain_generate(text_tokenizer, vq_tokenizer):
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=len(text_tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        intermediate_size=64,
+        final_logit_softcapping=0.05,
+    )
+    base = AutoModelForCausalLM.from_config(config)
+    model, processor = LlmCxrForCausalLM.from_language_model(base, text_tokenizer, vq_tokenizer)
+    inputs = prompts(processor)
+    plain = model.generate(**inputs, do_sample=False, max_new_tokens=NUM_CODES)[:, -NUM_CODES:]
+    codes = model.generate_image(**inputs, do_sample=False).codes
+    assert torch.equal(codes + model.config.image_token_offset, plain)
+
+
+def test_an_image_depends_on_its_seed_and_prompt_and_not_on_its_batch(tiny_model):
+    model, processor = tiny_model
+    inputs = prompts(processor, ["Normal.", "Signs of viral pneumonia in an adult."])
+    batch = model.generate_image(**inputs, num_images=3, seed=[5, 6, 7, 8, 9, 5]).codes
+    alone = model.generate_image(**prompts(processor, ["Normal."]), seed=6).codes
+    assert torch.equal(batch[1:2], alone)
+    assert not torch.equal(batch[0], batch[1])
+    assert torch.equal(batch[:3], model.generate_image(**prompts(processor, ["Normal."]), num_images=3, seed=5).codes)
+
+
+def test_unseeded_images_follow_the_global_seed(tiny_model):
+    model, processor = tiny_model
+    draws = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        draws.append(model.generate_image(**prompts(processor)).codes)
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+
+
+def test_top_k_of_one_is_greedy_and_temperature_is_applied(tiny_model):
+    model, processor = tiny_model
+    inputs = prompts(processor)
+    greedy = model.generate_image(**inputs, do_sample=False).codes
+    assert torch.equal(model.generate_image(**inputs, top_k=1, seed=3).codes, greedy)
+    assert torch.equal(model.generate_image(**inputs, temperature=1e-4, seed=3).codes, greedy)
+    assert not torch.equal(model.generate_image(**inputs, temperature=3.0, seed=3).codes, greedy)
+
+
+def test_guidance_equals_two_forwards_a_step(tiny_model):
+    model, processor = tiny_model
+    inputs, negative = prompts(processor, ["Signs of viral pneumonia."]), prompts(processor, [""])
+    drawn = model.generate_image(
+        **inputs, guidance_scale=3.0, negative_input_ids=negative.input_ids, do_sample=False, num_images=2
+    ).codes
+    offset = model.config.image_token_offset
+    rows = [inputs.input_ids, negative.input_ids]
+    with torch.no_grad():
+        for _ in range(NUM_CODES):
+            logits = [model(row).logits[0, -1, offset : offset + 32].log_softmax(-1) for row in rows]
+            code = (logits[1] + 3.0 * (logits[0] - logits[1])).argmax().view(1, 1) + offset
+            rows = [torch.cat([row, code], dim=1) for row in rows]
+    expected = rows[0][:, -NUM_CODES:] - offset
+    assert torch.equal(drawn, expected.repeat(2, 1))
+    assert not torch.equal(expected, model.generate_image(**inputs, do_sample=False).codes)
+
+
+def test_guidance_of_one_is_no_guidance(tiny_model):
+    model, processor = tiny_model
+    negative = prompts(processor, [""]).input_ids
+    with_negative = model.generate_image(**prompts(processor), guidance_scale=1.0, negative_input_ids=negative, seed=1)
+    assert torch.equal(with_negative.codes, model.generate_image(**prompts(processor), seed=1).codes)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"num_images": 0}, "`num_images` must be at least 1, got 0"),
+        ({"guidance_scale": 0.5}, "`guidance_scale` must be at least 1 .*got 0.5"),
+        ({"guidance_scale": 2.0}, "needs `negative_input_ids`"),
+        ({"num_images": 3, "seed": [1, 2]}, "one seed for each of the 3 images, got 2"),
+    ],
+)
+def test_generate_image_refuses_wrong_arguments(tiny_model, kwargs, message):
+    model, processor = tiny_model
+    with pytest.raises(ValueError, match=message):
+        model.generate_image(**prompts(processor), **kwargs)
+
+
+def test_prompt_that_leaves_no_room_for_an_image_is_refused(tiny_model):
+    model, _ = tiny_model
+    with pytest.raises(ValueError, match="at least 268 tokens.*context of 256"):
+        model.generate_image(torch.ones((1, 250), dtype=torch.long))
+
+
+def test_unknown_generation_mode_is_refused(tiny_model):
+    model, processor = tiny_model
+    with pytest.raises(ValueError, match="got 'image'.*generate_image"):
+        model.generate(**prompts(processor), generation_mode="image")
+
+
+def test_text_and_images_of_one_generation_come_apart_in_order(tiny_model):
+    model, processor = tiny_model
+    processor.codec = model.vq_tokenizer
+    torch.manual_seed(0)
+    inputs = prompts(processor)
+    output = model.generate(**inputs, do_sample=True, max_new_tokens=40, eos_token_id=-1)
+    (parts,) = processor.post_process_multimodal_output(output)
+    kinds = [type(part) for part in parts]
+    assert kinds[0] is str and PIL.Image.Image in kinds
+    start = inputs.input_ids.shape[1]
+    (codes,) = processor.split_interleaved(output[0])[1][:1]
+    assert codes == (output[0, start : start + NUM_CODES] - model.config.image_token_offset).tolist()
+
+
+def test_helper_draws_num_images_for_each_text_and_marks_them_in_the_file(tiny_model, tmp_path):
+    model, processor = tiny_model
+    images = generate_image(model, processor, ["Normal.", "Pneumonia."], num_images=2, guidance_scale=2.0, seed=0)
+    assert [image.size for image in images] == [(32, 32)] * 4
+    for name in ("image.png", "image.jpg"):
+        save_image(images[0], tmp_path / name)
+        with PIL.Image.open(tmp_path / name) as file:
+            assert "research only" in str(file.info.get("Comment", file.info.get("comment")))
+
+
+def test_without_the_grammar_the_same_model_draws_broken_images(tiny_model):
+    model, processor = tiny_model
+    inputs = prompts(processor)
+    torch.manual_seed(0)
+    output = GenerationMixin.generate(model, **inputs, do_sample=True, max_new_tokens=17, eos_token_id=-1, top_k=0)
+    codes = output[0, inputs.input_ids.shape[1] :] - model.config.image_token_offset
+    assert not ((codes >= 0) & (codes < 32))[:16].all()

@@ -1,0 +1,262 @@
+"""One suite over GPT-NeoX, Llama and Qwen2 backbones."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    Trainer,
+    TrainingArguments,
+)
+
+from transformers_cxr import (
+    CXRVQTokenizer,
+    CXRVQTokenizerConfig,
+    LlmCxrConfig,
+    LlmCxrForCausalLM,
+    LlmCxrImageProcessor,
+    LlmCxrProcessor,
+)
+from transformers_cxr.data.image_folder import Study
+from transformers_cxr.training.instructions import InstructionCollator, InstructionDataset
+
+
+def image(seed):
+    return np.random.default_rng(seed).integers(0, 256, (40, 48), dtype=np.uint8)
+
+
+def pixel_inputs(processor, texts=("Report: <image> and", "Two <image> then <image> end."), **kwargs):
+    images = [image(i) for i in range(sum(text.count("<image>") for text in texts))]
+    return processor(text=list(texts), images=images, return_tensors="pt", padding=True, **kwargs)
+
+
+def test_text_logits_of_the_base_are_unchanged_by_the_extension(backbone, text_tokenizer, vq_tokenizer):
+    ids = torch.arange(12).view(2, 6)
+    with torch.no_grad():
+        before = backbone(ids).logits[..., : len(text_tokenizer)].clone()
+        model, _ = LlmCxrForCausalLM.from_language_model(backbone, text_tokenizer, vq_tokenizer)
+        after = model(ids).logits[..., : len(text_tokenizer)]
+    torch.testing.assert_close(after, before, rtol=0, atol=1e-6)
+
+
+def test_new_rows_follow_the_old_table_and_are_seeded(any_model, text_tokenizer):
+    model, processor = any_model
+    table = model.get_input_embeddings().weight.detach()
+    assert len(table) == len(processor.tokenizer) == model.config.text_config.vocab_size
+    old, new = table[: len(text_tokenizer)], table[len(text_tokenizer) :]
+    assert 0.7 < new.std() / old.std() < 1.3
+    assert len(new.unique(dim=0)) == len(new)
+
+
+def test_tied_heads_stay_tied_and_untied_stay_untied_through_save_and_load(any_model, tmp_path):
+    model, _ = any_model
+    model.save_pretrained(tmp_path)
+    for each in (model, LlmCxrForCausalLM.from_pretrained(tmp_path)):
+        tied = each.get_output_embeddings().weight is each.get_input_embeddings().weight
+        assert tied == each.config.text_config.tie_word_embeddings
+
+
+def test_save_and_load_is_bit_equal_in_one_file_and_in_shards(any_model, tmp_path):
+    model, processor = any_model
+    inputs = pixel_inputs(processor)
+    expected = model(**inputs).logits
+    for name, size in (("one", "1GB"), ("shards", "50KB")):
+        model.save_pretrained(tmp_path / name, max_shard_size=size)
+        assert (len(list((tmp_path / name).glob("*.safetensors"))) > 1) == (name == "shards")
+        assert torch.equal(LlmCxrForCausalLM.from_pretrained(tmp_path / name)(**inputs).logits, expected)
+
+
+def test_auto_classes_find_model_processor_and_configs(any_model, tmp_path):
+    model, processor = any_model
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    for auto_class in (AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText):
+        assert type(auto_class.from_pretrained(tmp_path)) is LlmCxrForCausalLM
+    assert type(AutoConfig.from_pretrained(tmp_path)) is LlmCxrConfig
+    assert type(AutoProcessor.from_pretrained(tmp_path)) is LlmCxrProcessor
+    assert type(AutoImageProcessor.from_pretrained(tmp_path)) is LlmCxrImageProcessor
+    model.vq_tokenizer.save_pretrained(tmp_path / "vq")
+    assert type(AutoModel.from_pretrained(tmp_path / "vq")) is CXRVQTokenizer
+
+
+def test_language_model_alone_is_a_plain_checkpoint_with_equal_logits(any_model, tmp_path):
+    model, processor = any_model
+    model.language_model.save_pretrained(tmp_path)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path)
+    inputs = pixel_inputs(processor)
+    ids, _ = model.replace_image_placeholders(inputs.input_ids, inputs.pixel_values)
+    assert type(plain) is type(model.language_model)
+    expected = model(input_ids=ids, attention_mask=inputs.attention_mask).logits
+    assert torch.equal(plain(input_ids=ids, attention_mask=inputs.attention_mask).logits, expected)
+
+
+def test_pixels_codes_and_codec_give_the_same_ids_and_logits(any_model):
+    model, processor = any_model
+    texts = ("Report: <image> and", "Two <image> then <image> end.")
+    pixels = pixel_inputs(processor, texts)
+    codes = model.vq_tokenizer.encode(pixels.pixel_values)
+    by_codes = processor(text=list(texts), image_codes=codes, return_tensors="pt", padding=True)
+    processor.codec = model.vq_tokenizer
+    by_codec = pixel_inputs(processor, texts)
+    assert "pixel_values" not in by_codes and "pixel_values" not in by_codec
+    assert torch.equal(model.replace_image_placeholders(pixels.input_ids, pixels.pixel_values)[0], by_codes.input_ids)
+    assert torch.equal(by_codes.input_ids, by_codec.input_ids)
+    assert torch.equal(by_codes.attention_mask, pixels.attention_mask)
+    assert torch.equal(model(**pixels).logits, model(**by_codes).logits)
+
+
+def test_loss_over_text_and_codes_is_the_cross_entropy_of_the_next_token(any_model):
+    model, processor = any_model
+    inputs = pixel_inputs(processor, ["Draw: <image>"])
+    labels = inputs.input_ids.clone()
+    labels[:, :3] = -100
+    output = model(**inputs, labels=labels)
+    ids, _ = model.replace_image_placeholders(inputs.input_ids, inputs.pixel_values)
+    targets = ids.clone()
+    targets[:, :3] = -100
+    expected = F.cross_entropy(output.logits[0, :-1].float(), targets[0, 1:])
+    torch.testing.assert_close(output.loss, expected)
+    assert (targets >= model.config.image_token_offset).sum() == 16
+
+
+def test_gradient_checkpointing_gives_the_same_loss_and_gradients(any_model):
+    model, processor = any_model
+    inputs = pixel_inputs(processor, ["Draw: <image>"])
+    results = []
+    for enabled in (False, True):
+        model.zero_grad()
+        model.train()
+        if enabled:
+            model.activation_checkpointing_enable()
+            assert model.is_activation_checkpointing
+        loss = model(**inputs, labels=inputs.input_ids, use_cache=False).loss
+        loss.backward()
+        results.append((loss.item(), model.get_input_embeddings().weight.grad.clone()))
+    assert results[0][0] == results[1][0]
+    torch.testing.assert_close(results[0][1], results[1][1])
+
+
+def test_bf16_keeps_the_vq_tokenizer_in_fp32_and_its_codes(any_model, tmp_path):
+    model, processor = any_model
+    inputs = pixel_inputs(processor)
+    expected = model.vq_tokenizer.encode(inputs.pixel_values)
+    model.save_pretrained(tmp_path)
+    loaded = LlmCxrForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    for each in (loaded, model.to(torch.bfloat16)):
+        assert {p.dtype for p in each.vq_tokenizer.parameters()} == {torch.float32}
+        assert {p.dtype for p in each.language_model.parameters()} == {torch.bfloat16}
+        assert torch.equal(each.vq_tokenizer.encode(inputs.pixel_values), expected)
+        assert each(**inputs).logits.dtype == torch.bfloat16
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(loaded.get_image_tokens(inputs.pixel_values) - loaded.config.image_token_offset, expected)
+
+
+@pytest.mark.parametrize("device_map", ["cpu", "auto"])
+def test_device_map_loads_and_generates(tiny_model, tmp_path, device_map):
+    model, processor = tiny_model
+    model.save_pretrained(tmp_path)
+    loaded = LlmCxrForCausalLM.from_pretrained(tmp_path, device_map=device_map)
+    inputs = pixel_inputs(processor)
+    assert torch.equal(loaded.cpu()(**inputs).logits, model(**inputs).logits)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`")  # PEFT asks by the old name
+def test_lora_on_the_wrapper_trains_saves_loads_and_draws(any_model, tmp_path):
+    model, processor = any_model
+    targets = ["query_key_value"] if model.config.text_config.model_type == "gpt_neox" else ["q_proj", "v_proj"]
+    model.save_pretrained(tmp_path / "base")
+    peft_model = get_peft_model(model, LoraConfig(r=2, target_modules=targets, task_type="CAUSAL_LM"))
+    inputs = pixel_inputs(processor, ["Draw: <image>"])
+    optimizer = torch.optim.SGD([p for p in peft_model.parameters() if p.requires_grad], lr=1.0)
+    for _ in range(2):
+        peft_model(**inputs, labels=inputs.input_ids).loss.backward()
+        optimizer.step()
+    peft_model.eval().save_pretrained(tmp_path / "adapter")
+    base = LlmCxrForCausalLM.from_pretrained(tmp_path / "base")
+    loaded = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    torch.testing.assert_close(loaded(**inputs).logits, peft_model(**inputs).logits)
+    assert peft_model.generate(**inputs, max_new_tokens=3, do_sample=False).shape[1] > inputs.input_ids.shape[1]
+    prompt = processor(text=processor.image_prompts(["Normal."], "Draw."), return_tensors="pt")
+    drawn = peft_model.generate_image(prompt.input_ids, do_sample=False).codes
+    plain = peft_model.generate(**prompt, max_new_tokens=16, do_sample=False)[:, -16:]
+    assert torch.equal(drawn, plain - base.config.image_token_offset)
+
+
+def study(index):
+    findings = ("No Finding",) if index % 2 else ("Pneumonia",)
+    etiology = "" if index % 2 else "viral"
+    return Study(None, str(index), "train", "kermany", str(index), "AP", "child", "", findings, etiology)
+
+
+def test_trainer_overfits_a_few_conversations(tiny_model, tmp_path):
+    model, processor = tiny_model
+    codes = np.random.default_rng(0).integers(0, 32, (4, 16))
+    dataset = InstructionDataset([study(i) for i in range(4)], codes, processor, size=8, seed=1)
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path),
+        max_steps=30,
+        per_device_train_batch_size=8,
+        learning_rate=1e-2,
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        remove_unused_columns=False,
+        use_cpu=True,
+    )
+    collator = InstructionCollator(processor.tokenizer.pad_token_id)
+    trainer = Trainer(model=model, args=arguments, train_dataset=dataset, data_collator=collator)
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert float(losses[-1]) < 0.6 * float(losses[0])
+
+
+def test_images_and_placeholders_that_do_not_match_are_refused(tiny_model):
+    model, processor = tiny_model
+    inputs = pixel_inputs(processor)
+    with pytest.raises(ValueError, match="2 images give 32 codes, but input_ids holds 48 placeholders"):
+        model(inputs.input_ids, pixel_values=inputs.pixel_values[:2])
+    with pytest.raises(ValueError, match="48 image placeholders, but `pixel_values` is missing"):
+        model.generate(inputs.input_ids)
+
+
+def test_prompt_longer_than_the_context_is_refused(tiny_model):
+    model, _ = tiny_model
+    with pytest.raises(ValueError, match="at least 301 tokens.*context of 256"):
+        model.generate(torch.ones((1, 300), dtype=torch.long))
+
+
+def test_processor_of_another_model_is_refused(tiny_model, text_tokenizer):
+    model, _ = tiny_model
+    other = LlmCxrProcessor.from_tokenizer(
+        text_tokenizer, CXRVQTokenizerConfig(image_size=32, block_out_channels=(32, 32), attention_levels=())
+    )
+    with pytest.raises(ValueError, match="processor does not belong to this model"):
+        model.check_processor(other)
+
+
+def test_codebook_beyond_the_vocabulary_is_refused(tiny_model):
+    model, _ = tiny_model
+    config = model.config.to_dict()
+    config["vq_config"]["codebook_size"] = 64
+    with pytest.raises(ValueError, match="beyond the backbone's vocabulary"):
+        LlmCxrConfig(**config)
+
+
+def test_tokenizer_larger_than_the_embeddings_is_refused(llama, text_tokenizer, vq_tokenizer):
+    llama.resize_token_embeddings(100)
+    with pytest.raises(ValueError, match="only 100 embeddings"):
+        LlmCxrForCausalLM.from_language_model(llama, text_tokenizer, vq_tokenizer)
+
+
+def test_vq_checkpoint_of_another_codebook_size_is_refused(vq_tokenizer, tmp_path):
+    vq_tokenizer.save_pretrained(tmp_path)
+    config = CXRVQTokenizerConfig.from_pretrained(tmp_path, codebook_size=64)
+    with pytest.raises(RuntimeError, match="size mismatch|mismatched|ignore_mismatched_sizes"):
+        CXRVQTokenizer.from_pretrained(tmp_path, config=config)

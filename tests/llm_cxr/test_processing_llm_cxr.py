@@ -1,0 +1,172 @@
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from transformers_cxr import CXRVQTokenizerConfig, LlmCxrProcessor
+
+
+def codes(count, seed=0):
+    return np.random.default_rng(seed).integers(0, 32, (count, 16))
+
+
+CONVERSATION = [
+    {"role": "user", "content": [{"type": "text", "text": "Is there pneumonia?"}, {"type": "image"}]},
+    {"role": "assistant", "content": [{"type": "text", "text": "Yes."}]},
+    {"role": "user", "content": [{"type": "text", "text": "Draw it."}, {"type": "text", "text": "Pneumonia."}]},
+    {"role": "assistant", "content": [{"type": "text", "text": "Here: "}, {"type": "image"}]},
+]
+
+
+def test_chat_template_is_dollys_instruction_format(tiny_model):
+    _, processor = tiny_model
+    assert processor.apply_chat_template(CONVERSATION) == (
+        "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+        "### Instruction:\nIs there pneumonia?\n\nInput:\n<image>\n\n### Response:\nYes.\n\n### End\n\n"
+        "### Instruction:\nDraw it.\n\nInput:\nPneumonia.\n\n### Response:\nHere: <image>\n\n### End"
+    )
+
+
+def test_system_message_replaces_the_introduction_and_the_prompt_ends_with_the_response_key(tiny_model):
+    _, processor = tiny_model
+    messages = [{"role": "system", "content": "You read X-rays."}, {"role": "user", "content": "Hello."}]
+    expected = "You read X-rays.\n\n### Instruction:\nHello.\n\n### Response:\n"
+    assert processor.apply_chat_template(messages, add_generation_prompt=True) == expected
+
+
+def test_assistant_mask_covers_exactly_the_responses_images_included(tiny_model):
+    _, processor = tiny_model
+    encoded = processor.apply_chat_template(
+        [CONVERSATION],
+        tokenize=True,
+        return_dict=True,
+        return_assistant_tokens_mask=True,
+        processor_kwargs={"image_codes": codes(2)},
+    )
+    ids, mask = encoded["input_ids"][0], encoded["assistant_masks"][0]
+    response = [token for token, kept in zip(ids, mask) if kept]
+    drawn = "".join(f"<|cxr_{code:04d}|>" for code in codes(2)[1])
+    expected = f"Yes.\n\n### EndHere: <|cxr_start|>{drawn}<|cxr_end|>\n\n### End"
+    assert processor.tokenizer.decode(response) == expected
+
+
+@pytest.mark.parametrize("text", ["<image>", "a <image> b", "<image><image>", "no image", "<image>\n\nx <image>"])
+def test_ids_to_text_and_codes_and_back(tiny_model, text):
+    _, processor = tiny_model
+    given = codes(text.count("<image>"))
+    kwargs = {"image_codes": given} if len(given) else {}
+    ids = processor(text=[text], return_tensors="pt", **kwargs).input_ids
+    back_text, back_codes = processor.split_interleaved(ids[0])
+    assert back_text == text and back_codes == given.tolist()
+    assert len(ids[0]) == len(processor.tokenizer(text).input_ids) + 17 * len(given)
+
+
+def test_batch_is_padded_on_the_left(tiny_model):
+    _, processor = tiny_model
+    batch = processor(text=["short", "a longer <image> one"], image_codes=codes(1), return_tensors="pt", padding=True)
+    assert batch.attention_mask[0, 0] == 0 and batch.attention_mask[:, -1].tolist() == [1, 1]
+
+
+def test_conversation_with_images_of_any_kind_is_tokenized_in_one_call(tiny_model, tmp_path):
+    model, processor = tiny_model
+    array = np.random.default_rng(0).integers(0, 65536, (40, 40), dtype=np.uint16)
+    PIL.Image.fromarray(array).save(tmp_path / "deep.png")
+    results = []
+    for source in (array, str(tmp_path / "deep.png"), PIL.Image.open(tmp_path / "deep.png")):
+        message = {"role": "user", "content": [{"type": "text", "text": "Report."}, {"type": "image", "image": source}]}
+        results.append(
+            processor.apply_chat_template([message], tokenize=True, return_dict=True, return_tensors="pt").pixel_values
+        )
+    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+
+
+def test_output_modes_give_text_images_or_both(tiny_model):
+    model, processor = tiny_model
+    processor.codec = model.vq_tokenizer
+    ids = processor(text=["a <image> b"], image_codes=codes(1), return_tensors="pt").input_ids
+    assert processor.post_process_multimodal_output(ids, generation_mode="text") == ["a  b"]
+    before, image, after = processor.post_process_multimodal_output(ids)[0]
+    assert (before, after) == ("a ", " b") and image.size == (32, 32)
+    assert [type(i) for i in processor.post_process_multimodal_output(ids[0], generation_mode="image")[0]] == [
+        type(image)
+    ]
+    expected = processor.image_processor.postprocess(model.vq_tokenizer.decode(torch.tensor(codes(1))))[0]
+    assert image.tobytes() == expected.tobytes()
+
+
+def test_save_and_load_keeps_everything_but_the_codec(tiny_model, tmp_path):
+    model, processor = tiny_model
+    processor.codec = model.vq_tokenizer
+    processor.save_pretrained(tmp_path)
+    loaded = LlmCxrProcessor.from_pretrained(tmp_path)
+    assert loaded.codec is None and loaded.tokenizer.padding_side == "left"
+    assert (loaded.num_image_tokens, loaded.codebook_size, loaded.image_token_offset) == (
+        16,
+        32,
+        processor.image_token_offset,
+    )
+    given = {"text": ["a <image>"], "image_codes": codes(1)}
+    assert loaded(**given)["input_ids"] == processor(**given)["input_ids"]
+    assert loaded.apply_chat_template(CONVERSATION) == processor.apply_chat_template(CONVERSATION)
+    assert "image_token_offset" not in (tmp_path / "processor_config.json").read_text()
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_images_and_slots_must_match_in_number(tiny_model, count):
+    _, processor = tiny_model
+    images = [np.zeros((40, 40), dtype=np.uint8)] * count
+    with pytest.raises(ValueError, match=f"2 image slots.*{count} images"):
+        processor(text=["<image> and <image>"], images=images or None)
+    if count:
+        with pytest.raises(ValueError, match=f"2 image slots.*{count} images"):
+            processor(text=["<image> and <image>"], image_codes=codes(count))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (np.zeros((1, 15), dtype=int), r"Expected 16 codes an image, got 15 \(image 1 of 1\)"),
+        (np.full((1, 16), 32), r"Code 32 is outside the codebook: codes are integers in \[0, 32\)"),
+        (np.full((1, 16), -1), "Code -1 is outside"),
+        (np.full((1, 16), 0.5), "Codes must be integers, got 0.5"),
+    ],
+)
+def test_wrong_codes_are_refused(tiny_model, wrong, message):
+    _, processor = tiny_model
+    with pytest.raises(ValueError, match=message):
+        processor(text=["<image>"], image_codes=wrong)
+
+
+def test_images_and_codes_together_are_refused(tiny_model):
+    _, processor = tiny_model
+    with pytest.raises(ValueError, match="not both"):
+        processor(text=["<image>"], images=np.zeros((40, 40), dtype=np.uint8), image_codes=codes(1))
+
+
+def test_broken_image_in_ids_is_refused(tiny_model):
+    _, processor = tiny_model
+    ids = processor(text=["a <image>"], image_codes=codes(1), return_tensors="pt").input_ids[0]
+    with pytest.raises(ValueError, match=r"Expected 16 codes for an image, got 12 \(image 1 of the sequence\)"):
+        processor.split_interleaved(ids[:-5])
+
+
+def test_codec_of_another_codebook_is_refused(tiny_model, text_tokenizer):
+    model, _ = tiny_model
+    config = CXRVQTokenizerConfig(image_size=32, block_out_channels=(32, 32), attention_levels=(), codebook_size=64)
+    other = LlmCxrProcessor.from_tokenizer(text_tokenizer, config)
+    with pytest.raises(ValueError, match="16 codes an image out of 32, the processor's tokens are for 256 out of 64"):
+        other.codec = model.vq_tokenizer
+    with pytest.raises(ValueError, match="Set `processor.codec"):
+        other.decode_codes([[0] * 256])
+
+
+def test_text_tokenizer_without_code_tokens_is_refused(tiny_model, text_tokenizer):
+    _, processor = tiny_model
+    with pytest.raises(ValueError, match="lacks the tokens .*from_tokenizer"):
+        LlmCxrProcessor(processor.image_processor, text_tokenizer)
+
+
+def test_the_given_tokenizer_is_left_as_it_was(text_tokenizer, vq_tokenizer):
+    size, side = len(text_tokenizer), text_tokenizer.padding_side
+    LlmCxrProcessor.from_tokenizer(text_tokenizer, vq_tokenizer.config)
+    assert (len(text_tokenizer), text_tokenizer.padding_side) == (size, side)

@@ -1,0 +1,83 @@
+import numpy as np
+import PIL.Image
+import pytest
+from datasets import Dataset
+from transformers import pipeline
+from transformers.pipelines.pt_utils import KeyDataset
+
+
+def image(seed):
+    return PIL.Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 48), dtype=np.uint8))
+
+
+@pytest.fixture
+def folder(tiny_model, tmp_path):
+    model, processor = tiny_model
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+KWARGS = {"max_new_tokens": 6, "do_sample": False}
+
+
+def test_report_of_one_image_and_of_every_kind_of_several(folder, tmp_path):
+    pipe = pipeline("cxr-report", model=folder)
+    images = [image(i) for i in range(3)]
+    single = [pipe(each, **KWARGS) for each in images]
+    assert all(list(result[0]) == ["generated_text"] and len(result) == 1 for result in single)
+    assert isinstance(single[0][0]["generated_text"], str)
+    images[0].save(tmp_path / "image.png")
+    assert pipe(str(tmp_path / "image.png"), **KWARGS) == single[0]
+    assert pipe(images, **KWARGS) == single
+    assert list(pipe((each for each in images), **KWARGS)) == single
+    assert list(pipe(KeyDataset(Dataset.from_dict({"image": images}), "image"), **KWARGS)) == single
+    assert pipe(images, batch_size=2, **KWARGS) == single
+    assert pipe(images[0], generate_kwargs=KWARGS) == single[0]
+
+
+def test_generate_arguments_reach_the_model(folder):
+    pipe = pipeline("cxr-report", model=folder)
+    lengths = [
+        len(pipe.tokenizer(pipe(image(0), max_new_tokens=n, do_sample=False)[0]["generated_text"]).input_ids)
+        for n in (1, 12)
+    ]
+    assert lengths[0] < lengths[1]
+
+
+def test_vqa_takes_a_pair_lists_and_dictionaries(folder):
+    pipe = pipeline("cxr-vqa", model=folder)
+    images, questions = [image(0), image(1)], ["Is there pneumonia?", "Which view is this?"]
+    single = [pipe(image=i, question=q, **KWARGS) for i, q in zip(images, questions)]
+    assert all(len(result) == 1 and isinstance(result[0]["generated_text"], str) for result in single)
+    assert pipe(image=images, question=questions, **KWARGS) == single
+    assert pipe(image=images, question=questions, batch_size=2, **KWARGS) == single
+    assert pipe([{"image": i, "question": q} for i, q in zip(images, questions)], **KWARGS) == single
+    assert pipe(image=images, question=questions[0], **KWARGS)[0] == single[0]
+    assert pipe(image=images[0], question=questions, **KWARGS)[0] == single[0]
+    with pytest.raises(ValueError, match="2 images and 1 questions"):
+        pipe(image=images, question=questions[:1])
+    with pytest.raises(ValueError, match="Expected an image and a question"):
+        pipe(images[0])
+
+
+def test_generation_gives_images_marked_as_generated(folder):
+    pipe = pipeline("cxr-generation", model=folder)
+    (result,) = pipe("Normal chest X-ray.", seed=1)
+    assert result["image"].size == (32, 32) and "research only" in result["image"].info["comment"]
+    several = pipe(["Normal.", "Signs of viral pneumonia."], num_images=3, seed=1, guidance_scale=2.0)
+    assert [len(images) for images in several] == [3, 3]
+    batched = pipe(["Normal.", "Signs of viral pneumonia."], do_sample=False, batch_size=2)
+    alone = [pipe(text, do_sample=False) for text in ("Normal.", "Signs of viral pneumonia.")]
+    assert [b[0]["image"].tobytes() for b in batched] == [a[0]["image"].tobytes() for a in alone]
+    with pytest.raises(ValueError, match="`num_images` must be at least 1"):
+        pipe("Normal.", generate_kwargs={"num_images": 0})
+
+
+def test_what_is_not_an_image_is_refused_by_name(folder, tmp_path):
+    pipe = pipeline("cxr-report", model=folder)
+    (tmp_path / "notes.txt").write_text("not an image")
+    with pytest.raises(ValueError, match="Cannot read .*notes.txt"):
+        pipe(str(tmp_path / "notes.txt"))
+    with pytest.raises(FileNotFoundError, match="missing.png"):
+        pipe("missing.png")

@@ -1,0 +1,64 @@
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import transformers_cxr
+
+CHECK = """
+from transformers import AutoConfig, AutoModel, AutoProcessor, AutoImageProcessor
+from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+from transformers_cxr import CXRVQTokenizerConfig, LlmCxrConfig
+assert AutoConfig.for_model("cxr_vq_tokenizer", attention_levels=()).num_image_tokens == 256
+for config in (CXRVQTokenizerConfig, LlmCxrConfig):
+    assert config in AutoModel._model_mapping and config in IMAGE_PROCESSOR_MAPPING
+assert LlmCxrConfig in PROCESSOR_MAPPING
+assert {"cxr-report", "cxr-vqa", "cxr-generation"} <= set(PIPELINE_REGISTRY.get_supported_tasks())
+"""
+
+
+def run(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_import_brings_in_neither_torch_nor_transformers():
+    run("import sys, transformers_cxr; assert not {'torch', 'transformers', 'diffusers'} & set(sys.modules)")
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import transformers_cxr; from transformers import AutoModel, AutoProcessor",
+        "import transformers_cxr; from transformers import AutoProcessor, AutoModel",
+        "import transformers_cxr; from transformers import AutoConfig",
+        "import transformers_cxr; from transformers import pipeline",
+        "from transformers import pipeline, AutoModel; import transformers_cxr",
+        "from transformers_cxr import CXRVQTokenizer",
+        "from transformers_cxr.llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM",
+        "from transformers_cxr.pipelines.cxr_text import CxrReportPipeline",
+    ],
+)
+def test_every_order_of_imports_registers_everything(first):
+    run(f"{first}\nimport transformers_cxr\n{CHECK}")
+
+
+def test_every_module_imports_without_the_extras():
+    names = [m.name for m in pkgutil.walk_packages(transformers_cxr.__path__, "transformers_cxr.")]
+    assert "transformers_cxr.llm_cxr.modeling_llm_cxr" in names
+    block = "import sys\nfor name in ('peft', 'datasets', 'torchvision', 'pytest', 'yaml'): sys.modules[name] = None\n"
+    names.remove("transformers_cxr.training.arguments")  # it is for the examples, and says by name that it needs PyYAML
+    run(block + "\n".join(f"import {name}" for name in names))
+    run(
+        block + "try:\n    import transformers_cxr.training.arguments\n"
+        "except ImportError as error:\n    assert 'transformers-cxr[train]' in str(error), error\n"
+        "else:\n    raise AssertionError('imported without PyYAML')"
+    )
+
+
+def test_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'LlmCxr'"):
+        transformers_cxr.LlmCxr  # noqa: B018
