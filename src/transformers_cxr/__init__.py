@@ -23,7 +23,6 @@ _MODULE_OF_NAME = {
     "generate_image": ".llm_cxr.generation_llm_cxr",
     "save_image": ".llm_cxr.image_processing_llm_cxr",
     "save_with_remote_code": ".conversion.remote_code",
-    "save_with_remote_code": ".conversion.remote_code",
 }
 
 __all__ = sorted(_MODULE_OF_NAME)
