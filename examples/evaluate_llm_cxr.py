@@ -39,7 +39,7 @@ class Arguments:
     output_dir: str = field(metadata={"help": "where the results are written"})
     model: str = field(default="", metadata={"help": "checkpoint; the embedded one by default"})
     split: str = field(default="validation", metadata={"help": "split of the metadata"})
-    num_questions: int = field(default=800, metadata={"help": "questions, drawn from those of all images"})
+    num_questions: int = field(default=400, metadata={"help": "questions, drawn from those of all images"})
     num_images: int = field(default=500, metadata={"help": "images that are drawn at temperature 2"})
     batch_size: int = field(default=32, metadata={"help": "sequences at once"})
     seed: int = field(default=0, metadata={"help": "seed of questions and drawings"})

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import PIL.Image
 import pytest
 import torch
@@ -39,7 +40,9 @@ def test_a_seed_gives_the_same_image_alone_and_in_a_batch(embedded):
     model, processor = embedded
     alone = generate_image(model, processor, "Normal chest X-ray.", seed=7)
     batch = generate_image(model, processor, ["Signs of viral pneumonia.", "Normal chest X-ray."], seed=[1, 7])
-    assert alone[0].tobytes() == batch[1].tobytes()
+    # The codes are equal; convolutions of another batch size may round a pixel the other way.
+    difference = np.asarray(alone[0]).astype(int) - np.asarray(batch[1]).astype(int)
+    assert abs(difference).max() <= 1
 
 
 def test_generated_image_is_marked_in_the_file(embedded, tmp_path):

@@ -85,30 +85,34 @@ _REGISTER_AFTER_IMPORT: dict[str, Callable[[], None]] = {
 }
 
 
+# Registering imports these packages. None of their modules may be half imported then: Transformers' Auto classes import each
+# other, and diffusers and PEFT import them.
+_WHOLE_BEFORE_REGISTERING = {__package__, "transformers", "diffusers", "peft"}
+
+
 class _RegisterAfterImport(importlib.abc.MetaPathFinder):
     """Lets Python find and run a module as always, and registers afterwards."""
 
     def __init__(self):
         self.waiting = dict(_REGISTER_AFTER_IMPORT)
         self.ready: list[Callable[[], None]] = []
-        self.own_imports = 0
+        self.imports_under_way = 0
 
     def find_spec(self, fullname, path=None, target=None) -> ModuleSpec | None:
-        own = fullname.startswith(f"{__package__}.")
-        if not own and fullname not in self.waiting:
+        if fullname.partition(".")[0] not in _WHOLE_BEFORE_REGISTERING:
             return None
         others = (finder.find_spec(fullname, path, target) for finder in sys.meta_path if finder is not self)
         spec = next(filter(None, others), None)
-        if spec is None:
+        if spec is None or spec.loader is None:
             return None
         execute = spec.loader.exec_module
 
         def execute_and_register(module):
-            self.own_imports += own
+            self.imports_under_way += 1
             try:
                 execute(module)
             finally:
-                self.own_imports -= own
+                self.imports_under_way -= 1
             if fullname in self.waiting:
                 self.ready.append(self.waiting.pop(fullname))
             self.register_ready()
@@ -117,8 +121,7 @@ class _RegisterAfterImport(importlib.abc.MetaPathFinder):
         return spec
 
     def register_ready(self):
-        # A module of this package imports Transformers' Auto classes on the way: they wait until it is whole.
-        while self.ready and not self.own_imports:
+        while self.ready and not self.imports_under_way:
             self.ready.pop(0)()
 
 

@@ -9,15 +9,26 @@ from transformers_cxr import save_with_remote_code
 SCRIPT = """
 import importlib.util, sys
 import torch
-from transformers import AutoModel, AutoModelForCausalLM, AutoProcessor
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import AutoProcessor, AutoTokenizer
 assert importlib.util.find_spec("transformers_cxr") is None, "the package must not be importable here"
 folder, out = sys.argv[1:]
 model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
-assert type(AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)).__name__ == "LlmCxrForCausalLM"
+for auto_class in (AutoModelForCausalLM, AutoModelForImageTextToText):
+    assert type(auto_class.from_pretrained(folder, trust_remote_code=True)).__name__ == "LlmCxrForCausalLM"
+assert AutoConfig.from_pretrained(folder, trust_remote_code=True).vq_config.num_image_tokens == 16
+image_processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
+assert type(image_processor).__name__ == "LlmCxrImageProcessor" and image_processor.size.shortest_edge == 32
 processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
 inputs = processor(text=["X-ray <image> end"], images=[torch.full((32, 32), 99, dtype=torch.uint8)], return_tensors="pt")
+assert len(AutoTokenizer.from_pretrained(folder)) == len(processor.tokenizer)
+model.check_processor(processor)
+processor.codec = model.vq_tokenizer
+assert model.generate(**inputs, max_new_tokens=2, do_sample=False).shape[0] == 1
+drawn = model.generate_image(processor(text=["Draw: "], return_tensors="pt").input_ids, do_sample=False).codes
+assert processor.decode_codes(drawn)[0].size == (32, 32)
 with torch.no_grad():
-    torch.save(model(**inputs).logits, out)
+    torch.save((model(**inputs).logits, drawn), out)
 """
 
 
@@ -29,6 +40,9 @@ def test_checkpoint_with_remote_code_loads_where_the_package_is_not_installed(ti
     )
     with torch.no_grad():
         expected = model(**inputs).logits
+    expected_codes = model.generate_image(
+        processor(text=["Draw: "], return_tensors="pt").input_ids, do_sample=False
+    ).codes
     # An editable install puts the package on the path: without it, the process is one that does not have the package.
     hidden = (
         "import sys\n"
@@ -41,4 +55,5 @@ def test_checkpoint_with_remote_code_loads_where_the_package_is_not_installed(ti
     command = [sys.executable, str(script), str(tmp_path / "checkpoint"), str(tmp_path / "logits.pt")]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert torch.equal(torch.load(tmp_path / "logits.pt"), expected)
+    logits, drawn = torch.load(tmp_path / "logits.pt")
+    assert torch.equal(logits, expected) and torch.equal(drawn, expected_codes)

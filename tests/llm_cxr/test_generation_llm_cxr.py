@@ -1,7 +1,7 @@
 import PIL.Image
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Gemma2Config, GenerationMixin
+from transformers import AutoModelForCausalLM, Gemma2Config, GenerationMixin, GraniteConfig
 
 from transformers_cxr import ImageGrammarLogitsProcessor, LlmCxrForCausalLM, generate_image, save_image
 
@@ -252,3 +252,96 @@ def test_without_the_grammar_the_same_model_draws_broken_images(tiny_model):
     output = GenerationMixin.generate(model, **inputs, do_sample=True, max_new_tokens=17, eos_token_id=-1, top_k=0)
     codes = output[0, inputs.input_ids.shape[1] :] - model.config.image_token_offset
     assert not ((codes >= 0) & (codes < 32))[:16].all()
+
+
+def slow_allowed(row, config, vocabulary, fits, allow_images):
+    """The ids that may follow a row, by the definition: a state machine from the left."""
+    codes = set(range(config.image_token_offset, config.image_token_offset + config.vq_config.codebook_size))
+    run, begun = 0, False
+    for token in row:
+        if token in codes:
+            run, begun = run + 1, True
+        else:
+            run, begun = 0, token == config.boi_token_id
+    if begun and run < NUM_CODES:
+        return codes
+    if run >= NUM_CODES:
+        return {config.eoi_token_id}
+    text = set(range(vocabulary)) - codes - {config.eoi_token_id, config.image_token_id}
+    return text if fits and allow_images else text - {config.boi_token_id}
+
+
+@pytest.mark.parametrize("allow_images", [True, False])
+def test_grammar_equals_a_state_machine_on_random_batches(tiny_model, allow_images):
+    config = tiny_model[0].config
+    vocabulary = config.text_config.vocab_size
+    generator = torch.Generator().manual_seed(0)
+    for trial in range(60):
+        length = int(torch.randint(1, 40, (), generator=generator))
+        ids = torch.randint(0, vocabulary, (6, length), generator=generator)
+        # Mostly codes, so that runs of all lengths occur.
+        codes = torch.randint(config.image_token_offset, vocabulary, ids.shape, generator=generator)
+        ids = torch.where(torch.rand(ids.shape, generator=generator) < trial / 60, codes, ids)
+        max_length = length + NUM_CODES + 2 - trial % 2
+        grammar = ImageGrammarLogitsProcessor(config, max_length=max_length, allow_images=allow_images)
+        scores = grammar(ids, torch.zeros(6, vocabulary))
+        for row, row_scores in zip(ids.tolist(), scores):
+            expected = slow_allowed(row, config, vocabulary, trial % 2 == 0, allow_images)
+            assert set(torch.isfinite(row_scores).nonzero().flatten().tolist()) == expected
+
+
+def test_prompt_is_prefilled_once_and_only_the_code_rows_are_computed(tiny_model):
+    model, processor = tiny_model
+    calls, head_calls = [], []
+    model.language_model.get_decoder().register_forward_pre_hook(
+        lambda module, args, kwargs: calls.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    model.get_output_embeddings().register_forward_hook(lambda *_: head_calls.append(1))
+    inputs = prompts(processor, ["Normal.", "Signs of viral pneumonia."])
+    model.generate_image(**inputs, num_images=3, seed=0)
+    assert calls == [tuple(inputs.input_ids.shape)] + [(6, 1)] * (NUM_CODES - 1)
+    assert not head_calls
+
+
+def test_code_logits_are_the_slice_of_the_full_head(any_model):
+    model, processor = any_model
+    inputs = prompts(processor)
+    with torch.no_grad():
+        positions = torch.arange(inputs.input_ids.shape[1])[None]
+        logits, _ = model._code_logits_function()(inputs.input_ids, inputs.attention_mask, positions, None)
+        full = model(**inputs).logits[:, -1]
+    start = model.config.image_token_offset
+    torch.testing.assert_close(logits, full[:, start : start + 32])
+
+
+def test_granite_draws_from_its_scaled_logits(text_tokenizer, vq_tokenizer):
+    torch.manual_seed(0)
+    config = GraniteConfig(
+        vocab_size=len(text_tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        logits_scaling=8.0,
+    )
+    base = AutoModelForCausalLM.from_config(config)
+    model, processor = LlmCxrForCausalLM.from_language_model(base, text_tokenizer, vq_tokenizer)
+    inputs = prompts(processor)
+    positions = torch.arange(inputs.input_ids.shape[1])[None]
+    with torch.no_grad():
+        logits, _ = model._code_logits_function()(inputs.input_ids, inputs.attention_mask, positions, None)
+        full = model(**inputs).logits[:, -1]
+    start = model.config.image_token_offset
+    torch.testing.assert_close(logits, full[:, start : start + 32])
+
+
+def test_images_of_the_prompt_are_drawn_from_and_may_not_be_missing(tiny_model):
+    model, processor = tiny_model
+    images = [torch.arange(1024, dtype=torch.uint8).view(32, 32)]
+    pixels = processor(text=["Draw <image> again: "], images=images, return_tensors="pt")
+    processor.codec = model.vq_tokenizer
+    codes = processor(text=["Draw <image> again: "], images=images, return_tensors="pt")
+    from_pixels = model.generate_image(**pixels, do_sample=False).codes
+    assert torch.equal(from_pixels, model.generate_image(**codes, do_sample=False).codes)
+    with pytest.raises(ValueError, match="16 image placeholders, but `pixel_values` is missing"):
+        model.generate_image(pixels.input_ids)

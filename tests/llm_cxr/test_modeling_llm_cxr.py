@@ -260,3 +260,53 @@ def test_vq_checkpoint_of_another_codebook_size_is_refused(vq_tokenizer, tmp_pat
     config = CXRVQTokenizerConfig.from_pretrained(tmp_path, codebook_size=64)
     with pytest.raises(RuntimeError, match="size mismatch|mismatched|ignore_mismatched_sizes"):
         CXRVQTokenizer.from_pretrained(tmp_path, config=config)
+
+
+def test_turns_with_images_give_the_same_ids_as_pixels_codes_and_codec(tiny_model):
+    model, processor = tiny_model
+    content = [{"type": "text", "text": "Report."}, {"type": "image", "image": image(0)}]
+    turns = [
+        {"role": "user", "content": content},
+        {"role": "assistant", "content": "Clear."},
+        {"role": "user", "content": [{"type": "text", "text": "Compare."}, {"type": "image", "image": image(1)}]},
+    ]
+    batch = [turns, [{"role": "user", "content": "No image."}], turns[:1]]
+    kwargs = {"tokenize": True, "return_dict": True, "return_tensors": "pt", "add_generation_prompt": True}
+    pixels = processor.apply_chat_template(batch, processor_kwargs={"padding": True}, **kwargs)
+    ids, _ = model.replace_image_placeholders(pixels.input_ids, pixels.pixel_values)
+    processor.codec = model.vq_tokenizer
+    by_codec = processor.apply_chat_template(batch, processor_kwargs={"padding": True}, **kwargs)
+    assert torch.equal(by_codec.input_ids, ids)
+    bare = [[{**m, "content": m["content"] if isinstance(m["content"], str) else [
+        {k: v for k, v in part.items() if k != "image"} for part in m["content"]]} for m in c] for c in batch]  # fmt: skip
+    codes = model.vq_tokenizer.encode(pixels.pixel_values)
+    by_codes = processor.apply_chat_template(bare, processor_kwargs={"padding": True, "image_codes": codes}, **kwargs)
+    assert torch.equal(by_codes.input_ids, ids)
+    assert torch.equal(model(**pixels).logits, model(**by_codes).logits)
+
+
+def test_an_extended_backbone_can_be_wrapped_again(any_model, vq_tokenizer, tmp_path):
+    model, processor = any_model
+    model.language_model.save_pretrained(tmp_path)
+    again, again_processor = LlmCxrForCausalLM.from_language_model(tmp_path, processor.tokenizer, vq_tokenizer)
+    assert again.config.image_token_offset == model.config.image_token_offset
+    assert again_processor.tokenizer.get_vocab() == processor.tokenizer.get_vocab()
+    inputs = pixel_inputs(processor)
+    assert torch.equal(again(**inputs).logits, model(**inputs).logits)
+
+
+def test_attention_implementation_reaches_the_backbone(tiny_model, tmp_path):
+    model, processor = tiny_model
+    model.save_pretrained(tmp_path)
+    eager = LlmCxrForCausalLM.from_pretrained(tmp_path, attn_implementation="eager")
+    assert eager.language_model.config._attn_implementation == "eager"
+    inputs = pixel_inputs(processor)
+    kept = inputs.attention_mask.bool()  # padding attends to nothing, each implementation in its own way
+    torch.testing.assert_close(eager(**inputs).logits[kept], model(**inputs).logits[kept], rtol=1e-4, atol=1e-4)
+
+
+def test_bf16_backbone_is_extended_in_bf16(llama, text_tokenizer, vq_tokenizer):
+    model, processor = LlmCxrForCausalLM.from_language_model(llama.to(torch.bfloat16), text_tokenizer, vq_tokenizer)
+    assert model.config.dtype == torch.bfloat16 and model.dtype == torch.bfloat16
+    assert model.vq_tokenizer.dtype == torch.float32
+    assert torch.isfinite(model(**pixel_inputs(processor)).logits).all()

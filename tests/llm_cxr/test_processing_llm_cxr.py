@@ -170,3 +170,53 @@ def test_the_given_tokenizer_is_left_as_it_was(text_tokenizer, vq_tokenizer):
     size, side = len(text_tokenizer), text_tokenizer.padding_side
     LlmCxrProcessor.from_tokenizer(text_tokenizer, vq_tokenizer.config)
     assert (len(text_tokenizer), text_tokenizer.padding_side) == (size, side)
+
+
+def test_spelled_placeholder_in_generated_text_is_text(tiny_model):
+    model, processor = tiny_model
+    processor.codec = model.vq_tokenizer
+    spelled = [i for piece in ("<", "image", ">") for i in processor.tokenizer(piece).input_ids]
+    assert processor.image_token_id not in spelled
+    drawn = processor(text=["<image>"], image_codes=codes(1)).input_ids[0]
+    text, image = processor.post_process_multimodal_output([spelled + drawn])[0]
+    assert text == "<image>" and image.size == (32, 32)
+
+
+def test_output_of_one_row_is_taken_as_a_list_too(tiny_model):
+    _, processor = tiny_model
+    ids = processor.tokenizer("No effusion.").input_ids + [processor.tokenizer.convert_tokens_to_ids("### End")]
+    for mode, expected in (("text", ["No effusion."]), (None, [["No effusion."]]), ("image", [[]])):
+        assert processor.post_process_multimodal_output(ids, generation_mode=mode) == expected
+    assert processor.post_process_multimodal_output(ids, skip_special_tokens=False) == [["No effusion.### End"]]
+    with pytest.raises(ValueError, match="got 'audio'"):
+        processor.post_process_multimodal_output(ids, generation_mode="audio")
+
+
+@pytest.mark.parametrize("given", [torch.zeros(16, dtype=torch.long), [0] * 16])
+def test_codes_that_are_not_in_rows_are_refused(tiny_model, given):
+    _, processor = tiny_model
+    with pytest.raises(ValueError, match=r"shape \(num_images, 16\), got int"):
+        processor(text=["<image>"], image_codes=given)
+
+
+@pytest.mark.parametrize("given", [torch.zeros(1, 16), torch.ones(1, 16, dtype=torch.bool)])
+def test_codes_of_another_kind_are_refused(tiny_model, given):
+    _, processor = tiny_model
+    with pytest.raises(ValueError, match="Codes must be integers"):
+        processor(text=["<image>"], image_codes=given)
+
+
+def test_batch_with_conversations_without_images_masks_its_responses(tiny_model):
+    _, processor = tiny_model
+    plain = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "No image."}]
+    encoded = processor.apply_chat_template(
+        [plain, CONVERSATION],
+        tokenize=True,
+        return_dict=True,
+        return_assistant_tokens_mask=True,
+        processor_kwargs={"image_codes": codes(2), "padding": True},
+    )
+    rows = zip(encoded["input_ids"], encoded["assistant_masks"])
+    first, second = ([i for i, kept in zip(ids, mask) if kept] for ids, mask in rows)
+    assert processor.tokenizer.decode(first) == "No image.\n\n### End"
+    assert processor.tokenizer.decode(second).startswith("Yes.\n\n### EndHere: <|cxr_start|>")

@@ -81,3 +81,13 @@ def test_what_is_not_an_image_is_refused_by_name(folder, tmp_path):
         pipe(str(tmp_path / "notes.txt"))
     with pytest.raises(FileNotFoundError, match="missing.png"):
         pipe("missing.png")
+
+
+def test_a_seeded_text_gets_the_same_images_in_every_batch(folder):
+    pipe = pipeline("cxr-generation", model=folder)
+    texts = ["Normal.", "Signs of viral pneumonia in an adult.", "Normal."]
+    results = [pipe(texts, seed=3, num_images=2, batch_size=size) for size in (1, 2, 3)]
+    pixels = [[[entry["image"].tobytes() for entry in images] for images in result] for result in results]
+    assert pixels[0] == pixels[1] == pixels[2]
+    assert pixels[0][0] == pixels[0][2] != pixels[0][1]
+    assert pixels[0][0][0] != pixels[0][0][1]
