@@ -29,6 +29,7 @@ from transformers_cxr.data.instructions import (
     label_report,
     question_answers,
 )
+from transformers_cxr.llm_cxr.generation_llm_cxr import IMAGE_INSTRUCTION
 from transformers_cxr.pipelines.cxr_text import REPORT_INSTRUCTION
 from transformers_cxr.training.arguments import parse_arguments
 
@@ -101,7 +102,7 @@ def count_well_formed(model: LlmCxrForCausalLM, processor: LlmCxrProcessor, text
     """Images that `generate` draws at temperature 2 with all their codes, the end of the image and no more."""
     num_codes, well_formed = processor.num_image_tokens, 0
     for batch in batches(texts, batch_size, "Drawing at temperature 2"):
-        prompts = processor.image_prompts(batch, "Draw the chest X-ray that this report describes.")
+        prompts = processor.image_prompts(batch, IMAGE_INSTRUCTION)
         inputs = processor(text=prompts, return_tensors="pt", padding=True).to(model.device)
         output = model.generate(
             **inputs, do_sample=True, temperature=2.0, top_k=0, max_new_tokens=num_codes + 8, generation_mode="text"
