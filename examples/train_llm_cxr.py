@@ -30,7 +30,7 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint
 
-from transformers_cxr import CXRVQTokenizer, LlmCxrForCausalLM, LlmCxrImageProcessor
+from transformers_cxr import CXRVQTokenizer, LlmCxrForCausalLM, LlmCxrImageProcessor, LlmCxrProcessor
 from transformers_cxr.data.image_folder import Study, read_image_folder
 from transformers_cxr.data.instructions import image_conversation, report_conversation, vqa_conversation
 from transformers_cxr.training.arguments import parse_arguments
@@ -40,10 +40,16 @@ from transformers_cxr.training.instructions import InstructionCollator, Instruct
 @dataclass
 class ScriptArguments:
     data_dir: str = field(metadata={"help": "imagefolder with a metadata.csv"})
-    vq_tokenizer: str = field(metadata={"help": "folder of a CXRVQTokenizer and its image processor"})
+    vq_tokenizer: str = field(default="", metadata={"help": "folder of a CXRVQTokenizer and its image processor"})
     model: dict = field(default_factory=dict, metadata={"help": "fields of LlamaConfig"})
+    initial_model: str = field(
+        default="", metadata={"help": "LLM-CXR checkpoint to start from, in place of `vq_tokenizer` and `model`"}
+    )
     text_vocab_size: int = field(default=1024, metadata={"help": "largest size of the text vocabulary"})
     source_weights: dict = field(default_factory=dict, metadata={"help": "how often studies of a source are drawn"})
+    balanced: bool = field(
+        default=False, metadata={"help": "draw normal and abnormal studies of a source equally often"}
+    )
     drawing_ratio: float = field(default=0.4, metadata={"help": "share of the examples that draw"})
     num_questions: int = field(default=2, metadata={"help": "questions of a reading example beside the report"})
 
@@ -94,19 +100,32 @@ def encode_images(
     return codes
 
 
+def new_model(args: ScriptArguments, studies: list[Study], seed: int) -> tuple[LlmCxrForCausalLM, LlmCxrProcessor]:
+    """A random Llama around the image tokenizer, with a text tokenizer of its own."""
+    tokenizer = train_text_tokenizer(studies, args.text_vocab_size, seed)
+    backbone = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **args.model))
+    vq_tokenizer = CXRVQTokenizer.from_pretrained(args.vq_tokenizer)
+    model, processor = LlmCxrForCausalLM.from_language_model(backbone, tokenizer, vq_tokenizer)
+    processor.image_processor = LlmCxrImageProcessor.from_pretrained(args.vq_tokenizer)
+    model.generation_config.max_new_tokens = 512
+    return model, processor
+
+
 def main(args: ScriptArguments, training_args: TrainingArguments):
     set_seed(training_args.seed)
     studies = read_image_folder(args.data_dir, "train")
-    vq_tokenizer = CXRVQTokenizer.from_pretrained(args.vq_tokenizer).eval().requires_grad_(False)
-    image_processor = LlmCxrImageProcessor.from_pretrained(args.vq_tokenizer)
     output_dir = Path(training_args.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    codes = encode_images(vq_tokenizer, image_processor, studies, output_dir / "codes.npy")
+    if args.initial_model:
+        model = LlmCxrForCausalLM.from_pretrained(args.initial_model)
+        processor = LlmCxrProcessor.from_pretrained(args.initial_model)
+    elif not args.vq_tokenizer:
+        raise ValueError("Give `--vq_tokenizer` to train a new model, or `--initial_model` to go on from a checkpoint.")
+    else:
+        model, processor = new_model(args, studies, training_args.seed)
+    model.vq_tokenizer.eval().requires_grad_(False)
+    codes = encode_images(model.vq_tokenizer, processor.image_processor, studies, output_dir / "codes.npy")
 
-    tokenizer = train_text_tokenizer(studies, args.text_vocab_size, training_args.seed)
-    backbone = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **args.model))
-    model, processor = LlmCxrForCausalLM.from_language_model(backbone, tokenizer, vq_tokenizer)
-    model.generation_config.max_new_tokens = 512
     size = training_args.max_steps * training_args.train_batch_size * training_args.gradient_accumulation_steps
     dataset = InstructionDataset(
         studies,
@@ -116,6 +135,7 @@ def main(args: ScriptArguments, training_args: TrainingArguments):
         drawing_ratio=args.drawing_ratio,
         num_questions=args.num_questions,
         source_weights=args.source_weights,
+        balanced=args.balanced,
         seed=training_args.seed,
     )
     trainer = Trainer(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -36,6 +37,8 @@ class InstructionDataset(Dataset):
             Share of the drawing examples whose report is left out, for classifier-free guidance (arXiv 2207.12598).
         source_weights (`dict[str, float]`, *optional*):
             How often studies of a source are drawn, 1.0 for those not named.
+        balanced (`bool`, *optional*, defaults to `False`):
+            Draw the normal and the abnormal studies of a source equally often.
         seed (`int`, *optional*, defaults to `0`):
             Seed of everything that is drawn.
     """
@@ -50,6 +53,7 @@ class InstructionDataset(Dataset):
         num_questions: int = 2,
         empty_prompt_ratio: float = 0.1,
         source_weights: dict[str, float] | None = None,
+        balanced: bool = False,
         seed: int = 0,
     ):
         if len(studies) != len(codes):
@@ -61,7 +65,17 @@ class InstructionDataset(Dataset):
         self.drawing_ratio = drawing_ratio
         self.num_questions = num_questions
         self.empty_prompt_ratio = empty_prompt_ratio
-        self.cumulative_weights = np.cumsum([(source_weights or {}).get(s.source, 1.0) for s in studies]).tolist()
+        weights = [(source_weights or {}).get(study.source, 1.0) for study in studies]
+        if balanced:
+            groups = [(study.source, study.findings == ("No Finding",)) for study in studies]
+            sizes = Counter(groups)
+            studies_of = Counter(study.source for study in studies)
+            groups_of = Counter(source for source, _ in sizes)
+            weights = [
+                weight * studies_of[source] / groups_of[source] / sizes[source, normal]
+                for weight, (source, normal) in zip(weights, groups)
+            ]
+        self.cumulative_weights = np.cumsum(weights).tolist()
         self.seed = seed
 
     def __len__(self) -> int:
