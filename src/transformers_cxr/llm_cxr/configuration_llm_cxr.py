@@ -112,6 +112,11 @@ class LlmCxrConfig(PreTrainedConfig):
         Id that ends an image.
     image_token_offset (`int`, *optional*, defaults to 50284):
         Id of code 0; code `c` has the id `image_token_offset + c`.
+    text_image_markers (`bool`, *optional*, defaults to `False`):
+        `True` is the layout of the released LLM-CXR: the tokens that begin and end an image are ordinary text tokens, `<`
+        and `>`, that also occur in text. A code may then follow any begin-of-image token, but need not. There the codes are
+        the last rows of the vocabulary, and the placeholder is the id after them: it has no embedding, as the model
+        replaces it before the backbone sees it.
     """
 
     model_type = "llm_cxr"
@@ -127,6 +132,7 @@ class LlmCxrConfig(PreTrainedConfig):
     boi_token_id: int = 50282
     eoi_token_id: int = 50283
     image_token_offset: int = 50284
+    text_image_markers: bool = False
     # The backbone ties its own head; the wrapper has none.
     tie_word_embeddings: bool = False
 

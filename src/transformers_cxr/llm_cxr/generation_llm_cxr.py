@@ -32,7 +32,8 @@ class ImageGrammarLogitsProcessor(LogitsProcessor):
     """
     Allows only well-formed interleaved output: after the begin-of-image token exactly `num_image_tokens` codes, then the
     end-of-image token; no code and no end-of-image token in text. An image that would not fit before `max_length` is not
-    begun.
+    begun. Where begin and end are ordinary text tokens (`config.text_image_markers`), both are allowed in text, a code is
+    allowed in text right after a begin-of-image token, and the first code is what begins the image.
 
     It looks only at the ids so far, so it holds for every row on its own: batches, beams and caches of any kind work.
 
@@ -57,17 +58,24 @@ class ImageGrammarLogitsProcessor(LogitsProcessor):
 
         tail = input_ids[:, -length:]
         run = ((tail >= offset) & (tail < end)).flip(-1).long().cumprod(-1).sum(-1, keepdim=True)
-        in_image = (input_ids[:, -1:] == config.boi_token_id) | ((run > 0) & (run < length))
+        after_boi = input_ids[:, -1:] == config.boi_token_id
         # A full run of codes is closed by the end-of-image token.
-        image_full = run == length
+        image_begun, image_full = (run > 0) & (run < length), run == length
 
         ids = torch.arange(scores.shape[-1], device=scores.device)
         is_code = (ids >= offset) & (ids < end)
-        is_text = ~is_code & (ids != config.eoi_token_id) & (ids != config.image_token_id)
-        fits = self.max_length is None or input_ids.shape[1] + length + 2 <= self.max_length
-        if not (self.allow_images and fits):
-            is_text &= ids != config.boi_token_id
-        allowed = torch.where(in_image, is_code, torch.where(image_full, ids == config.eoi_token_id, is_text))
+        is_text = ~is_code & (ids != config.image_token_id)
+        if config.text_image_markers:
+            fits = self.max_length is None or input_ids.shape[1] + length + 1 <= self.max_length
+            if self.allow_images and fits:
+                is_text = is_text | (is_code & after_boi)
+        else:
+            image_begun |= after_boi
+            is_text &= ids != config.eoi_token_id
+            fits = self.max_length is None or input_ids.shape[1] + length + 2 <= self.max_length
+            if not (self.allow_images and fits):
+                is_text &= ids != config.boi_token_id
+        allowed = torch.where(image_begun, is_code, torch.where(image_full, ids == config.eoi_token_id, is_text))
         return scores.masked_fill(~allowed, -torch.inf)
 
 

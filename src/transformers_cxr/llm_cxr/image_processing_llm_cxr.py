@@ -13,7 +13,8 @@ import torch
 from huggingface_hub.utils import get_session
 from PIL.PngImagePlugin import PngInfo
 from transformers.image_processing_backends import PilBackend
-from transformers.image_utils import ChannelDimension, PILImageResampling, infer_channel_dimension_format
+from transformers.image_processing_utils import BatchFeature
+from transformers.image_utils import ChannelDimension, PILImageResampling, SizeDict, infer_channel_dimension_format
 from transformers.processing_utils import ImagesKwargs, Unpack
 
 MIN_SIDE = 16
@@ -80,6 +81,15 @@ def _to_uint8(array: np.ndarray) -> np.ndarray:
     return values.round().astype(np.uint8)
 
 
+class LlmCxrImagesKwargs(ImagesKwargs, total=False):
+    """
+    round_to_nearest (`bool`, *optional*, defaults to `False`):
+        Round the longer side and the place of the crop to the nearest pixel and not down.
+    """
+
+    round_to_nearest: bool
+
+
 class LlmCxrImageProcessor(PilBackend):
     r"""
     Prepares chest X-rays for [`CXRVQTokenizer`]: shorter side to 256 pixels (Lanczos, up or down), centre crop, pixels in
@@ -90,7 +100,12 @@ class LlmCxrImageProcessor(PilBackend):
 
     do_convert_rgb (`bool`, *optional*, defaults to `True`):
         `True` gives three channels; `False` gives one, grey.
+    round_to_nearest (`bool`, *optional*, defaults to `False`):
+        `True` rounds the longer side and the place of the crop to the nearest pixel, as the released LLM-CXR does;
+        `False` rounds down, as Transformers does. They differ by at most one pixel.
     """
+
+    valid_kwargs = LlmCxrImagesKwargs
 
     resample = PILImageResampling.LANCZOS
     size = {"shortest_edge": 256}
@@ -104,8 +119,9 @@ class LlmCxrImageProcessor(PilBackend):
     image_mean = 1.0
     image_std = 1.0
     do_convert_rgb = True
+    round_to_nearest = False
 
-    def __init__(self, **kwargs: Unpack[ImagesKwargs]):
+    def __init__(self, **kwargs: Unpack[LlmCxrImagesKwargs]):
         super().__init__(**kwargs)
 
     def fetch_images(self, images):
@@ -174,6 +190,26 @@ class LlmCxrImageProcessor(PilBackend):
             if array.shape[-1] == 1:
                 array = array[..., 0]
         return PIL.Image.fromarray(np.ascontiguousarray(array))
+
+    def _preprocess(
+        self, images, do_resize, size, resample, do_center_crop, crop_size, round_to_nearest, **kwargs
+    ) -> BatchFeature:
+        if round_to_nearest and do_resize:
+            images = [self._resize_to_nearest(image, size.shortest_edge, resample) for image in images]
+            do_resize = False
+        if round_to_nearest and do_center_crop:
+            images = [self._crop_at_nearest(image, crop_size) for image in images]
+            do_center_crop = False
+        return super()._preprocess(images, do_resize, size, resample, do_center_crop, crop_size, **kwargs)
+
+    def _resize_to_nearest(self, image: np.ndarray, shortest_edge: int, resample) -> np.ndarray:
+        scale = shortest_edge / min(image.shape[-2:])
+        height, width = (round(scale * side) for side in image.shape[-2:])
+        return self.resize(image, SizeDict(height=height, width=width), resample=resample)
+
+    def _crop_at_nearest(self, image: np.ndarray, size: SizeDict) -> np.ndarray:
+        top, left = round((image.shape[-2] - size.height) / 2), round((image.shape[-1] - size.width) / 2)
+        return image[:, top : top + size.height, left : left + size.width]
 
     def postprocess(self, pixel_values: torch.FloatTensor) -> list[PIL.Image.Image]:
         """

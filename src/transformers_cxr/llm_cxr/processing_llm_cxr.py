@@ -19,6 +19,8 @@ from .modeling_cxr_vq_tokenizer import CXRVQTokenizer
 IMAGE_TOKEN = "<image>"
 BOI_TOKEN = "<|cxr_start|>"
 EOI_TOKEN = "<|cxr_end|>"
+# What begins and ends an image in the released LLM-CXR: two tokens of its text.
+TEXT_MARKERS = ["<", ">"]
 # The three tokens that dolly adds to GPT-NeoX's tokenizer for its instruction format.
 INSTRUCTION_TOKEN = "### Instruction:"
 RESPONSE_TOKEN = "### Response:\n"
@@ -101,6 +103,10 @@ class LlmCxrProcessor(ProcessorMixin):
             Number of codes there are.
         chat_template (`str`, *optional*):
             Jinja template of conversations.
+        text_image_markers (`bool`, *optional*, defaults to `False`):
+            `True` is the layout of the released LLM-CXR: an image begins with the text token `<` and ends with `>`. In
+            texts these two are still written `<|cxr_start|>` and `<|cxr_end|>`, so that a tokenizer can merge neither with
+            the characters beside it; their own ids are exchanged for those of `<` and `>` before `input_ids` are returned.
     """
 
     text_kwargs = {"padding": False, "return_token_type_ids": False}
@@ -112,23 +118,27 @@ class LlmCxrProcessor(ProcessorMixin):
         num_image_tokens: int = 256,
         codebook_size: int = 1024,
         chat_template: str | None = None,
+        text_image_markers: bool = False,
     ):
         self.num_image_tokens = num_image_tokens
         self.codebook_size = codebook_size
+        self.text_image_markers = text_image_markers
         self.image_token = IMAGE_TOKEN
         self.boi_token = BOI_TOKEN
         self.eoi_token = EOI_TOKEN
         self._codec = None
         vocabulary = tokenizer.get_vocab()
         expected = [IMAGE_TOKEN, BOI_TOKEN, EOI_TOKEN, code_token(0), code_token(codebook_size - 1)]
+        expected += TEXT_MARKERS if text_image_markers else []
         if missing := [token for token in expected if token not in vocabulary]:
             raise ValueError(
                 f"The tokenizer lacks the tokens {missing}. `LlmCxrProcessor.from_tokenizer` adds them to a text "
                 "tokenizer."
             )
         self.image_token_id = vocabulary[IMAGE_TOKEN]
-        self.boi_token_id = vocabulary[BOI_TOKEN]
-        self.eoi_token_id = vocabulary[EOI_TOKEN]
+        self.boi_token_id, self.eoi_token_id = (
+            vocabulary[token] for token in (TEXT_MARKERS if text_image_markers else (BOI_TOKEN, EOI_TOKEN))
+        )
         self.image_token_offset = vocabulary[code_token(0)]
         # Generation continues at the right end. The tokenizer's files do not keep this setting.
         tokenizer.padding_side = "left"
@@ -136,7 +146,11 @@ class LlmCxrProcessor(ProcessorMixin):
 
     @classmethod
     def from_tokenizer(
-        cls, tokenizer: PreTrainedTokenizerBase, vq_config: CXRVQTokenizerConfig, chat_template: str = CHAT_TEMPLATE
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        vq_config: CXRVQTokenizerConfig,
+        chat_template: str = CHAT_TEMPLATE,
+        text_image_markers: bool = False,
     ) -> LlmCxrProcessor:
         """
         Builds a processor from a text tokenizer: a copy of it gets dolly's instruction tokens, the image tokens and the
@@ -149,10 +163,16 @@ class LlmCxrProcessor(ProcessorMixin):
                 Gives the size of images and of the codebook.
             chat_template (`str`, *optional*):
                 Jinja template; dolly's instruction format by default.
+            text_image_markers (`bool`, *optional*, defaults to `False`):
+                The layout of the released LLM-CXR: the codes come right after the text tokens, and the image tokens last,
+                beyond the vocabulary of the model, which never sees them. Its pixels are rounded as there, too
+                (`round_to_nearest` of [`LlmCxrImageProcessor`]).
         """
         tokenizer = copy.deepcopy(tokenizer)
-        tokens = [INSTRUCTION_TOKEN, RESPONSE_TOKEN, END_TOKEN, IMAGE_TOKEN, BOI_TOKEN, EOI_TOKEN]
-        tokens += [code_token(code) for code in range(vq_config.codebook_size)]
+        image_tokens = [IMAGE_TOKEN, BOI_TOKEN, EOI_TOKEN]
+        code_tokens = [code_token(code) for code in range(vq_config.codebook_size)]
+        tokens = [INSTRUCTION_TOKEN, RESPONSE_TOKEN, END_TOKEN]
+        tokens += code_tokens + image_tokens if text_image_markers else image_tokens + code_tokens
         tokenizer.add_tokens(
             [AddedToken(token, special=True, normalized=False) for token in tokens], special_tokens=True
         )
@@ -162,6 +182,7 @@ class LlmCxrProcessor(ProcessorMixin):
             size={"shortest_edge": vq_config.image_size},
             crop_size={"height": vq_config.image_size, "width": vq_config.image_size},
             do_convert_rgb=vq_config.in_channels == 3,
+            round_to_nearest=text_image_markers,
         )
         return cls(
             image_processor,
@@ -169,6 +190,7 @@ class LlmCxrProcessor(ProcessorMixin):
             num_image_tokens=vq_config.num_image_tokens,
             codebook_size=vq_config.codebook_size,
             chat_template=chat_template,
+            text_image_markers=text_image_markers,
         )
 
     @property
@@ -227,7 +249,20 @@ class LlmCxrProcessor(ProcessorMixin):
             if images is not None:
                 raise ValueError("Give `images` or `image_codes`, not both.")
             images = _ImageCodes(self._checked_codes(image_codes))
-        return super().__call__(images=images, text=text, **kwargs)
+        outputs = super().__call__(images=images, text=text, **kwargs)
+        if self.text_image_markers and text is not None:
+            outputs["input_ids"] = self._with_text_markers(outputs["input_ids"])
+        return outputs
+
+    def _with_text_markers(self, input_ids):
+        """Ids (lists, arrays or tensors) with those of `<` and `>` in place of `<|cxr_start|>` and `<|cxr_end|>`."""
+        spelled = self.tokenizer.convert_tokens_to_ids([BOI_TOKEN, EOI_TOKEN])
+        exchanged = dict(zip(spelled, [self.boi_token_id, self.eoi_token_id]))
+        if isinstance(input_ids, list):
+            return [self._with_text_markers(i) if isinstance(i, list) else exchanged.get(i, i) for i in input_ids]
+        for spelled_id, token_id in exchanged.items():
+            input_ids[input_ids == spelled_id] = token_id
+        return input_ids
 
     def _checked_codes(self, image_codes) -> list[list[int]]:
         rows = image_codes.tolist() if hasattr(image_codes, "tolist") else list(image_codes)
@@ -330,7 +365,7 @@ class LlmCxrProcessor(ProcessorMixin):
         ids = token_ids.tolist() if hasattr(token_ids, "tolist") else list(token_ids)
         texts, images, position = [[]], [], 0
         while position < len(ids):
-            if ids[position] != self.boi_token_id:
+            if not self._begins_image(ids, position):
                 texts[-1].append(ids[position])
                 position += 1
                 continue
@@ -347,6 +382,13 @@ class LlmCxrProcessor(ProcessorMixin):
             if position < len(ids) and ids[position] == self.eoi_token_id:
                 position += 1
         return texts, images
+
+    def _begins_image(self, ids: list[int], position: int) -> bool:
+        if ids[position] != self.boi_token_id:
+            return False
+        # A `<` is text unless a code follows.
+        following = ids[position + 1] - self.image_token_offset if position + 1 < len(ids) else -1
+        return not self.text_image_markers or 0 <= following < self.codebook_size
 
     def post_process_multimodal_output(
         self, generated_outputs, skip_special_tokens=True, generation_mode=None, **kwargs
@@ -370,6 +412,9 @@ class LlmCxrProcessor(ProcessorMixin):
             raise ValueError(f"`generation_mode` must be None, 'text' or 'image', got {generation_mode!r}.")
         rows = [generated_outputs] if np.ndim(generated_outputs[0]) == 0 else generated_outputs
         if generation_mode == "text":
+            if self.text_image_markers:
+                # The codes and the image tokens are special tokens; these markers are not, and belong to no text.
+                rows = [[i for text in self._split_ids(row)[0] for i in text] for row in rows]
             return self.tokenizer.batch_decode(rows, skip_special_tokens=skip_special_tokens, **kwargs)
         outputs = []
         for row in rows:

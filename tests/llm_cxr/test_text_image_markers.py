@@ -1,0 +1,241 @@
+"""The token layout of the released LLM-CXR, where `<` and `>`, two text tokens, begin and end an image."""
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from transformers import LlamaConfig
+
+from transformers_cxr import (
+    ImageGrammarLogitsProcessor,
+    LlmCxrConfig,
+    LlmCxrForCausalLM,
+    LlmCxrProcessor,
+)
+
+NUM_CODES, CODEBOOK_SIZE = 16, 32
+
+
+def codes(count, seed=0):
+    return np.random.default_rng(seed).integers(0, CODEBOOK_SIZE, (count, NUM_CODES))
+
+
+@pytest.fixture
+def marker_model(text_tokenizer, vq_tokenizer):
+    """Model and processor on a Llama whose vocabulary ends with the codes."""
+    processor = LlmCxrProcessor.from_tokenizer(text_tokenizer, vq_tokenizer.config, text_image_markers=True)
+    torch.manual_seed(1)
+    text_config = LlamaConfig(
+        vocab_size=processor.image_token_offset + CODEBOOK_SIZE,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=256,
+        initializer_range=0.3,
+    )
+    config = LlmCxrConfig(
+        text_config=text_config,
+        vq_config=vq_tokenizer.config,
+        image_token_id=processor.image_token_id,
+        boi_token_id=processor.boi_token_id,
+        eoi_token_id=processor.eoi_token_id,
+        image_token_offset=processor.image_token_offset,
+        text_image_markers=True,
+    )
+    model = LlmCxrForCausalLM(config).eval()
+    model.vq_tokenizer = vq_tokenizer
+    return model, processor
+
+
+def test_codes_follow_the_text_tokens_and_the_placeholder_lies_beyond_the_vocabulary(marker_model, text_tokenizer):
+    model, processor = marker_model
+    assert processor.image_token_offset == len(text_tokenizer) + 3  # dolly's three tokens
+    assert processor.image_token_id == model.config.text_config.vocab_size
+    vocabulary = text_tokenizer.get_vocab()
+    assert (processor.boi_token_id, processor.eoi_token_id) == (vocabulary["<"], vocabulary[">"])
+
+
+@pytest.mark.parametrize(
+    "text", ["<image>", "a <image> b", "<image><image>", '"<image>".', "x <y <image>\n\nz > <image>"]
+)
+def test_ids_to_text_and_codes_and_back_whatever_stands_beside_an_image(marker_model, text):
+    _, processor = marker_model
+    given = codes(text.count("<image>"))
+    ids = processor(text=[text], image_codes=given, return_tensors="pt").input_ids
+    back_text, back_codes = processor.split_interleaved(ids[0])
+    assert back_text == text and back_codes == given.tolist()
+    assert ids.max() < processor.image_token_id
+    for kind in (None, "np"):
+        assert np.array_equal(processor(text=[text], image_codes=given, return_tensors=kind)["input_ids"][0], ids[0])
+
+
+def test_pixels_codec_and_codes_give_the_same_ids(marker_model):
+    model, processor = marker_model
+    image = np.arange(1024, dtype=np.uint8).reshape(32, 32)
+    inputs = processor(text=["Draw <image> again."], images=[image], return_tensors="pt")
+    placed, _ = model.replace_image_placeholders(inputs.input_ids, inputs.pixel_values)
+    given = model.vq_tokenizer.encode(inputs.pixel_values)
+    assert torch.equal(
+        placed, processor(text=["Draw <image> again."], image_codes=given, return_tensors="pt").input_ids
+    )
+    processor.codec = model.vq_tokenizer
+    assert torch.equal(placed, processor(text=["Draw <image> again."], images=[image], return_tensors="pt").input_ids)
+    labels = model(**inputs, labels=inputs.input_ids)
+    assert torch.isfinite(labels.loss)
+
+
+def test_assistant_mask_covers_the_image_of_a_response(marker_model):
+    _, processor = marker_model
+    conversation = [
+        {"role": "user", "content": [{"type": "text", "text": "Draw it."}, {"type": "text", "text": "Pneumonia."}]},
+        {"role": "assistant", "content": [{"type": "image"}]},
+    ]
+    encoded = processor.apply_chat_template(
+        [conversation],
+        tokenize=True,
+        return_dict=True,
+        return_assistant_tokens_mask=True,
+        processor_kwargs={"image_codes": codes(1)},
+    )
+    response = [i for i, kept in zip(encoded["input_ids"][0], encoded["assistant_masks"][0]) if kept]
+    drawn = (codes(1)[0] + processor.image_token_offset).tolist()
+    assert response[: NUM_CODES + 2] == [processor.boi_token_id, *drawn, processor.eoi_token_id]
+
+
+def test_markers_without_codes_are_text(marker_model):
+    model, processor = marker_model
+    processor.codec = model.vq_tokenizer
+    ids = processor(text=["x < 5 <image> and > 3 <"], image_codes=codes(1)).input_ids[0]
+    ids += processor.tokenizer("<").input_ids
+    text, image, after = processor.post_process_multimodal_output([ids])[0]
+    assert (text, after) == ("x < 5 ", " and > 3 <<") and isinstance(image, PIL.Image.Image)
+    # The markers of an image belong to no text.
+    assert processor.post_process_multimodal_output([ids], generation_mode="text") == ["x < 5  and > 3 <<"]
+
+
+def test_broken_image_in_ids_is_refused(marker_model):
+    _, processor = marker_model
+    ids = processor(text=["a <image>"], image_codes=codes(1)).input_ids[0]
+    with pytest.raises(ValueError, match=r"Expected 16 codes for an image, got 12 \(image 1 of the sequence\)"):
+        processor.split_interleaved(ids[:-5])
+
+
+def allowed_by_definition(row, config, vocabulary, fits, allow_images):
+    """The ids that may follow a row, read from the left token by token."""
+    all_codes = set(range(config.image_token_offset, config.image_token_offset + CODEBOOK_SIZE))
+    run, after_boi = 0, False
+    for token in row:
+        run = run + 1 if token in all_codes else 0
+        after_boi = token == config.boi_token_id
+    if 0 < run < NUM_CODES:
+        return all_codes
+    if run >= NUM_CODES:
+        return {config.eoi_token_id}
+    text = set(range(vocabulary)) - all_codes
+    return text | all_codes if after_boi and fits and allow_images else text
+
+
+@pytest.mark.parametrize("allow_images", [True, False])
+def test_grammar_equals_its_definition_on_random_batches(marker_model, allow_images):
+    config = marker_model[0].config
+    vocabulary = config.text_config.vocab_size
+    generator = torch.Generator().manual_seed(0)
+    for trial in range(60):
+        length = int(torch.randint(1, 40, (), generator=generator))
+        ids = torch.randint(0, vocabulary, (6, length), generator=generator)
+        # Mostly codes, so that runs of all lengths occur; and rows that end with `<`.
+        random_codes = torch.randint(config.image_token_offset, vocabulary, ids.shape, generator=generator)
+        ids = torch.where(torch.rand(ids.shape, generator=generator) < trial / 60, random_codes, ids)
+        ids[:2, -1] = config.boi_token_id
+        max_length = length + NUM_CODES + 1 - trial % 2
+        grammar = ImageGrammarLogitsProcessor(config, max_length=max_length, allow_images=allow_images)
+        scores = grammar(ids, torch.zeros(6, vocabulary))
+        for row, row_scores in zip(ids.tolist(), scores):
+            expected = allowed_by_definition(row, config, vocabulary, trial % 2 == 0, allow_images)
+            assert set(torch.isfinite(row_scores).nonzero().flatten().tolist()) == expected
+
+
+def assert_well_formed(row, config):
+    position, images = 0, 0
+    is_code = [config.image_token_offset <= token < config.image_token_offset + CODEBOOK_SIZE for token in row]
+    while position < len(row):
+        if is_code[position]:
+            assert row[position - 1] == config.boi_token_id
+            assert all(is_code[position : position + NUM_CODES])
+            assert row[position + NUM_CODES] == config.eoi_token_id
+            position, images = position + NUM_CODES, images + 1
+        position += 1
+    return images
+
+
+def with_bias(model, token_ids, value):
+    """Makes tokens likelier, by a bias of the head."""
+    head = model.get_output_embeddings()
+    head.bias = torch.nn.Parameter(torch.zeros(head.out_features), requires_grad=False)
+    head.bias[token_ids] = value
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [{"do_sample": True, "temperature": 2.0, "top_k": 0}, {"do_sample": True, "temperature": 3.0, "top_p": 0.9}],
+    ids=str,
+)
+def test_grammar_closes_every_image_and_allows_none_elsewhere(marker_model, kwargs):
+    model, processor = marker_model
+    with_bias(model, model.config.boi_token_id, 12.0)
+    prompts = processor.image_prompts(["Normal.", "Signs of viral pneumonia, a longer one."] * 8, "Draw.")
+    inputs = processor(text=prompts, return_tensors="pt", padding=True)
+    torch.manual_seed(0)
+    output = model.generate(**inputs, max_new_tokens=80, eos_token_id=-1, **kwargs)
+    start = inputs.input_ids.shape[1] - 1
+    images = [assert_well_formed(row, model.config) for row in output[:, start:].tolist()]
+    assert sum(images) > 0
+    boi = (output[:, start:] == model.config.boi_token_id).sum()
+    assert boi > sum(images), "no `<` was text: the test would not see a grammar that forces an image after each"
+    for row in output:
+        processor.split_interleaved(row)
+
+
+def test_text_mode_writes_markers_and_no_codes(marker_model):
+    model, processor = marker_model
+    with_bias(
+        model,
+        [model.config.boi_token_id, *range(model.config.image_token_offset, model.config.text_config.vocab_size)],
+        50.0,
+    )
+    inputs = processor(text=["Text:"], return_tensors="pt")
+    output = model.generate(**inputs, generation_mode="text", max_new_tokens=20, do_sample=False, eos_token_id=-1)
+    assert set(output[0, inputs.input_ids.shape[1] :].tolist()) == {model.config.boi_token_id}
+
+
+def test_generate_image_gives_the_codes_of_plain_generate_under_greedy(marker_model):
+    model, processor = marker_model
+    with_bias(model, slice(model.config.image_token_offset, None), 100.0)
+    inputs = processor(text=processor.image_prompts(["Normal."], "Draw."), return_tensors="pt")
+    assert inputs.input_ids[0, -1] == model.config.boi_token_id
+    drawn = model.generate_image(**inputs, do_sample=False).codes
+    plain = model.generate(**inputs, do_sample=False, max_new_tokens=NUM_CODES + 1)
+    assert torch.equal(drawn + model.config.image_token_offset, plain[:, -NUM_CODES - 1 : -1])
+    assert plain[0, -1] == model.config.eoi_token_id
+    without_boi = model.generate_image(inputs.input_ids[:, :-1], do_sample=False).codes
+    assert torch.equal(without_boi, drawn)
+
+
+def test_save_and_load_keep_the_layout(marker_model, tmp_path):
+    model, processor = marker_model
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    loaded, loaded_processor = LlmCxrForCausalLM.from_pretrained(tmp_path), LlmCxrProcessor.from_pretrained(tmp_path)
+    loaded.check_processor(loaded_processor)
+    assert loaded.config.text_image_markers and loaded_processor.text_image_markers
+    assert loaded_processor.image_processor.round_to_nearest
+    given = {"text": ["a <image>"], "image_codes": codes(1)}
+    assert loaded_processor(**given)["input_ids"] == processor(**given)["input_ids"]
+
+
+def test_processor_of_the_other_layout_is_refused(marker_model, text_tokenizer, vq_tokenizer):
+    model, _ = marker_model
+    with pytest.raises(ValueError, match="does not belong to this model"):
+        model.check_processor(LlmCxrProcessor.from_tokenizer(text_tokenizer, vq_tokenizer.config))
