@@ -28,5 +28,5 @@ $(VENV)/installed: setup.py constraints.txt
 
 $(VENV)/installed-for-tests: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) --editable ".[test,train]"
+	$(INSTALL) --editable ".[evaluate,test,train]"
 	touch $(VENV)/installed $@

@@ -14,14 +14,27 @@ INSTALL_REQUIRES = [
     "huggingface-hub>=1.32",
     "numpy>=1.26",
     "pillow>=10.0.1",
+    "pyarrow>=24",
+    "pyyaml>=5.1",
     "safetensors>=0.8",
     "tokenizers>=0.23.1",
     "torch>=2.6",
     "transformers>=5.23",
+    "typer>=0.16",
 ]
 EXTRAS_REQUIRE = {
-    "train": ["pyyaml>=5.1", "tqdm>=4.60"],
-    "test": ["datasets>=5.2", "peft>=0.21", "pytest>=9", "ruff>=0.17", "torchvision>=0.21"],
+    "train": ["lpips>=0.1.4", "tensorboard>=2.21", "tqdm>=4.66.3"],
+    "evaluate": ["torchmetrics>=1.9", "tqdm>=4.66.3"],
+    "clinical": ["torchxrayvision>=1.5"],
+    "test": [
+        "datasets>=5.2",
+        "einops>=0.8",  # taming-transformers needs it and does not say so
+        "peft>=0.21",
+        "pytest>=9",
+        "ruff>=0.17",
+        "taming-transformers-rom1504>=0.0.6",
+        "torchvision>=0.21",
+    ],
 }
 
 setup(
@@ -40,6 +53,7 @@ setup(
     package_data={"transformers_cxr": ["checkpoints/**"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
+    entry_points={"console_scripts": ["transformers-cxr = transformers_cxr.commands.main:main"]},
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Science/Research",

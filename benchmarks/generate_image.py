@@ -3,8 +3,11 @@ Drawing chest X-rays: the image loop against plain `generate` and against resamp
 
     python benchmarks/generate_image.py
     python benchmarks/generate_image.py --models embedded --num_images 1 8 --repeats 5 --output image.json
+    python benchmarks/generate_image.py --models official --official_size pythia-410m
 
-Models: `embedded` is the checkpoint of the package, `random` a Llama of the shape of SmolLM2-135M with random weights.
+Models: `embedded` is the checkpoint of the package, `random` a Llama of the shape of SmolLM2-135M with random weights,
+`official` a GPT-NeoX with random weights and the VQ-GAN, vocabulary and token layout of the released LLM-CXR. The converted
+release itself is measured with `--models embedded --checkpoint FOLDER`.
 
 Methods, all at temperature 1 and top-p 0.92, each ending in pixels:
 
@@ -12,11 +15,14 @@ Methods, all at temperature 1 and top-p 0.92, each ending in pixels:
 - `generate`: `model.generate` under the image grammar, all images in one batch.
 - `resampling`: `generate` without the grammar, one image at a time, drawn anew until exactly as many codes came out as
   an image has: how the released code of LLM-CXR (arXiv 2305.11490) draws. A random model practically never gets there;
-  for it the time of one attempt is reported.
+  for it one attempt an image is made, and its time reported. In the token layout of the release the model also writes
+  what begins and ends an image, and an attempt ends when a whole image could have come out; the release goes on for up to
+  512 tokens, so that its failed attempts take longer than these.
 
 A process for each method loads the model and draws once to warm up, while its memory is watched; then the methods take
 turns for `--repeats` rounds. The table gives medians. "Time / generate" is the seconds an image of a method over those
-of `generate`; "peak memory" what drawing needs above the loaded model.
+of `generate`; "peak memory" what drawing needs above the loaded model; "whole images" how many came out of how many
+attempts, all rounds together.
 """
 
 import argparse
@@ -31,17 +37,24 @@ from multiprocessing.connection import Connection
 import psutil
 import torch
 import transformers
-from transformers import AutoProcessor, GenerationMixin, LlamaConfig
+from transformers import AutoProcessor, GenerationMixin, GPTNeoXConfig, LlamaConfig
 from transformers.utils import logging
 
 import transformers_cxr
-from transformers_cxr import LlmCxrConfig, LlmCxrForCausalLM
+from transformers_cxr import CXRVQTokenizerConfig, LlmCxrConfig, LlmCxrForCausalLM
 from transformers_cxr.llm_cxr.generation_llm_cxr import IMAGE_INSTRUCTION
 
 TEXT = (
     "FINDINGS: This is a chest X-ray of a child, AP view. The X-ray shows no sign of pneumonia.\n"
     "IMPRESSION: Normal chest X-ray."
 )
+# Hidden size, layers and attention heads. LLM-CXR is a dolly-v2-3b.
+OFFICIAL_SIZES = {
+    "pythia-14m": (128, 6, 4),
+    "pythia-160m": (768, 12, 12),
+    "pythia-410m": (1024, 24, 16),
+    "dolly-v2-3b": (2560, 32, 32),
+}
 SAMPLING = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 0.92}
 
 
@@ -108,6 +121,36 @@ def load_random(args: argparse.Namespace) -> tuple[LlmCxrForCausalLM, torch.Long
     return model, prompt
 
 
+def load_official(args: argparse.Namespace) -> tuple[LlmCxrForCausalLM, torch.LongTensor]:
+    """A random GPT-NeoX in the layout of the released LLM-CXR, and a prompt of 64 random tokens."""
+    hidden_size, num_layers, num_heads = OFFICIAL_SIZES[args.official_size]
+    vq_config = CXRVQTokenizerConfig()
+    # 50,281 text tokens, then the codes; `<` and `>` are the 29th and 31st, `### End` the fourth from the end.
+    text_tokens = 50281
+    text_config = GPTNeoXConfig(
+        vocab_size=text_tokens + vq_config.codebook_size,
+        hidden_size=hidden_size,
+        intermediate_size=4 * hidden_size,
+        num_hidden_layers=num_layers,
+        num_attention_heads=num_heads,
+        max_position_embeddings=2048,
+        tie_word_embeddings=False,
+    )
+    config = LlmCxrConfig(
+        text_config=text_config,
+        vq_config=vq_config,
+        image_token_id=text_tokens + vq_config.codebook_size,
+        boi_token_id=29,
+        eoi_token_id=31,
+        image_token_offset=text_tokens,
+        text_image_markers=True,
+    )
+    model = LlmCxrForCausalLM(config).eval()
+    model.generation_config.eos_token_id = text_tokens - 4
+    prompt = torch.cat([torch.randint(32, text_tokens - 4, (1, 63)), torch.tensor([[config.boi_token_id]])], dim=1)
+    return model, prompt
+
+
 def draw_by_generate_image(model: LlmCxrForCausalLM, prompt: torch.LongTensor, case: Case) -> Run:
     codes = model.generate_image(prompt, num_images=case.num_images, **SAMPLING).codes
     return Run(images=len(codes), attempts=len(codes), tokens=codes.numel())
@@ -115,15 +158,20 @@ def draw_by_generate_image(model: LlmCxrForCausalLM, prompt: torch.LongTensor, c
 
 def draw_by_generate(model: LlmCxrForCausalLM, prompt: torch.LongTensor, case: Case) -> Run:
     num_codes = model.config.vq_config.num_image_tokens
+    given_codes = 0
+    if model.config.text_image_markers:
+        # There a `<` may also be text: a code has to begin the image.
+        given_codes = 1
+        prompt = torch.cat([prompt, torch.tensor([[model.config.image_token_offset]])], dim=1)
     ids = model.generate(
         input_ids=prompt,
         attention_mask=torch.ones_like(prompt),
-        max_new_tokens=num_codes + 1,
+        max_new_tokens=num_codes - given_codes + 1,
         num_return_sequences=case.num_images,
         pad_token_id=0,
         **SAMPLING,
     )
-    new_ids = ids[:, prompt.shape[1] :]
+    new_ids = ids[:, prompt.shape[1] - given_codes :]
     with torch.no_grad():
         images = model.decode_image_tokens(new_ids[:, :num_codes])
     return Run(images=len(images), attempts=len(images), tokens=new_ids.numel())
@@ -133,30 +181,34 @@ def draw_by_resampling(model: LlmCxrForCausalLM, prompt: torch.LongTensor, case:
     config = model.config
     num_codes = config.vq_config.num_image_tokens
     codes_end = config.image_token_offset + config.vq_config.codebook_size
+    max_new_tokens, end_token_id = num_codes + 1, config.eoi_token_id
+    if config.text_image_markers:
+        # The model also writes the `<` that our prompt ends with, and `### End` after the `>`.
+        prompt = prompt[:, :-1]
+        max_new_tokens, end_token_id = num_codes + 3, model.generation_config.eos_token_id
     run = Run(images=0, attempts=0, tokens=0)
     while run.images < case.num_images and run.attempts < case.max_attempts * case.num_images:
         ids = GenerationMixin.generate(
             model,
             prompt,
             attention_mask=torch.ones_like(prompt),
-            max_new_tokens=num_codes + 1,
-            eos_token_id=config.eoi_token_id,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=end_token_id,
             pad_token_id=0,
             **SAMPLING,
         )
         new_ids = ids[0, prompt.shape[1] :]
-        is_code = (new_ids >= config.image_token_offset) & (new_ids < codes_end)
+        code_ids = new_ids[(new_ids >= config.image_token_offset) & (new_ids < codes_end)]
         run.attempts += 1
         run.tokens += len(new_ids)
-        if len(new_ids) == num_codes + 1 and is_code[:-1].all() and new_ids[-1] == config.eoi_token_id:
+        if len(code_ids) == num_codes:
             with torch.no_grad():
-                model.decode_image_tokens(new_ids[None, :-1])
+                model.decode_image_tokens(code_ids[None])
             run.images += 1
     return run
 
 
-LOAD = {"embedded": load_embedded, "random": load_random}
-# `generate` comes first: the others are compared with it.
+LOAD = {"embedded": load_embedded, "random": load_random, "official": load_official}
 DRAW = {"generate": draw_by_generate, "generate_image": draw_by_generate_image, "resampling": draw_by_resampling}
 
 
@@ -222,17 +274,17 @@ def measure(args: argparse.Namespace, cases: list[Case]) -> list[tuple[Case, int
     return list(zip(cases, peaks, runs))
 
 
-def table_row(case: Case, peak: int, runs: list[Run], generate_seconds: float) -> str:
-    seconds = statistics.median(run.seconds_an_image for run in runs)
+def table_row(case: Case, peak: int, runs: list[Run], seconds_of: dict[str, float]) -> str:
+    seconds = seconds_of[case.method]
     attempts, images = sum(run.attempts for run in runs), sum(run.images for run in runs)
     tokens_per_second = statistics.median(run.tokens / run.seconds for run in runs)
+    time_cell, more = f"{seconds:.2f}", ""
     if seconds == float("inf"):
-        attempt = statistics.median(run.seconds / run.attempts for run in runs)
-        time_cells = f"{attempt:.2f} an attempt, no image | > {attempt / generate_seconds:.2f}"
-    else:
-        time_cells = f"{seconds:.2f} | {seconds / generate_seconds:.2f}"
+        seconds = statistics.median(run.seconds / run.attempts for run in runs)
+        time_cell, more = f"{seconds:.2f} an attempt, no image", "> "
+    ratios = " | ".join(f"{more}{seconds / seconds_of[method]:.2f}" for method in ("generate", "generate_image"))
     return (
-        f"| {case.model} | {case.num_images} | {case.method} | {time_cells} | {tokens_per_second:.0f} | "
+        f"| {case.model} | {case.num_images} | {case.method} | {time_cell} | {ratios} | {tokens_per_second:.0f} | "
         f"{peak / 2**20:.0f} MiB | {images} of {attempts} |"
     )
 
@@ -241,20 +293,21 @@ def main(args: argparse.Namespace) -> None:
     groups = []
     for model in args.models:
         for num_images in args.num_images:
-            # One failed attempt of the random model stands for all.
+            # One failed attempt of the random Llama stands for all.
             methods = [m for m in DRAW if not (m == "resampling" and model == "random" and num_images > 1)]
-            attempts = 1 if model == "random" else args.max_attempts
+            attempts = args.max_attempts if model == "embedded" else 1
             groups.append([Case(model, method, num_images, attempts) for method in methods])
 
     print(f"torch {torch.__version__}, transformers {transformers.__version__}, {torch.get_num_threads()} threads\n")
-    print("| model | images | method | seconds an image | time / generate | tokens/s | peak memory | whole images |")
-    print("|---|---|---|---|---|---|---|---|")
+    ratios = "time / generate | time / generate_image"
+    print(f"| model | images | method | seconds an image | {ratios} | tokens/s | peak memory | whole images |")
+    print("|---|---|---|---|---|---|---|---|---|")
     results = []
     for group in groups:
         measured = measure(args, group)
-        generate_seconds = statistics.median(run.seconds_an_image for run in measured[0][2])
+        seconds_of = {c.method: statistics.median(run.seconds_an_image for run in runs) for c, _, runs in measured}
         for case, peak, runs in measured:
-            print(table_row(case, peak, runs, generate_seconds), flush=True)
+            print(table_row(case, peak, runs, seconds_of), flush=True)
             results.append({**asdict(case), "peak_memory_bytes": peak, "runs": [asdict(run) for run in runs]})
     if args.output:
         versions = {"torch": torch.__version__, "transformers": transformers.__version__}
@@ -264,12 +317,13 @@ def main(args: argparse.Namespace) -> None:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=LOAD, default=list(LOAD))
+    parser.add_argument("--models", nargs="+", choices=LOAD, default=["embedded", "random"])
     parser.add_argument("--num_images", nargs="+", type=int, default=[1, 8], help="images drawn at once")
     parser.add_argument("--repeats", type=int, default=3, help="rounds; the table gives medians")
     parser.add_argument("--max_attempts", type=int, default=20, help="attempts an image before resampling gives up")
     parser.add_argument("--checkpoint", help="folder in place of the embedded checkpoint")
     parser.add_argument("--random_layers", type=int, default=30, help="layers of the random Llama, 30 in SmolLM2-135M")
+    parser.add_argument("--official_size", choices=OFFICIAL_SIZES, default="pythia-160m", help="shape of `official`")
     parser.add_argument("--output", help="JSON file for the single runs")
     args = parser.parse_args()
     args.checkpoint = args.checkpoint or str(transformers_cxr.checkpoint("llm-cxr"))

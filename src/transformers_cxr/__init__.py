@@ -20,6 +20,8 @@ _MODULE_OF_NAME = {
     "LlmCxrImageProcessor": ".llm_cxr.image_processing_llm_cxr",
     "LlmCxrProcessor": ".llm_cxr.processing_llm_cxr",
     "checkpoint": ".checkpoints",
+    "convert_official_checkpoint": ".conversion.official",
+    "export_language_model": ".conversion.plain",
     "generate_image": ".llm_cxr.generation_llm_cxr",
     "save_image": ".llm_cxr.image_processing_llm_cxr",
     "save_with_remote_code": ".conversion.remote_code",

@@ -1,0 +1,1 @@
+"""The `transformers-cxr` command line."""
