@@ -1,6 +1,6 @@
 import pytest
 
-from transformers_cxr.data.image_folder import Study, read_image_folder
+from transformers_cxr.data.image_folder import Study, list_images, read_image_folder
 
 HEADER = "file_name,split,source,patient_id,view,sex,age,age_group,finding_labels,etiology,license"
 ROWS = [
@@ -76,3 +76,31 @@ def test_split_without_images_raises_and_names_it(tmp_path):
     write_metadata(tmp_path, *ROWS)
     with pytest.raises(ValueError, match="split 'test'"):
         read_image_folder(tmp_path, "test")
+
+
+def test_images_are_listed_with_the_source_of_their_metadata(tmp_path):
+    write_metadata(tmp_path, *ROWS)
+    for split in ("train", "validation"):
+        studies = read_image_folder(tmp_path, split)
+        assert list_images(tmp_path, split) == (
+            [study.image_path for study in studies],
+            [study.source for study in studies],
+        )
+
+
+def test_without_metadata_all_images_are_listed_with_the_folder_they_are_in(tmp_path):
+    names = ["ct/a/2.PNG", "ct/b.tif", "mri/1.jpeg", "zero.webp"]
+    for name in [*names, "ct/notes.txt", "mri/1.json"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    paths, sources = list_images(str(tmp_path), "train")
+    assert paths == [tmp_path / name for name in names]
+    assert sources == ["ct", "ct", "mri", ""]
+
+
+def test_folders_without_an_image_and_missing_ones_are_named(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(FileNotFoundError, match=f"No image in '{tmp_path}': expected files .png, .jpg"):
+        list_images(tmp_path, "train")
+    with pytest.raises(FileNotFoundError, match="There is no folder '.*/nowhere'"):
+        list_images(tmp_path / "nowhere", "train")

@@ -1,10 +1,24 @@
+import math
+import sys
+
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F
 
 from transformers_cxr.llm_cxr.configuration_llm_cxr import CXRVQTokenizerConfig
-from transformers_cxr.llm_cxr.modeling_cxr_vq_tokenizer import CXRVQTokenizer
-from transformers_cxr.training.vq_gan import CodebookKeeper, reconstruction_loss
+from transformers_cxr.llm_cxr.modeling_cxr_vq_tokenizer import CXRVQTokenizer, CXRVQTokenizerOutput
+from transformers_cxr.training.clinical import ClinicalClassifier
+from transformers_cxr.training.discriminator import PatchDiscriminator
+from transformers_cxr.training.vq_gan import (
+    AutoencoderLoss,
+    PerceptualLoss,
+    adaptive_weight,
+    hinge_loss,
+    load_lpips,
+    reconstruction_loss,
+)
 
 
 @pytest.fixture
@@ -12,9 +26,9 @@ def tokenizer() -> CXRVQTokenizer:
     torch.manual_seed(0)
     return CXRVQTokenizer(
         CXRVQTokenizerConfig(
-            image_size=16,
+            image_size=32,
             in_channels=1,
-            block_out_channels=(4, 4),
+            block_out_channels=(4, 4, 4),
             layers_per_block=1,
             attention_levels=(),
             latent_channels=4,
@@ -26,13 +40,16 @@ def tokenizer() -> CXRVQTokenizer:
 
 
 @pytest.fixture
-def latents() -> torch.Tensor:
-    return torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1)).requires_grad_()
+def pixel_values() -> torch.Tensor:
+    return torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
-def assert_rows_are_latents(rows: torch.Tensor, latents: torch.Tensor) -> None:
-    vectors = {tuple(latents[b, :, i, j].tolist()) for b in range(2) for i in range(8) for j in range(8)}
-    assert {tuple(row.tolist()) for row in rows} <= vectors
+@pytest.fixture
+def lpips_network() -> nn.Module:
+    lpips = pytest.importorskip("lpips")
+    torch.manual_seed(0)
+    # The smallest of its networks, with random weights: nothing is downloaded.
+    return lpips.LPIPS(net="squeeze", pretrained=False, pnet_rand=True, verbose=False)
 
 
 @pytest.mark.parametrize("gradient_weight", [0.0, 1.0, 2.5])
@@ -72,95 +89,249 @@ def test_reconstruction_loss_has_a_gradient():
     assert reconstruction.grad.any()
 
 
-def test_initialize_fills_the_codebook_with_latent_vectors(tokenizer, latents):
-    keeper = CodebookKeeper(tokenizer)
-    keeper.usage.fill_(0.0)
-    parameter = tokenizer.codebook
-    keeper.initialize(latents)
-    assert_rows_are_latents(tokenizer.codebook, latents)
-    assert tokenizer.codebook.unique(dim=0).shape[0] > 4
-    assert (keeper.usage == 1).all()
-    assert tokenizer.codebook is parameter
-    assert parameter.is_leaf and parameter.requires_grad and parameter.grad_fn is None
+def test_hinge_loss_equals_its_definition_patch_by_patch():
+    generator = torch.Generator().manual_seed(0)
+    real, fake = (torch.randn(3, 1, 2, 5, generator=generator) * 2 for _ in range(2))
+    of_real = [max(0.0, 1 - logit) for logit in real.flatten().tolist()]
+    of_fake = [max(0.0, 1 + logit) for logit in fake.flatten().tolist()]
+    expected = (math.fsum(of_real) / 30 + math.fsum(of_fake) / 30) / 2
+    assert hinge_loss(real, fake).item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_initialize_takes_fewer_vectors_than_codes(tokenizer, latents):
-    CodebookKeeper(tokenizer).initialize(latents[:, :, :1, :1])
-    assert_rows_are_latents(tokenizer.codebook, latents)
+def test_hinge_loss_is_one_in_ignorance_and_zero_in_certainty():
+    zero, sure = torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), 1.5)
+    assert hinge_loss(zero, zero).item() == 1
+    assert hinge_loss(sure, -sure).item() == 0
 
 
-def test_update_is_a_moving_average_of_the_counts(tokenizer):
-    keeper = CodebookKeeper(tokenizer, decay=0.9)
-    batches = [torch.tensor([[0, 0, 1, 7], [0, 1, 2, 7]]), torch.tensor([[3, 3, 3, 3]])]
-    expected = np.ones(8)
-    for codes in batches:
-        keeper.update(codes)
-        expected = 0.9 * expected + 0.1 * np.bincount(codes.flatten().numpy(), minlength=8)
-    np.testing.assert_allclose(keeper.usage.numpy(), expected, rtol=1e-6)
+def test_adaptive_weight_equals_the_ratio_of_the_gradients_of_a_full_backward():
+    torch.manual_seed(0)
+    decoder = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.Tanh(), nn.Conv2d(3, 1, 3, padding=1)).double()
+    judge = nn.Conv2d(1, 1, 4, stride=2).double()
+    latents, image = torch.randn(2, 2, 8, 8).double(), torch.randn(2, 1, 8, 8).double()
+    last_weight = decoder[2].weight
+
+    def losses():
+        decoded = decoder(latents)
+        return (decoded - image).abs().mean(), -judge(decoded).mean()
+
+    norms = []
+    for which in range(2):
+        decoder.zero_grad()
+        losses()[which].backward()
+        norms.append(last_weight.grad.norm())
+    reconstruction, adversarial = losses()
+    weight = adaptive_weight(reconstruction, adversarial, last_weight)
+    assert weight.shape == () and not weight.requires_grad
+    torch.testing.assert_close(weight, norms[0] / (norms[1] + 1e-4))
+    (reconstruction + weight * adversarial).backward()
 
 
-def test_an_unused_code_dies_after_the_steps_that_decay_and_min_usage_say(tokenizer):
-    keeper = CodebookKeeper(tokenizer, decay=0.5, min_usage=0.2)
-    for alive in (True, True, False):
-        keeper.update(torch.zeros(1, 8, dtype=torch.long))
-        assert (keeper.usage[1:] >= keeper.min_usage).all() == alive
-    assert keeper.usage[0] > keeper.min_usage
+def test_adaptive_weight_is_at_most_ten_thousand():
+    weight = nn.Parameter(torch.ones(1))
+    assert adaptive_weight((10 * weight).sum(), (0 * weight).sum(), weight).item() == 1e4
 
 
-def test_revive_moves_only_dead_codes_and_counts_them(tokenizer, latents):
-    keeper = CodebookKeeper(tokenizer, min_usage=0.05)
-    keeper.usage.copy_(torch.tensor([0.0, 0.05, 0.049, 1.0, 3.0, 0.01, 0.06, 1.0]))
-    dead = torch.tensor([True, False, True, False, False, True, False, False])
-    before, usage, parameter = tokenizer.codebook.detach().clone(), keeper.usage.clone(), tokenizer.codebook
-    assert keeper.revive(latents) == 3
-    assert tokenizer.codebook is parameter
-    assert parameter.is_leaf and parameter.requires_grad
-    assert torch.equal(parameter[~dead], before[~dead])
-    assert_rows_are_latents(parameter[dead], latents)
-    assert (keeper.usage[dead] == 1).all()
-    assert torch.equal(keeper.usage[~dead], usage[~dead])
-    assert keeper.revive(latents) == 0
+def test_gradient_of_the_commitment_equals_finite_differences(tokenizer):
+    quantize = tokenizer.vq_model.quantize
+    codebook = torch.randn(8, 3, generator=torch.Generator().manual_seed(0)).double()
+    quantize.embedding.weight = nn.Parameter(codebook.clone())
+    latents = torch.randn(1, 3, 2, 2, generator=torch.Generator().manual_seed(1)).double().requires_grad_()
+    _, loss, (_, _, codes) = quantize(latents)
+    loss.backward()
+
+    def squared_distance(latents: torch.Tensor, codebook: torch.Tensor) -> float:
+        vectors = latents.movedim(1, -1).reshape(-1, 3)
+        return sum(((vectors[i] - codebook[code]) ** 2).sum().item() for i, code in enumerate(codes)) / vectors.numel()
+
+    # The loss is this distance twice: at weight 1 for the encoder, at beta = 0.25 for the codebook.
+    assert loss.item() == pytest.approx(1.25 * squared_distance(latents.detach(), codebook))
+    step = 1e-6
+    for index in range(latents.numel()):
+        shift = torch.zeros(latents.numel(), dtype=torch.double)
+        shift[index] = step
+        ahead, behind = (squared_distance(latents.detach() + s * shift.view(1, 3, 2, 2), codebook) for s in (1, -1))
+        assert latents.grad.flatten()[index].item() == pytest.approx((ahead - behind) / (2 * step), abs=1e-8)
+    for index in range(codebook.numel()):
+        shift = torch.zeros(codebook.numel(), dtype=torch.double)
+        shift[index] = step
+        ahead, behind = (squared_distance(latents.detach(), codebook + s * shift.view(8, 3)) for s in (1, -1))
+        expected = 0.25 * (ahead - behind) / (2 * step)
+        assert quantize.embedding.weight.grad.flatten()[index].item() == pytest.approx(expected, abs=1e-8)
 
 
-def test_revive_without_dead_codes_changes_nothing_and_draws_nothing(tokenizer, latents):
-    keeper = CodebookKeeper(tokenizer)
-    before, state = tokenizer.codebook.detach().clone(), torch.get_rng_state()
-    assert keeper.revive(latents) == 0
-    assert torch.equal(tokenizer.codebook, before)
-    assert torch.equal(torch.get_rng_state(), state)
+def test_the_quantizer_is_straight_through_by_finite_differences(tokenizer):
+    quantize = tokenizer.vq_model.quantize.double()
+    quantize.embedding.weight = nn.Parameter(torch.randn(8, 3, generator=torch.Generator().manual_seed(0)).double())
+    latents = torch.randn(1, 3, 2, 2, generator=torch.Generator().manual_seed(1)).double().requires_grad_()
+    quantized, _, _ = quantize(latents)
+
+    def after(quantized: torch.Tensor) -> torch.Tensor:
+        return (quantized**3 + torch.arange(12).view(1, 3, 2, 2) * quantized).sum()
+
+    after(quantized).backward()
+    for index in range(12):
+        shift = torch.zeros(12, dtype=torch.double)
+        shift[index] = 1e-6
+        ahead, behind = (after(quantized.detach() + s * shift.view(1, 3, 2, 2)).item() for s in (1, -1))
+        assert latents.grad.flatten()[index].item() == pytest.approx((ahead - behind) / 2e-6, rel=1e-6, abs=1e-6)
 
 
-def test_the_seed_fixes_what_initialize_and_revive_draw(tokenizer, latents):
-    codebooks = []
-    for seed in (3, 3, 4):
-        torch.manual_seed(seed)
-        keeper = CodebookKeeper(tokenizer)
-        keeper.initialize(latents)
-        keeper.usage[:5] = 0.0
-        keeper.revive(latents)
-        codebooks.append(tokenizer.codebook.detach().clone())
-    assert torch.equal(codebooks[0], codebooks[1])
-    assert not torch.equal(codebooks[0], codebooks[2])
+def test_perceptual_loss_equals_the_formula_of_lpips_on_repeated_grey(lpips_network, pixel_values):
+    loss = PerceptualLoss(lpips_network)
+    reconstruction = (pixel_values * 0.5).requires_grad_()
+    value = loss(reconstruction, pixel_values)
+    assert value.shape == ()
+
+    scaling, total = lpips_network.scaling_layer, 0.0
+    with torch.no_grad():
+        features = [
+            lpips_network.net((torch.cat([image] * 3, dim=1) - scaling.shift) / scaling.scale)
+            for image in (reconstruction, pixel_values)
+        ]
+        for first, second, linear in zip(*features, lpips_network.lins):
+            difference = (F.normalize(first, dim=1, eps=1e-10) - F.normalize(second, dim=1, eps=1e-10)) ** 2
+            total += linear.model[-1](difference).mean(dim=(1, 2, 3))
+    torch.testing.assert_close(value.detach(), total.mean(), rtol=1e-4, atol=1e-6)
+    value.backward()
+    assert torch.isfinite(reconstruction.grad).all() and reconstruction.grad.any()
+    assert all(parameter.grad is None for parameter in loss.parameters())
 
 
-def test_state_dict_resumes_the_usage(tokenizer, tmp_path):
-    keeper = CodebookKeeper(tokenizer)
-    keeper.update(torch.tensor([[0, 0, 1, 7]]))
-    torch.save(keeper.state_dict(), tmp_path / "keeper.pt")
-    resumed = CodebookKeeper(tokenizer)
-    resumed.load_state_dict(torch.load(tmp_path / "keeper.pt"))
-    assert torch.equal(resumed.usage, keeper.usage)
-    for one in (keeper, resumed):
-        one.update(torch.tensor([[2, 2, 2, 2]]))
-    assert torch.equal(resumed.usage, keeper.usage)
+def test_perceptual_loss_of_equal_images_is_zero(lpips_network, pixel_values):
+    assert PerceptualLoss(lpips_network)(pixel_values, pixel_values).item() == 0
 
 
-def test_a_revived_codebook_still_trains(tokenizer, latents):
-    pixel_values = torch.rand(1, 1, 16, 16) * 2 - 1
+def test_lpips_without_the_weights_of_vgg_names_the_way_out(monkeypatch):
+    lpips = pytest.importorskip("lpips")
+
+    def offline(**kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr(lpips, "LPIPS", offline)
+    with pytest.raises(OSError, match=r"no network.*vgg16-\w+\.pth into '.*checkpoints'.*`perceptual_weight: 0`"):
+        load_lpips()
+
+
+def test_missing_lpips_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lpips", None)
+    with pytest.raises(ImportError, match=r"transformers-cxr\[train\]"):
+        load_lpips()
+
+
+def test_the_loss_is_the_weighted_sum_of_its_parts(tokenizer, pixel_values, lpips_network):
+    torch.manual_seed(2)
+    clinical = ClinicalClassifier(nn.Conv2d(1, 4, 3), image_size=16, value_range=(0, 1))
+    discriminator = PatchDiscriminator(in_channels=1, channels=4)
+    loss_of = AutoencoderLoss(
+        gradient_weight=0.5,
+        squared_weight=2.0,
+        perceptual=PerceptualLoss(lpips_network),
+        perceptual_weight=0.7,
+        clinical=clinical,
+        clinical_weight=3.0,
+        disc_weight=0.8,
+    )
+    output, last_weight = tokenizer(pixel_values), tokenizer.vq_model.decoder.conv_out.weight
+    loss, parts = loss_of(output, pixel_values, last_weight, discriminator)
+    assert set(parts) == {
+        "reconstruction", "perceptual", "commitment", "clinical", "adversarial", "adaptive_weight"
+    }  # fmt: skip
+    pixels = reconstruction_loss(output.reconstruction, pixel_values, 0.5, 2.0)
+    torch.testing.assert_close(parts["reconstruction"], pixels.detach())
+    near = pixels + 0.7 * loss_of.perceptual(output.reconstruction, pixel_values)
+    torch.testing.assert_close(
+        parts["adaptive_weight"], adaptive_weight(near, -discriminator(output.reconstruction).mean(), last_weight)
+    )
+    expected = (
+        parts["reconstruction"]
+        + 0.7 * parts["perceptual"]
+        + parts["commitment"]
+        + 3.0 * parts["clinical"]
+        + 0.8 * parts["adaptive_weight"] * parts["adversarial"]
+    )
+    torch.testing.assert_close(loss.detach(), expected)
+
+
+def test_the_adversarial_loss_reaches_the_autoencoder_and_not_the_discriminator(tokenizer, pixel_values):
+    discriminator = PatchDiscriminator(in_channels=1, channels=4)
+    last_weight = tokenizer.vq_model.decoder.conv_out.weight
+    gradients = []
+    for judge in (None, discriminator):
+        tokenizer.zero_grad()
+        loss, _ = AutoencoderLoss()(tokenizer(pixel_values), pixel_values, last_weight, judge)
+        loss.backward()
+        gradients.append(tokenizer.vq_model.encoder.conv_in.weight.grad.clone())
+    assert not torch.equal(*gradients)
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in discriminator.parameters())
+
+
+def test_the_loss_without_extras_is_that_of_the_embedded_recipe(tokenizer, pixel_values):
     output = tokenizer(pixel_values)
-    keeper = CodebookKeeper(tokenizer)
-    keeper.initialize(output.latents)
-    output = tokenizer(pixel_values)
-    (reconstruction_loss(output.reconstruction, pixel_values) + output.commitment_loss).backward()
-    assert tokenizer.codebook.grad is not None
-    assert torch.isfinite(tokenizer.codebook.grad).all()
+    loss, parts = AutoencoderLoss(gradient_weight=0.25, squared_weight=10.0)(
+        output, pixel_values, tokenizer.vq_model.decoder.conv_out.weight
+    )
+    expected = output.commitment_loss + reconstruction_loss(output.reconstruction, pixel_values, 0.25, 10.0)
+    assert torch.equal(loss, expected)
+    assert set(parts) == {"reconstruction", "commitment"}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_losses_and_gradients_equal_those_of_taming_transformers(monkeypatch, lpips_network, channels):
+    vqperceptual = pytest.importorskip("taming.modules.losses.vqperceptual")
+    # taming's own LPIPS downloads its weights.
+    monkeypatch.setattr(vqperceptual, "LPIPS", lambda: PerceptualLoss(lpips_network))
+    theirs = vqperceptual.VQLPIPSWithDiscriminator(
+        disc_start=10, disc_weight=0.8, perceptual_weight=0.7, disc_in_channels=channels, disc_ndf=8
+    )
+    discriminator = PatchDiscriminator(channels, channels=8)
+    for parameter, their_parameter in zip(discriminator.parameters(), theirs.discriminator.parameters(), strict=True):
+        parameter.data.copy_(their_parameter)
+    ours = AutoencoderLoss(
+        gradient_weight=0.0, perceptual=PerceptualLoss(lpips_network), perceptual_weight=0.7, disc_weight=0.8
+    )
+    generator = torch.Generator().manual_seed(3)
+    hidden, images = (torch.rand(2, channels, 32, 32, generator=generator) * 2 - 1 for _ in range(2))
+    last_layer = nn.Conv2d(channels, channels, 3, padding=1)
+    commitment = torch.tensor(0.3)
+
+    for step in (9, 10):
+        reconstruction = last_layer(hidden)
+        expected, _ = theirs(commitment, images, reconstruction, 0, step, last_layer=last_layer.weight)
+        (expected_gradient,) = torch.autograd.grad(expected, last_layer.weight)
+        reconstruction = last_layer(hidden)
+        loss, _ = ours(
+            CXRVQTokenizerOutput(reconstruction=reconstruction, commitment_loss=commitment),
+            images,
+            last_layer.weight,
+            discriminator if step >= 10 else None,
+        )
+        torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
+        (gradient,) = torch.autograd.grad(loss, last_layer.weight)
+        torch.testing.assert_close(gradient, expected_gradient, rtol=1e-3, atol=1e-5)
+
+    expected, _ = theirs(commitment, images, reconstruction, 1, 10)
+    loss = hinge_loss(discriminator(images), discriminator(reconstruction.detach()))
+    torch.testing.assert_close(loss, expected)
+
+
+def test_bf16_training_keeps_the_quantizer_and_the_output_in_fp32(tokenizer, pixel_values):
+    with torch.no_grad():
+        tokenizer.codebook.copy_(tokenizer(pixel_values).latents.movedim(1, -1).flatten(0, -2)[:8])
+    seen = []
+    tokenizer.vq_model.quantize.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].dtype))
+    tokenizer.vq_model.decoder.conv_in.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    exact = tokenizer(pixel_values)
+    with torch.autocast("cpu", torch.bfloat16):
+        fast = tokenizer(pixel_values, follow_autocast=True)
+        same = tokenizer(pixel_values)
+    assert seen == [torch.float32, torch.float32, torch.float32, torch.bfloat16, torch.float32, torch.float32]
+    assert torch.equal(same.reconstruction, exact.reconstruction)
+    assert fast.latents.dtype == fast.reconstruction.dtype == fast.commitment_loss.dtype == torch.float32
+    # Given the latents, the codes are those of fp32.
+    vectors = fast.latents.movedim(1, -1).flatten(0, -2)
+    assert torch.equal(fast.codes.flatten(), torch.cdist(vectors, tokenizer.codebook).argmin(dim=1))
+    torch.testing.assert_close(fast.latents, exact.latents, rtol=0.1, atol=0.05)
+    loss, _ = AutoencoderLoss()(fast, pixel_values, tokenizer.vq_model.decoder.conv_out.weight)
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in tokenizer.parameters())

@@ -1,10 +1,12 @@
-"""Reading a Hugging Face `imagefolder` with a `metadata.csv`."""
+"""Reading a Hugging Face `imagefolder` with a `metadata.csv`, or any folder of images."""
 
 from __future__ import annotations
 
 import csv
 from dataclasses import dataclass
 from pathlib import Path
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
 @dataclass(frozen=True)
@@ -85,3 +87,35 @@ def read_image_folder(data_dir: str | Path, split: str) -> list[Study]:
     if not studies:
         raise ValueError(f"'{path}' has no image of split '{split}'.")
     return studies
+
+
+def list_images(data_dir: str | Path, split: str) -> tuple[list[Path], list[str]]:
+    """
+    Lists the image files of a folder, which needs no metadata: X-rays, slices of CT or MRI, or any other images.
+
+    Args:
+        data_dir (`str` or `Path`):
+            A folder as [`read_image_folder`] reads it, or one without `metadata.csv`, all of whose PNG, JPEG, BMP, TIFF and
+            WebP files, at any depth, are taken in the order of their names.
+        split (`str`):
+            The split of the metadata; without metadata every image is in it.
+
+    Returns:
+        `tuple[list[Path], list[str]]`: the files, and the source of each: that of the metadata, or else the name of the
+        folder in `data_dir` that it is in, "" for files directly in `data_dir`.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no image in it.
+        ValueError: the metadata are not as [`read_image_folder`] expects them.
+    """
+    data_dir = Path(data_dir)
+    if (data_dir / "metadata.csv").is_file():
+        studies = read_image_folder(data_dir, split)
+        return [study.image_path for study in studies], [study.source for study in studies]
+    if not data_dir.is_dir():
+        raise FileNotFoundError(f"There is no folder '{data_dir}'.")
+    paths = sorted(path for path in data_dir.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    if not paths:
+        raise FileNotFoundError(f"No image in '{data_dir}': expected files {', '.join(IMAGE_SUFFIXES)} at any depth.")
+    folders = [path.relative_to(data_dir).parts[:-1] for path in paths]
+    return paths, [folder[0] if folder else "" for folder in folders]

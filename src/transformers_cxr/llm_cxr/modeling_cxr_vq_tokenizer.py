@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -152,20 +153,24 @@ class CXRVQTokenizer(PreTrainedModel):
             return self._decode_quantized(quantized).clamp(-1, 1)
 
     def forward(
-        self, pixel_values: torch.FloatTensor, return_dict: bool | None = None
+        self, pixel_values: torch.FloatTensor, return_dict: bool | None = None, follow_autocast: bool = False
     ) -> CXRVQTokenizerOutput | tuple[torch.Tensor, ...]:
         """
-        Training forward: encodes, quantizes and decodes. It runs in fp32 under any autocast, as `encode` does.
+        Training forward: encodes, quantizes and decodes.
 
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch_size, in_channels, image_size, image_size)`):
                 Images in [-1, 1].
+            follow_autocast (`bool`, *optional*, defaults to `False`):
+                Let the encoder and the decoder run in the precision of a surrounding autocast, which makes training faster.
+                The quantizer and what is returned are in fp32 all the same. By default everything is, as in `encode`.
         """
         self._check_pixel_values(pixel_values)
-        with _without_autocast(pixel_values):
-            latents = self.vq_model.encode(pixel_values.float()).latents
-            quantized, commitment_loss, (_, _, codes) = self.vq_model.quantize(latents)
-            reconstruction = self._decode_quantized(quantized)
+        with nullcontext() if follow_autocast else _without_autocast(pixel_values):
+            latents = self.vq_model.encode(pixel_values.float()).latents.float()
+            with _without_autocast(pixel_values):
+                quantized, commitment_loss, (_, _, codes) = self.vq_model.quantize(latents)
+            reconstruction = self._decode_quantized(quantized).float()
         counts = torch.bincount(codes.flatten(), minlength=self.config.codebook_size)
         frequencies = counts / counts.sum()
         output = CXRVQTokenizerOutput(

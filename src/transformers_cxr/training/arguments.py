@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+import yaml
 from transformers import HfArgumentParser
-
-try:
-    import yaml
-except ImportError as error:
-    raise ImportError("The settings of the examples need PyYAML: `pip install transformers-cxr[train]`.") from error
 
 
 def parse_arguments(*dataclass_types: type) -> tuple:
