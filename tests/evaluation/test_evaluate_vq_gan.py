@@ -45,7 +45,6 @@ def args(script, vq_tokenizer, tmp_path):
 
 
 def test_metrics_are_the_means_of_the_images_of_each_source(script, args, vq_tokenizer):
-    pytest.importorskip("torchmetrics")
     script.main(args)
     metrics = json.loads((Path(args.output_dir) / "metrics.json").read_text())["validation"]
     assert list(metrics) == ["all", "ct", "mri"]
@@ -69,7 +68,6 @@ def test_metrics_are_the_means_of_the_images_of_each_source(script, args, vq_tok
 
 
 def test_unreadable_images_are_left_out_and_named(script, args, capsys):
-    pytest.importorskip("torchmetrics")
     (Path(args.data_dir) / "ct" / "1.png").write_bytes(b"text")
     script.main(args)
     metrics = json.loads((Path(args.output_dir) / "metrics.json").read_text())["validation"]
@@ -81,7 +79,6 @@ def test_unreadable_images_are_left_out_and_named(script, args, capsys):
 def test_a_classifier_gives_the_distance_of_features_and_the_agreement_of_labels(
     script, args, monkeypatch, vq_tokenizer
 ):
-    pytest.importorskip("torchmetrics")
     torch.manual_seed(0)
     classifier = ClinicalClassifier(nn.Conv2d(1, 3, 5), image_size=16, value_range=(0, 1), head=nn.Identity())
     monkeypatch.setattr(script, "load_clinical_classifier", lambda name: classifier)

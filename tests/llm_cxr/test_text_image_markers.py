@@ -38,11 +38,7 @@ def marker_model(text_tokenizer, vq_tokenizer):
     config = LlmCxrConfig(
         text_config=text_config,
         vq_config=vq_tokenizer.config,
-        image_token_id=processor.image_token_id,
-        boi_token_id=processor.boi_token_id,
-        eoi_token_id=processor.eoi_token_id,
-        image_token_offset=processor.image_token_offset,
-        text_image_markers=True,
+        **processor.token_layout,
     )
     model = LlmCxrForCausalLM(config).eval()
     model.vq_tokenizer = vq_tokenizer

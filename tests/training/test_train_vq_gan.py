@@ -284,7 +284,6 @@ def test_an_empty_folder_is_an_error(script, plain, tmp_path):
 
 
 def test_losses_and_pictures_reach_tensorboard(script, everything):
-    pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     script.main(replace(everything, report_to="tensorboard"))

@@ -31,6 +31,7 @@ from ..llm_cxr.configuration_llm_cxr import CXRVQTokenizerConfig, LlmCxrConfig
 from ..llm_cxr.modeling_cxr_vq_tokenizer import CXRVQTokenizer
 from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
 from ..llm_cxr.processing_llm_cxr import END_TOKEN, INSTRUCTION_TOKEN, RESPONSE_TOKEN, TEXT_MARKERS, LlmCxrProcessor
+from .mismatch import mismatch, some
 from .output import new_output
 from .taming import read_taming_checkpoint, vq_tokenizer_from_taming, vq_tokenizer_to_taming
 
@@ -65,7 +66,7 @@ class OfficialWeights(Mapping):
         for file, promised in _weight_files(folder).items():
             tensors = _read_tensors(file)
             if missing := [name for name in promised if name not in tensors]:
-                raise ValueError(f"'{file}' lacks {_some(missing)}, which the index of the weights says it holds.")
+                raise ValueError(f"'{file}' lacks {some(missing)}, which the index of the weights says it holds.")
             for name, tensor in tensors.items():
                 if not COMPUTED.search(name):
                     self.files[name], self.shapes[name], self.dtypes[name] = file, tuple(tensor.shape), tensor.dtype
@@ -94,7 +95,7 @@ def _weight_files(folder: Path) -> dict[Path, list[str]]:
                 files.setdefault(folder / file, []).append(weight)
             if missing := [file.name for file in files if not file.is_file()]:
                 raise FileNotFoundError(
-                    f"'{folder}' lacks {_some(missing)}, {len(missing)} of the {len(files)} files that '{index.name}' "
+                    f"'{folder}' lacks {some(missing)}, {len(missing)} of the {len(files)} files that '{index.name}' "
                     "names. Copy or download it again."
                 )
             return files
@@ -196,11 +197,7 @@ def _read_official(
     config = LlmCxrConfig(
         text_config=text_config,
         vq_config=vq_tokenizer.config,
-        image_token_id=processor.image_token_id,
-        boi_token_id=processor.boi_token_id,
-        eoi_token_id=processor.eoi_token_id,
-        image_token_offset=processor.image_token_offset,
-        text_image_markers=True,
+        **processor.token_layout,
         architectures=[LlmCxrForCausalLM.__name__],
         dtype=text_config.dtype,
     )
@@ -227,18 +224,8 @@ def _check_language_model(text_config: PreTrainedConfig, weights: OfficialWeight
     with torch.device("meta"):
         state = AutoModelForCausalLM.from_config(text_config).state_dict()
     expected = {_saved_name(name): tuple(tensor.shape) for name, tensor in state.items()}
-    problems = {
-        "are missing": [name for name in expected if name not in weights],
-        "are left over": [name for name in weights if name not in expected],
-        "have another shape": [
-            f"{name} {weights.shapes[name]} instead of {shape}"
-            for name, shape in expected.items()
-            if weights.shapes.get(name, shape) != shape
-        ],
-    }
-    if any(problems.values()):
-        found = "; ".join(f"{len(names)} {problem}: {_some(names)}" for problem, names in problems.items() if names)
-        raise ValueError(f"`config.json` does not match the weights in '{folder}'. Of the weights, {found}.")
+    if problem := mismatch(expected, weights.shapes):
+        raise ValueError(f"`config.json` does not match the weights in '{folder}': {problem}.")
 
 
 def _processor(tokenizer, text_config: PreTrainedConfig, vq_config: CXRVQTokenizerConfig) -> LlmCxrProcessor:
@@ -294,9 +281,8 @@ def _verify_weights(folder: Path, weights: OfficialWeights, dtype: torch.dtype |
         source_model = AutoModelForCausalLM.from_config(config.text_config)
         model = LlmCxrForCausalLM(config)
     expected = {_saved_name(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    if expected != written.shapes:
-        wrong = sorted(expected.items() ^ written.shapes.items())
-        raise ValueError(f"The written weights are not those of the model: {_some([name for name, _ in wrong])}.")
+    if problem := mismatch(expected, written.shapes):
+        raise ValueError(f"The written weights are not those of the model: {problem}.")
 
     input_ids = torch.linspace(0, config.text_config.vocab_size - 1, PROBE_LENGTH).long()[None]
     expected_logits = _streamed_logits(
@@ -351,7 +337,7 @@ def _verify_vq_tokenizer(
         raise ValueError("The converted VQ-GAN gives other codes than its source.")
     source, back = read_taming_checkpoint(vq_gan_checkpoint), vq_tokenizer_to_taming(vq_tokenizer)
     if wrong := [name for name in source if not torch.equal(back[name], source[name].float())]:
-        raise ValueError(f"The converted VQ-GAN differs from its source in {_some(wrong)}.")
+        raise ValueError(f"The converted VQ-GAN differs from its source in {some(wrong)}.")
     return [
         ("Weights of the VQ-GAN", f"all {len(source)} equal when converted back"),
         ("Codes", f"all {source_codes.numel()} equal, {len(source_codes.unique())} of them distinct"),
@@ -389,10 +375,6 @@ def _read_json(path: Path) -> dict:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"'{path}' is not a JSON file: {error}.") from error
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 __all__ = ["convert_official_checkpoint"]

@@ -23,6 +23,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 from ..llm_cxr.configuration_llm_cxr import CXRVQTokenizerConfig, LlmCxrConfig
 from ..llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor
 from ..llm_cxr.modeling_cxr_vq_tokenizer import CXRVQTokenizer
+from .mismatch import mismatch, some
 from .output import new_output
 
 # Everything that encoding and decoding use. Beside them a checkpoint holds what only training needs: the discriminator and
@@ -200,7 +201,7 @@ def read_taming_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     if not tensors:
         raise ValueError(
             f"'{path}' holds no VQ-GAN: no name begins with {', '.join(MODULES)}. Its names are "
-            f"{_some([str(name) for name in state])}."
+            f"{some([str(name) for name in state])}."
         )
     for name, tensor in tensors.items():
         if not isinstance(tensor, torch.Tensor):
@@ -237,7 +238,7 @@ def _read_pickle(path: Path) -> object:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"Cannot read '{path}': it is truncated or not a checkpoint ({reason}).") from error
     raise ValueError(
-        f"'{path}' refers to {_some(refused)}, which a VQ-GAN checkpoint has no use for. It was refused and nothing in it was "
+        f"'{path}' refers to {some(refused)}, which a VQ-GAN checkpoint has no use for. It was refused and nothing in it was "
         'executed. If you trust its source, save its tensors alone: torch.save({"state_dict": ...}, ...).'
     )
 
@@ -265,20 +266,8 @@ def vq_tokenizer_from_taming(config_path: str | os.PathLike, checkpoint_path: st
     own_state = vq_tokenizer.state_dict()
     taming_names = _taming_names(vq_tokenizer)
     shapes = {taming: _taming_shape(taming, own_state[own]) for own, taming in taming_names.items()}
-    problems = {
-        "are missing": [name for name in shapes if name not in tensors],
-        "are left over": [name for name in tensors if name not in shapes],
-        "have another shape": [
-            f"{name} {tuple(tensors[name].shape)} instead of {shape}"
-            for name, shape in shapes.items()
-            if name in tensors and tuple(tensors[name].shape) != shape
-        ],
-    }
-    if any(problems.values()):
-        found = "; ".join(
-            f"{len(names)} tensors {problem}: {_some(names)}" for problem, names in problems.items() if names
-        )
-        raise ValueError(f"The config '{config_path}' does not match the weights in '{checkpoint_path}': {found}.")
+    if problem := mismatch(shapes, {name: tuple(tensor.shape) for name, tensor in tensors.items()}):
+        raise ValueError(f"The config '{config_path}' does not match the weights in '{checkpoint_path}': {problem}.")
     vq_tokenizer.load_state_dict(
         {own: tensors[taming].reshape(own_state[own].shape) for own, taming in taming_names.items()}
     )
@@ -416,11 +405,6 @@ def _taming_shape(taming_name: str, own: torch.Tensor) -> tuple[int, ...]:
     """The projections of attention are 1x1 convolutions there, linear layers in diffusers."""
     is_projection = re.search(r"\.attn(\.\d+|_1)\.(q|k|v|proj_out)\.weight$", taming_name)
     return (*own.shape, 1, 1) if is_projection else tuple(own.shape)
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(names[:5]) or "none"
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
 
 
 __all__ = [

@@ -101,10 +101,7 @@ class LlmCxrForCausalLM(LlmCxrImageGenerationMixin, PreTrainedModel, GenerationM
         config = LlmCxrConfig(
             text_config=language_model.config,
             vq_config=vq_tokenizer.config,
-            image_token_id=processor.image_token_id,
-            boi_token_id=processor.boi_token_id,
-            eoi_token_id=processor.eoi_token_id,
-            image_token_offset=processor.image_token_offset,
+            **processor.token_layout,
         )
         config.dtype = language_model.dtype
         with torch.device("meta"):

@@ -194,6 +194,12 @@ class LlmCxrProcessor(ProcessorMixin):
         )
 
     @property
+    def token_layout(self) -> dict[str, int | bool]:
+        """The fields of [`LlmCxrConfig`] that say which ids are of images."""
+        names = ("image_token_id", "boi_token_id", "eoi_token_id", "image_token_offset", "text_image_markers")
+        return {name: getattr(self, name) for name in names}
+
+    @property
     def eos_token_ids(self) -> list[int]:
         """Ids that end a response: dolly's `### End` and the tokenizer's own end of text."""
         ids = {self.tokenizer.convert_tokens_to_ids(END_TOKEN), self.tokenizer.eos_token_id}
