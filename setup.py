@@ -15,6 +15,7 @@ INSTALL_REQUIRES = [
     "numpy>=1.26",
     "pillow>=10.0.1",
     "pyarrow>=24",
+    "pydicom>=3.0",
     "pyyaml>=5.1",
     "safetensors>=0.8",
     "tokenizers>=0.23.1",
@@ -23,15 +24,30 @@ INSTALL_REQUIRES = [
     "typer>=0.16",
 ]
 EXTRAS_REQUIRE = {
-    "train": ["lpips>=0.1.4", "tensorboard>=2.21", "tqdm>=4.66.3"],
-    "evaluate": ["torchmetrics>=1.9", "tqdm>=4.66.3"],
+    "train": ["datasets>=5.2", "lpips>=0.1.4", "peft>=0.21", "tensorboard>=2.21", "tqdm>=4.66.3"],
+    "evaluate": [
+        "datasets>=5.2",
+        "evaluate>=0.4.6",
+        "matplotlib>=3.10",
+        "nltk>=3.9",
+        "prdc>=0.2",
+        "pycocoevalcap>=1.2",
+        "scikit-learn>=1.5",
+        "torch-fidelity>=0.4",
+        "torchmetrics>=1.9",
+        "tqdm>=4.66.3",
+    ],
+    "radeval": ["radeval>=2.2.1"],
     "clinical": ["torchxrayvision>=1.5"],
+    "dicom": ["python-gdcm>=3.2"],  # JPEG lossless and JPEG-LS
     "test": [
         "datasets>=5.2",
         "einops>=0.8",  # taming-transformers needs it and does not say so
         "peft>=0.21",
+        "pydicom-data>=1.0",
         "pytest>=9",
         "ruff>=0.17",
+        "scipy>=1.15",
         "taming-transformers-rom1504>=0.0.6",
         "torchvision>=0.21",
     ],

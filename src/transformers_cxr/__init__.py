@@ -23,6 +23,9 @@ _MODULE_OF_NAME = {
     "convert_official_checkpoint": ".conversion.official",
     "export_language_model": ".conversion.plain",
     "generate_image": ".llm_cxr.generation_llm_cxr",
+    "image_to_dicom": ".data.dicom_output",
+    "read_dicom": ".llm_cxr.dicom_llm_cxr",
+    "report_to_dicom": ".data.dicom_output",
     "save_image": ".llm_cxr.image_processing_llm_cxr",
     "save_with_remote_code": ".conversion.remote_code",
 }

@@ -2,9 +2,11 @@ import os
 import subprocess
 import sys
 
+import PIL.Image
 import torch
 
 from transformers_cxr import save_with_remote_code
+from transformers_cxr.data.dicom_output import image_to_dicom
 
 SCRIPT = """
 import importlib.util, sys
@@ -21,6 +23,7 @@ image_processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=T
 assert type(image_processor).__name__ == "LlmCxrImageProcessor" and image_processor.size.shortest_edge == 32
 processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
 inputs = processor(text=["X-ray <image> end"], images=[torch.full((32, 32), 99, dtype=torch.uint8)], return_tensors="pt")
+assert (processor(text=["<image>"], images=["xray.dcm"], return_tensors="pt").pixel_values == inputs.pixel_values).all()
 assert len(AutoTokenizer.from_pretrained(folder)) == len(processor.tokenizer)
 model.check_processor(processor)
 processor.codec = model.vq_tokenizer
@@ -49,6 +52,8 @@ def test_checkpoint_with_remote_code_loads_where_the_package_is_not_installed(ti
         "sys.path[:] = [p for p in sys.path if not p.endswith('src')]\n"
         "sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in repr(f).lower()]\n"
     )
+    dataset = image_to_dicom(PIL.Image.new("L", (32, 32), 99))
+    dataset.save_as(tmp_path / "xray.dcm")
     script = tmp_path / "load.py"
     script.write_text(hidden + SCRIPT)
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"HF_HOME": str(tmp_path / "hf")}

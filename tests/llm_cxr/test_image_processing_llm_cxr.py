@@ -1,5 +1,7 @@
 import base64
+import struct
 import threading
+import zlib
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from io import BytesIO
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoImageProcessor
 
+from transformers_cxr.data.dicom_output import image_to_dicom
 from transformers_cxr.llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor, open_image
 
 WIDTH, HEIGHT = 72, 90
@@ -239,6 +242,27 @@ def test_paths_bytes_and_data_uris_give_the_same_pixels(processor, rgb_array, rg
         assert torch.equal(pixels(processor, source), expected)
 
 
+def test_open_files_give_the_same_pixels(processor, rgb_array, rgb_path):
+    expected = pixels(processor, PIL.Image.fromarray(rgb_array))
+    with rgb_path.open("rb") as file, rgb_path.open("rb", buffering=0) as raw:
+        for source in (file, raw, BytesIO(rgb_path.read_bytes())):
+            assert torch.equal(pixels(processor, source), expected)
+
+
+def test_dicom_of_every_kind_gives_the_same_pixels(processor, grey_array, tmp_path):
+    expected = pixels(processor, as_rgb(grey_array))
+    dataset = image_to_dicom(PIL.Image.fromarray(grey_array))
+    dataset.ViewPosition = "AP"
+    path = tmp_path / "image.png"
+    dataset.save_as(path)
+    data = path.read_bytes()
+    uri = "data:image/dicom;base64," + base64.b64encode(data).decode()
+    for source in (path, str(path), data, dataset, BytesIO(data), uri):
+        assert torch.equal(pixels(processor, source), expected)
+    batch = processor([dataset, path, PIL.Image.fromarray(grey_array)], return_tensors="pt").pixel_values
+    assert all(torch.equal(each, expected) for each in batch)
+
+
 def test_urls_are_fetched_also_through_a_redirect(processor, rgb_array, server):
     expected = pixels(processor, PIL.Image.fromarray(rgb_array))
     assert torch.equal(pixels(processor, f"{server}/image.png"), expected)
@@ -427,7 +451,29 @@ def test_base64_of_something_else_is_refused(processor):
         processor("data:image/png;base64," + base64.b64encode(b"no image").decode())
 
 
-def test_a_decompression_bomb_is_refused(processor, rgb_path, monkeypatch):
-    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(ValueError, match="Cannot read '.*image.png' as an image: .*decompression bomb"):
-        processor(rgb_path)
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("limit", [100, WIDTH * HEIGHT - 1])
+def test_a_decompression_bomb_is_refused(processor, rgb_path, monkeypatch, limit):
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", limit)
+    for source in (rgb_path, rgb_path.read_bytes()):
+        with pytest.raises(ValueError, match="Cannot read '.*image.*' as an image: .*decompression bomb"):
+            processor(source)
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", WIDTH * HEIGHT)
+    processor(rgb_path)
+
+
+def test_a_png_that_unpacks_to_gigabytes_is_refused_at_once(processor):
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 100_000, 100_000, 8, 0, 0, 0, 0))
+    with pytest.raises(ValueError, match="as an image: .*decompression bomb"):
+        processor(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(10**6))) + chunk(b"IEND", b""))
+
+
+@pytest.mark.parametrize(
+    "data", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\n{} loop\n", b"%PDF-1.7\n", b"PK\3\4"]
+)
+def test_documents_and_programs_are_refused_and_not_run(processor, data):
+    with pytest.raises(ValueError, match="as an image: cannot identify image file"):
+        processor(data.ljust(500, b"\n"))

@@ -5,6 +5,9 @@ from datasets import Dataset
 from transformers import pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
+from transformers_cxr.data.dicom_output import image_to_dicom
+from transformers_cxr.llm_cxr.dicom_llm_cxr import read_dicom
+
 
 def image(seed):
     return PIL.Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 48), dtype=np.uint8))
@@ -34,6 +37,27 @@ def test_report_of_one_image_and_of_every_kind_of_several(folder, tmp_path):
     assert list(pipe(KeyDataset(Dataset.from_dict({"image": images}), "image"), **KWARGS)) == single
     assert pipe(images, batch_size=2, **KWARGS) == single
     assert pipe(images[0], generate_kwargs=KWARGS) == single[0]
+
+
+def test_dicom_is_read_as_any_other_image(folder, tmp_path):
+    report, vqa = (pipeline(task, model=folder) for task in ("cxr-report", "cxr-vqa"))
+    dataset = image_to_dicom(image(0))
+    dataset.ViewPosition = "PA"
+    dataset.save_as(tmp_path / "no_suffix")
+    data = (tmp_path / "no_suffix").read_bytes()
+    expected = report(image(0), **KWARGS)
+    for source in (str(tmp_path / "no_suffix"), data, dataset):
+        assert report(source, **KWARGS) == expected
+        assert report([source, source], batch_size=2, **KWARGS) == [expected] * 2
+    question = "Is there pneumonia?"
+    expected = vqa(image=image(0), question=question, **KWARGS)
+    for source in (str(tmp_path / "no_suffix"), data, dataset):
+        assert vqa(image=source, question=question, **KWARGS) == expected
+    assert vqa([{"image": dataset, "question": question}], **KWARGS) == [expected]
+    dataset.Modality = "CT"
+    with pytest.raises(ValueError, match="got an image of modality CT"):
+        report(dataset)
+    assert report(read_dicom(dataset, force=True), **KWARGS) == report(image(0), **KWARGS)
 
 
 def test_generate_arguments_reach_the_model(folder):

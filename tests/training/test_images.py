@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from transformers_cxr import LlmCxrImageProcessor
+from transformers_cxr.data.dicom_output import image_to_dicom
+from transformers_cxr.data.image_folder import list_images
 from transformers_cxr.training.images import ImageDataset
 
 
@@ -49,6 +51,26 @@ def test_sixteen_bits_and_transparency_are_read(paths, image_processor):
     PIL.Image.new("RGBA", (40, 40), (200, 10, 10, 128)).save(paths[1])
     dataset = ImageDataset(paths, image_processor)
     assert all(dataset[i]["unreadable"] == [] for i in range(4))
+
+
+def test_a_folder_of_dicom_files_of_any_name_is_listed_and_read(tmp_path, image_processor):
+    image = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 36), dtype=np.uint8))
+    names = ["1.2.840.5", "a.dcm", "ct/IM0001", "study/IM0001"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        dataset = image_to_dicom(image)
+        dataset.Modality = "CT" if name.startswith("ct") else "CR"
+        dataset.save_as(tmp_path / name)
+    # What a DICOM folder holds beside images.
+    dataset.save_as(tmp_path / "DICOMDIR")
+    (tmp_path / "README").write_text("DICM")
+    paths, sources = list_images(tmp_path, "train")
+    assert (paths, sources) == ([tmp_path / name for name in names], ["", "", "ct", "study"])
+    dataset = ImageDataset(paths, image_processor)
+    expected = image_processor(image, return_tensors="pt").pixel_values[0]
+    assert all(torch.equal(dataset[i]["pixel_values"], expected) for i in range(4))
+    assert [len(dataset[i]["unreadable"]) for i in range(4)] == [0, 0, 1, 0]
+    assert "ct/IM0001" in dataset[2]["unreadable"][0] and "modality CT" in dataset[2]["unreadable"][0]
 
 
 def test_a_folder_of_unreadable_files_is_an_error(paths, image_processor):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import os
-from io import BytesIO
+from io import BufferedIOBase, BytesIO, RawIOBase
+from typing import BinaryIO
 
 import numpy as np
 import PIL.Image
@@ -17,20 +18,27 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import ChannelDimension, PILImageResampling, SizeDict, infer_channel_dimension_format
 from transformers.processing_utils import ImagesKwargs, Unpack
 
+from .dicom_llm_cxr import is_dicom, is_dicom_dataset, read_dicom
+
 MIN_SIDE = 16
 MAX_ASPECT_RATIO = 20
+# Pillow's others are no photographs, or start another program on the file, as EPS does.
+FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "WEBP", "GIF", "PPM", "AVIF")
+FILE_OBJECTS = (BufferedIOBase, RawIOBase)
 
 
-def _read_source(source: str | bytes | os.PathLike) -> tuple[BytesIO | str, str]:
-    """Returns something that Pillow opens, and the name to use in an error."""
+def _read_source(source) -> tuple[bytes | str, str]:
+    """Returns the path or the bytes of a file, and the name to use in an error."""
+    if isinstance(source, FILE_OBJECTS):
+        source = source.read()
     if isinstance(source, bytes):
-        return BytesIO(source), f"image of {len(source)} bytes"
+        return source, f"image of {len(source)} bytes"
     source = os.fspath(source)
     if source.startswith(("http://", "https://")):
-        return BytesIO(get_session().get(source, follow_redirects=True).raise_for_status().content), source
+        return get_session().get(source, follow_redirects=True).raise_for_status().content, source
     if source.startswith("data:image/"):
         try:
-            return BytesIO(base64.b64decode(source.partition(",")[2], validate=True)), "base64 image"
+            return base64.b64decode(source.partition(",")[2], validate=True), "base64 image"
         except ValueError as error:
             raise ValueError(f"The image given as `data:image/...` is not valid base64: {error}.") from error
     if not os.path.isfile(source):
@@ -38,21 +46,30 @@ def _read_source(source: str | bytes | os.PathLike) -> tuple[BytesIO | str, str]
     return source, source
 
 
-def open_image(source: str | bytes | os.PathLike) -> PIL.Image.Image:
+def open_image(source: str | bytes | os.PathLike | BinaryIO) -> PIL.Image.Image:
     """
-    Opens an image upright (EXIF orientation applied), keeping its bit depth.
+    Opens an image upright (EXIF orientation applied), keeping its bit depth; a DICOM image as [`read_dicom`] does.
 
     Args:
-        source (`str`, `bytes` or `os.PathLike`):
-            A path, an http(s) URL, a `data:image/...;base64,` string or the bytes of an image file.
+        source (`str`, `bytes`, `os.PathLike`, binary file object or `pydicom.Dataset`):
+            A path, an http(s) URL, a `data:image/...;base64,` string, the bytes of an image file, a file that is open, or a
+            DICOM dataset. A DICOM file is known by its content.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is empty, truncated or not an image that Pillow reads.
+        ValueError: the file is empty, truncated, not an image, larger than `PIL.Image.MAX_IMAGE_PIXELS`, or a DICOM file
+            that [`read_dicom`] refuses.
     """
+    if is_dicom_dataset(source):
+        return read_dicom(source)
     file, name = _read_source(source)
+    if is_dicom(file):
+        return read_dicom(file, name=name)
     try:
-        image = PIL.Image.open(file)
+        image = PIL.Image.open(BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS)
+        limit = PIL.Image.MAX_IMAGE_PIXELS
+        if limit is not None and image.width * image.height > limit:
+            raise ValueError(f"{image.width}x{image.height} pixels exceed {limit}, could be a decompression bomb")
         return PIL.ImageOps.exif_transpose(image)
     # What Pillow's readers raise on a broken file depends on the format.
     except (OSError, SyntaxError, ValueError, RuntimeError, PIL.Image.DecompressionBombError) as error:
@@ -95,8 +112,9 @@ class LlmCxrImageProcessor(PilBackend):
     Prepares chest X-rays for [`CXRVQTokenizer`]: shorter side to 256 pixels (Lanczos, up or down), centre crop, pixels in
     [-1, 1], as LLM-CXR's data preparation does (arXiv 2305.11490, section 3.1).
 
-    It takes PIL images of any mode, paths, URLs, bytes, numpy arrays and torch tensors (`(height, width)`,
-    `(height, width, channels)` or `(channels, height, width)`), of 8 or 16 bits or floating point.
+    It takes PIL images of any mode, paths, URLs, bytes, open files, numpy arrays and torch tensors (`(height, width)`,
+    `(height, width, channels)` or `(channels, height, width)`), of 8 or 16 bits or floating point. DICOM may be in the file
+    or the bytes, or a `pydicom.Dataset`; what is not a chest X-ray is refused unless [`read_dicom`] was made to read it.
 
     do_convert_rgb (`bool`, *optional*, defaults to `True`):
         `True` gives three channels; `False` gives one, grey.
@@ -125,14 +143,14 @@ class LlmCxrImageProcessor(PilBackend):
         super().__init__(**kwargs)
 
     def fetch_images(self, images):
-        """Opens paths, URLs and bytes; anything else is passed on."""
+        """Opens paths, URLs, bytes, files and DICOM datasets; anything else is passed on."""
         if isinstance(images, (list, tuple)):
             return [self.fetch_images(image) for image in images]
-        if isinstance(images, (str, bytes, os.PathLike)):
+        if isinstance(images, (str, bytes, os.PathLike, *FILE_OBJECTS)) or is_dicom_dataset(images):
             return open_image(images)
         if not isinstance(images, (PIL.Image.Image, np.ndarray, torch.Tensor)):
             raise TypeError(
-                "Expected an image as a PIL image, path, URL, bytes, numpy array or torch tensor, got "
+                "Expected an image as a PIL image, path, URL, bytes, file, DICOM dataset, numpy array or torch tensor, got "
                 f"{type(images).__name__}."
             )
         if isinstance(images, (np.ndarray, torch.Tensor)):

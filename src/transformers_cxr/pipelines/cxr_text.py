@@ -59,7 +59,8 @@ class CxrReportPipeline(_CxrTextPipeline):
         """
         Args:
             images (`ImageInput` or iterable of them):
-                A chest X-ray as a PIL image, path, URL, array or tensor; or a list, dataset or generator of these.
+                A chest X-ray as a PIL image, path, URL, bytes, array, tensor or `pydicom.Dataset`; or a list, dataset or
+                generator of these. A file may be DICOM.
             instruction (`str`, *optional*):
                 Instruction in place of "Write a radiology report for this chest X-ray."
             generate_kwargs (`dict`, *optional*):
@@ -91,7 +92,8 @@ class CxrVqaPipeline(_CxrTextPipeline):
         """
         Args:
             image (`ImageInput`, or iterable of `dict`):
-                A chest X-ray; or a list of them; or, without `question`, dictionaries with `image` and `question`.
+                A chest X-ray as [`CxrReportPipeline`] takes it; or a list of them; or, without `question`, dictionaries
+                with `image` and `question`.
             question (`str` or `list[str]`, *optional*):
                 The question, or one for each image of a list.
             generate_kwargs (`dict`, *optional*):

@@ -1,0 +1,376 @@
+"""
+DICOM radiographs as images.
+
+Only the elements that the pixels and the check of the body part need are read from a file, none that identifies a patient,
+and nothing that pydicom says of a file is passed on: its warnings, log records and errors quote values.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import struct
+import sys
+import threading
+import warnings
+import zlib
+from io import BytesIO
+
+import numpy as np
+import PIL.Image
+from transformers.utils.logging import get_logger
+
+logger = get_logger(__name__)
+
+MODALITIES = ("CR", "DX", "RG", "SC", "OT")
+BODY_PARTS = ("CHEST", "THORAX", "TORAX", "LUNG")
+# Codes of the chest, alone or with what is next to it, and of the lung (PS3.16, CID 4): SNOMED CT, and SNOMED RT before it.
+CHEST_REGIONS = {
+    "816094009", "51185008", "T-D3000", "416550000", "R-FAB55", "416775004", "R-FAB56", "417437006", "R-FAB52",
+    "416152001", "R-FAB53", "416319003", "R-FAB54", "39607008", "T-28000",
+}  # fmt: skip
+
+DESCRIBING = ("Modality", "BodyPartExamined", "AnatomicRegionSequence", "ViewPosition", "ImageLaterality", "Laterality")
+REQUIRED = (
+    "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored",
+    "PixelRepresentation", "PixelData",
+)  # fmt: skip
+ELEMENTS = (
+    *DESCRIBING, *REQUIRED, "PlanarConfiguration", "NumberOfFrames", "HighBit", "PixelPaddingValue", "PixelPaddingRangeLimit",
+    "ModalityLUTSequence", "RescaleIntercept", "RescaleSlope", "VOILUTSequence", "WindowCenter",
+    "WindowWidth", "VOILUTFunction", "PresentationLUTShape", "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
+)  # fmt: skip
+
+_PYDICOM_AT_WORK = threading.Lock()
+
+
+def _import_pydicom():
+    # Transformers asks for every package that remote code imports outside of a `try`, whether it is used or not.
+    try:
+        import pydicom
+        import pydicom.filereader
+        import pydicom.pixels
+    except ImportError as error:
+        raise ImportError("Reading DICOM needs pydicom: `pip install pydicom`.") from error
+    return pydicom
+
+
+def is_dicom_dataset(source) -> bool:
+    """Whether this is a `pydicom.Dataset`."""
+    pydicom = sys.modules.get("pydicom")
+    return pydicom is not None and isinstance(source, pydicom.Dataset)
+
+
+def is_dicom(source: bytes | str | os.PathLike) -> bool:
+    """
+    Whether these bytes, or the file at this path, begin as a DICOM file: with "DICM" after 128 bytes (PS3.10, section 7.1).
+    The file's name says nothing.
+    """
+    if isinstance(source, bytes):
+        return source[128:132] == b"DICM"
+    with open(source, "rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def read_dicom(source, force: bool = False, name: str | None = None) -> PIL.Image.Image:
+    """
+    Reads a chest X-ray from DICOM, as it is meant to be looked at: modality LUT or rescale, VOI LUT or window, and inversion
+    (PS3.3, C.11.1, C.11.2, C.7.6.3.1.2), in 8 bits, white for bone.
+
+    The first VOI LUT or else the first window is taken. Without either, images of more than 8 bits are windowed from the
+    lowest to the highest of their values, padding apart, as a 16-bit PNG of them would be. Padding is black.
+
+    Args:
+        source (`str`, `os.PathLike`, `bytes` or `pydicom.Dataset`):
+            A file, its content, or a dataset. Of the dataset nothing is changed.
+        force (`bool`, *optional*, defaults to `False`):
+            Whether to take an image of another modality or body part, too.
+        name (`str`, *optional*):
+            What errors call the source.
+
+    Returns:
+        `PIL.Image.Image`: of mode "L", or "RGB" for a colour image. Its `info` has what the file says of "Modality",
+        "BodyPartExamined", "ViewPosition" and "ImageLaterality".
+
+    Raises:
+        ImportError: pydicom, or the decoder of a compressed transfer syntax, is not installed.
+        ValueError: the file is truncated, damaged, no image or too large, the image has several frames, or it is no chest
+            X-ray and `force` is `False`. No error text has a value of the file other than its modality, body part, number
+            of frames, size and kind of pixels.
+    """
+    pydicom = _import_pydicom()
+    is_dataset = isinstance(source, pydicom.Dataset)
+    if name is None:
+        name = "DICOM image" if is_dataset or isinstance(source, bytes) else os.fspath(source)
+    if not is_dataset and not is_dicom(source):
+        raise ValueError(f"'{name}' is not a DICOM file: expected 'DICM' after 128 bytes.")
+    dataset, info, decoder = _quietly(_read_elements, name, pydicom, source)
+    if not force:
+        _check_is_chest(info, name)
+    _quietly(_check_pixels, name, dataset)
+    if not decoder.is_available:
+        raise ImportError(
+            f"The pixels of '{name}' are compressed as {decoder.UID.name}, and no decoder of that is installed. `pip install "
+            "transformers-cxr[dicom]` brings those of JPEG, JPEG-LS and JPEG 2000; pydicom's documentation names others."
+        )
+    image = PIL.Image.fromarray(_quietly(_render, name, pydicom, dataset, decoder))
+    image.info.update(info)
+    if not force:
+        _warn_of_doubts(info)
+    return image
+
+
+class _Unreadable(ValueError):
+    """What this module found to be wrong: its text may be shown."""
+
+
+def _quietly(function, name: str, *args):
+    """
+    Calls what uses pydicom, and lets none of its warnings, log records and errors out. One call at a time, because filters
+    of warnings are the whole process's.
+    """
+    pydicom_logger = logging.getLogger("pydicom")
+    with _PYDICOM_AT_WORK, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        level = pydicom_logger.level
+        pydicom_logger.setLevel(logging.CRITICAL + 1)
+        try:
+            return function(*args)
+        except _Unreadable as error:
+            reason = str(error)
+        # What pydicom and its decoders raise on a broken file is of any kind.
+        except Exception as error:
+            reason = f"it is truncated or damaged ({type(error).__name__} while it was read)"
+        finally:
+            pydicom_logger.setLevel(level)
+    # Not in the `except` block, or the error would carry pydicom's along as its context.
+    raise ValueError(f"Cannot read '{name}' as a DICOM image: {reason}.")
+
+
+def _read_elements(pydicom, source) -> tuple:
+    """The elements that are needed and not empty; what they say of the image; the decoder of the pixels."""
+    if isinstance(source, pydicom.Dataset):
+        read = source
+    elif isinstance(source, bytes):
+        read = _read_file(pydicom, BytesIO(source))
+    else:
+        with open(source, "rb") as file:
+            read = _read_file(pydicom, file)
+    dataset = pydicom.Dataset()
+    for keyword in ELEMENTS:
+        if keyword not in read:
+            continue
+        try:
+            element = read[keyword]
+        except Exception:
+            raise _Unreadable(f"the value of its {keyword} is not valid") from None
+        if not element.is_empty:
+            dataset[keyword] = element
+    # A dataset that was not read from a file may have no file meta information.
+    syntax = getattr(read, "file_meta", {}).get("TransferSyntaxUID", pydicom.uid.ExplicitVRLittleEndian)
+    try:
+        decoder = pydicom.pixels.get_decoder(syntax)
+    except NotImplementedError:
+        raise _Unreadable("its transfer syntax is not one of images") from None
+    return dataset, _describe(dataset), decoder
+
+
+def _read_file(pydicom, file):
+    reader = pydicom.filereader
+    reader.read_preamble(file, False)
+    file_meta = reader.read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
+    if file_meta.get("TransferSyntaxUID") != pydicom.uid.DeflatedExplicitVRLittleEndian:
+        file.seek(0)
+        return pydicom.dcmread(file, specific_tags=list(ELEMENTS))
+    # pydicom would inflate it whatever comes out.
+    limit = 8 * (PIL.Image.MAX_IMAGE_PIXELS or 0)
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    content = inflater.decompress(file.read(), limit)
+    if inflater.unconsumed_tail:
+        raise _Unreadable(f"it would take more than {limit} bytes, could be a decompression bomb")
+    dataset = reader.read_dataset(BytesIO(content), False, True, specific_tags=[pydicom.tag.Tag(k) for k in ELEMENTS])
+    dataset.file_meta = pydicom.dataset.FileMetaDataset(file_meta)
+    return dataset
+
+
+def _check_pixels(dataset) -> None:
+    if missing := [keyword for keyword in REQUIRED if keyword not in dataset]:
+        raise _Unreadable(f"it is truncated, or holds no image: it has no {', '.join(missing)}")
+    if (frames := int(dataset.get("NumberOfFrames", 1))) != 1:
+        raise _Unreadable(f"it holds {frames} frames, and a chest X-ray has one; extract one")
+    if not 8 <= dataset.BitsStored <= dataset.BitsAllocated <= 16:
+        raise _Unreadable(
+            f"expected pixels of 8 to 16 bits, got {dataset.BitsStored} bits stored in {dataset.BitsAllocated}"
+        )
+    limit = PIL.Image.MAX_IMAGE_PIXELS
+    if limit is not None and dataset.Rows * dataset.Columns > limit:
+        raise _Unreadable(
+            f"{dataset.Columns}x{dataset.Rows} pixels are more than `PIL.Image.MAX_IMAGE_PIXELS`, {limit}: could be a "
+            "decompression bomb"
+        )
+
+
+def _describe(dataset) -> dict[str, str]:
+    """Modality, body part, view and side, as far as they are given, in capitals."""
+    described = {keyword: dataset.get(keyword) for keyword in ("Modality", "BodyPartExamined", "ViewPosition")}
+    described["ImageLaterality"] = dataset.get("ImageLaterality", dataset.get("Laterality"))
+    regions = dataset.get("AnatomicRegionSequence")
+    if described["BodyPartExamined"] is None and regions:
+        code = regions[0].get("CodeValue")
+        described["BodyPartExamined"] = "CHEST" if code in CHEST_REGIONS else code
+    return {keyword: _code_string(value) for keyword, value in described.items() if value is not None}
+
+
+def _code_string(value) -> str:
+    value = str(value).strip().upper()
+    # What stands in the wrong place, such as a name, gets no further.
+    return value if re.fullmatch(r"[A-Z0-9 _&/+,.-]{1,32}", value) else "(not a code)"
+
+
+def _check_is_chest(info: dict[str, str], name: str) -> None:
+    modality, body_part = info.get("Modality"), info.get("BodyPartExamined")
+    way_out = "If it is one, `read_dicom(..., force=True)` gives its image all the same."
+    if modality is not None and modality not in MODALITIES:
+        raise ValueError(
+            f"Expected a chest X-ray, got an image of modality {modality} ('{name}'): expected {', '.join(MODALITIES)}. "
+            f"{way_out}"
+        )
+    if body_part is not None and not any(part in body_part for part in BODY_PARTS):
+        raise ValueError(
+            f"Expected a chest X-ray, got an image of body part {body_part} ('{name}'): expected a name with "
+            f"{', '.join(BODY_PARTS)}. {way_out}"
+        )
+
+
+def _warn_of_doubts(info: dict[str, str]) -> None:
+    """Warns once for all files of which the same is to be said: a folder may hold thousands."""
+    if missing := [keyword for keyword in ("Modality", "BodyPartExamined", "ViewPosition") if keyword not in info]:
+        logger.warning_once(
+            f"A DICOM image does not say its {', '.join(missing)}: it is taken for a frontal chest X-ray."
+        )
+    if (view := info.get("ViewPosition")) is not None and not {"AP", "PA"} & set(re.findall("[A-Z]+", view)):
+        logger.warning_once(f"A DICOM image has the view position {view}: expected a frontal view, AP or PA.")
+    if (side := info.get("ImageLaterality")) in ("L", "R"):
+        logger.warning_once(f"A DICOM image is of one side only ({side}): expected a whole chest.")
+
+
+def _render(pydicom, dataset, decoder) -> np.ndarray:
+    """`np.uint8` of shape `(rows, columns)` or `(rows, columns, 3)`."""
+    if decoder.is_encapsulated:
+        _check_coded_size(pydicom, dataset)
+    aligned = dataset.get("HighBit", dataset.BitsStored - 1) == dataset.BitsStored - 1
+    try:
+        pixels, properties = decoder.as_array(dataset, index=0, correct_unused_bits=aligned)
+    except RuntimeError:
+        plugins = ", ".join(decoder.available_plugins)
+        raise _Unreadable(f"no decoder ({plugins}) can read its {decoder.UID.name}; it may be damaged") from None
+    if not aligned:
+        # Older files hold the stored bits anywhere in the allocated ones.
+        pixels = (pixels << (dataset.BitsAllocated - 1 - dataset.HighBit)) >> (
+            dataset.BitsAllocated - dataset.BitsStored
+        )
+    if properties["photometric_interpretation"] in ("MONOCHROME1", "MONOCHROME2"):
+        return _render_grey(dataset, pixels, decoder.UID.is_little_endian)
+    if properties["photometric_interpretation"] != "RGB":
+        raise _Unreadable(
+            f"expected pixels that are grey or RGB, got {_code_string(dataset.PhotometricInterpretation)}"
+        )
+    return (pixels * (255 / (2**dataset.BitsStored - 1))).round().astype(np.uint8)
+
+
+def _check_coded_size(pydicom, dataset) -> None:
+    """A decoder allocates what the compressed image asks for, whatever Rows and Columns are."""
+    frame = pydicom.encaps.get_frame(dataset.PixelData, 0, number_of_frames=1)
+    size = _coded_size(frame)
+    if size is not None and size != (dataset.Rows, dataset.Columns):
+        raise _Unreadable(
+            f"its compressed image has {size[1]}x{size[0]} pixels, and its header says {dataset.Columns}x{dataset.Rows}"
+        )
+
+
+def _coded_size(frame: bytes) -> tuple[int, int] | None:
+    """Rows and columns of a JPEG, JPEG-LS or JPEG 2000 image; `None` for another, as RLE."""
+    if frame.startswith((b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")):
+        right, bottom, left, top = struct.unpack_from(">4I", frame, frame.index(b"\xff\x4f\xff\x51") + 8)
+        return bottom - top, right - left
+    offset = 2
+    while frame.startswith(b"\xff\xd8"):
+        marker, length = struct.unpack_from(">HH", frame, offset)
+        if marker == 0xFFFF:  # a fill byte before the marker
+            offset += 1
+            continue
+        # Start of a frame: SOF0 to SOF15, which leave out three markers of other kinds, and SOF55 of JPEG-LS.
+        if marker == 0xFFF7 or (0xFFC0 <= marker <= 0xFFCF and marker not in (0xFFC4, 0xFFC8, 0xFFCC)):
+            return struct.unpack_from(">HH", frame, offset + 5)
+        offset += 2 + length
+    return None
+
+
+def _render_grey(dataset, pixels: np.ndarray, little_endian: bool) -> np.ndarray:
+    # What happens to a pixel depends on its value alone, and there are fewer values than pixels.
+    lowest = int(pixels.min())
+    values = np.arange(lowest, int(pixels.max()) + 1)
+    index = pixels.astype(np.int32) - lowest
+    padding = np.zeros(len(values), dtype=bool)
+    if (limit := dataset.get("PixelPaddingValue")) is not None:
+        limits = sorted((limit, dataset.get("PixelPaddingRangeLimit", limit)))
+        padding = (values >= limits[0]) & (values <= limits[1])
+    present = np.bincount(index.ravel(), minlength=len(values)) > 0
+    grey = _apply_modality_lut(dataset, values, little_endian)
+    grey = _apply_voi_lut(dataset, grey, present & ~padding, little_endian)
+    if dataset.PhotometricInterpretation == "MONOCHROME1" or dataset.get("PresentationLUTShape") == "INVERSE":
+        grey = 1 - grey
+    grey[padding] = 0
+    return (255 * grey).round().astype(np.uint8)[index]
+
+
+def _apply_modality_lut(dataset, values: np.ndarray, little_endian: bool) -> np.ndarray:
+    if table := dataset.get("ModalityLUTSequence"):
+        return _look_up(table[0], values, little_endian)[0]
+    if "RescaleSlope" in dataset and "RescaleIntercept" in dataset:
+        return values * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)
+    return values
+
+
+def _apply_voi_lut(dataset, values: np.ndarray, present: np.ndarray, little_endian: bool) -> np.ndarray:
+    """Values to grey in [0, 1] (PS3.3, C.11.2.1.1 to C.11.2.1.3)."""
+    if table := dataset.get("VOILUTSequence"):
+        looked_up, bits = _look_up(table[0], np.rint(values).astype(np.int64), little_endian)
+        return looked_up / (2**bits - 1)
+    if "WindowCenter" in dataset and "WindowWidth" in dataset:
+        center, width = (float(np.ravel(dataset[k].value)[0]) for k in ("WindowCenter", "WindowWidth"))
+        function = dataset.get("VOILUTFunction", "LINEAR")
+        if function == "LINEAR":
+            center, width = center - 0.5, width - 1
+        if width == 0 and function == "LINEAR":
+            return (values > center).astype(np.float64)
+        if width > 0 and function == "SIGMOID":
+            return 1 / (1 + np.exp(-4 * (values - center) / width))
+        if width > 0 and function in ("LINEAR", "LINEAR_EXACT"):
+            return ((values - center) / width + 0.5).clip(0, 1)
+        raise _Unreadable("its window has a width or function that the standard does not know")
+    if dataset.BitsStored == 8:
+        stored = np.array([-128, 127] if dataset.PixelRepresentation else [0, 255])
+        bounds = _apply_modality_lut(dataset, stored, little_endian)
+    else:
+        bounds = values[present]
+    if len(bounds) == 0 or bounds.max() == bounds.min():
+        return np.zeros(len(values))
+    return ((values - bounds.min()) / (bounds.max() - bounds.min())).clip(0, 1)
+
+
+def _look_up(table, values: np.ndarray, little_endian: bool) -> tuple[np.ndarray, int]:
+    """Integers to the entries of a table, and the bits of an entry."""
+    number, first, bits = table.LUTDescriptor
+    number = number or 2**16
+    entries = table.LUTData
+    if isinstance(entries, bytes):
+        # Entries of 8 bits are in bytes or in words.
+        kind = "u1" if len(entries) < 2 * number else "<u2" if little_endian else ">u2"
+        entries = np.frombuffer(entries, kind)
+    entries = np.atleast_1d(entries)[:number]
+    return np.asarray(entries, dtype=np.int64)[(values - first).clip(0, len(entries) - 1)], bits
+
+
+__all__ = ["is_dicom", "is_dicom_dataset", "read_dicom"]
