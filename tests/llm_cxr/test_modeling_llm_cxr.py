@@ -1,5 +1,7 @@
 """One suite over GPT-NeoX, Llama and Qwen2 backbones."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -24,7 +26,6 @@ from transformers_cxr import (
     LlmCxrImageProcessor,
     LlmCxrProcessor,
 )
-from transformers_cxr.data.image_folder import Study
 from transformers_cxr.training.instructions import InstructionCollator, InstructionDataset
 
 
@@ -37,12 +38,13 @@ def pixel_inputs(processor, texts=("Report: <image> and", "Two <image> then <ima
     return processor(text=list(texts), images=images, return_tensors="pt", padding=True, **kwargs)
 
 
-def test_text_logits_of_the_base_are_unchanged_by_the_extension(backbone, text_tokenizer, vq_tokenizer):
+@pytest.mark.parametrize("new_embeddings", ["random", "mean", "codebook"])
+def test_text_logits_of_the_base_are_unchanged_by_the_extension(backbone, text_tokenizer, vq_tokenizer, new_embeddings):
     ids, known = torch.arange(12).view(2, 6), len(text_tokenizer)
     with torch.no_grad():
         before = backbone(ids, output_hidden_states=True)
         rows_before = backbone.get_output_embeddings().weight[:known].clone()
-        model, _ = LlmCxrForCausalLM.from_language_model(backbone, text_tokenizer, vq_tokenizer)
+        model, _ = LlmCxrForCausalLM.from_language_model(backbone, text_tokenizer, vq_tokenizer, new_embeddings)
         after = model(ids, output_hidden_states=True)
     # All that the logits are made of is equal to the bit; the product with a longer head may round its last bit otherwise.
     assert torch.equal(after.hidden_states[-1], before.hidden_states[-1])
@@ -57,6 +59,47 @@ def test_new_rows_follow_the_old_table_and_are_seeded(any_model, text_tokenizer)
     old, new = table[: len(text_tokenizer)], table[len(text_tokenizer) :]
     assert 0.7 < new.std() / old.std() < 1.3
     assert len(new.unique(dim=0)) == len(new)
+
+
+def tables(model):
+    return [module.weight.detach() for module in (model.get_input_embeddings(), model.get_output_embeddings())]
+
+
+def test_new_rows_are_the_mean_of_the_old_table_where_that_is_asked_for(backbone, text_tokenizer, vq_tokenizer):
+    model, _ = LlmCxrForCausalLM.from_language_model(backbone, text_tokenizer, vq_tokenizer, new_embeddings="mean")
+    for table in tables(model):
+        old, new = table[: len(text_tokenizer)], table[len(text_tokenizer) :]
+        torch.testing.assert_close(new, old.mean(0).expand_as(new))
+
+
+def test_rows_of_codes_are_laid_out_as_the_codebook_where_that_is_asked_for(backbone, text_tokenizer, vq_tokenizer):
+    model, processor = LlmCxrForCausalLM.from_language_model(
+        backbone, text_tokenizer, vq_tokenizer, new_embeddings="codebook"
+    )
+    for table in tables(model):
+        old, codes = table[: len(text_tokenizer)], table[processor.image_token_offset :]
+        torch.testing.assert_close(codes.mean(0), old.mean(0))
+        torch.testing.assert_close(codes.std(0), old.std(0))
+        # An affine image of the codebook: the code vectors explain the rows up to rounding.
+        features = F.pad(vq_tokenizer.codebook.detach(), (0, 1), value=1.0)
+        fitted = features @ torch.linalg.lstsq(features, codes).solution
+        torch.testing.assert_close(fitted, codes, rtol=1e-3, atol=1e-4)
+        assert len(codes.unique(dim=0)) == len(codes)
+
+
+def test_rows_of_codes_are_seeded(llama, text_tokenizer, vq_tokenizer):
+    rows = []
+    for seed in (0, 0, 1):
+        base = copy.deepcopy(llama)
+        model, _ = LlmCxrForCausalLM.from_language_model(base, text_tokenizer, vq_tokenizer, "codebook", seed)
+        rows.append(model.get_input_embeddings().weight)
+    assert torch.equal(rows[0], rows[1])
+    assert not torch.equal(rows[0], rows[2])
+
+
+def test_an_unknown_kind_of_new_rows_is_refused(llama, text_tokenizer, vq_tokenizer):
+    with pytest.raises(ValueError, match="must be 'random', 'mean' or 'codebook', got 'zero'"):
+        LlmCxrForCausalLM.from_language_model(llama, text_tokenizer, vq_tokenizer, new_embeddings="zero")
 
 
 def test_tied_heads_stay_tied_and_untied_stay_untied_through_save_and_load(any_model, tmp_path):
@@ -193,16 +236,16 @@ def test_lora_on_the_wrapper_trains_saves_loads_and_draws(any_model, tmp_path):
     assert torch.equal(drawn, plain - base.config.image_token_offset)
 
 
-def study(index):
-    findings = ("No Finding",) if index % 2 else ("Pneumonia",)
-    etiology = "" if index % 2 else "viral"
-    return Study(None, str(index), "train", "kermany", str(index), "AP", "child", "", findings, etiology)
-
-
 def test_trainer_overfits_a_few_conversations(tiny_model, tmp_path):
     model, processor = tiny_model
-    codes = np.random.default_rng(0).integers(0, 32, (4, 16))
-    dataset = InstructionDataset([study(i) for i in range(4)], codes, processor, size=8, seed=1)
+    codes = np.random.default_rng(0).integers(0, 32, (8, 1, 16)).tolist()
+    question, answers = [{"type": "text", "text": "Is there pneumonia?"}, {"type": "image"}], ["Yes.", "No."]
+    conversations = [
+        {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answers[i % 2]}]}
+        | {"task": "vqa", "image_codes": codes[i]}
+        for i in range(8)
+    ]
+    dataset = InstructionDataset(conversations, processor)
     arguments = TrainingArguments(
         output_dir=str(tmp_path),
         max_steps=30,

@@ -133,13 +133,14 @@ class LlmCxrConfig(PreTrainedConfig):
     eoi_token_id: int = 50283
     image_token_offset: int = 50284
     text_image_markers: bool = False
-    # The backbone ties its own head; the wrapper has none.
+    # That of `text_config`: the backbone ties its own head, and PEFT reads here whether it does.
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs):
         if self.text_config is None:
             self.text_config = AutoConfig.for_model("gpt_neox", vocab_size=self.image_token_offset + 1024)
         super().__post_init__(**kwargs)
+        self.tie_word_embeddings = self.text_config.tie_word_embeddings
         end = self.image_token_offset + self.vq_config.codebook_size
         if end > self.text_config.vocab_size:
             raise ValueError(

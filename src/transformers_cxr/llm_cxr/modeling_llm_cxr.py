@@ -40,6 +40,8 @@ class LlmCxrForCausalLM(LlmCxrImageGenerationMixin, PreTrainedModel, GenerationM
     _can_compile_fullgraph = True
     _keep_in_fp32_modules_strict = ["vq_tokenizer"]
     _skip_keys_device_placement = ["past_key_values"]
+    # None of its own; a dictionary tells PEFT to look for those of the backbone.
+    _tied_weights_keys = {}
 
     def __init__(self, config: LlmCxrConfig):
         super().__init__(config)
@@ -57,11 +59,12 @@ class LlmCxrForCausalLM(LlmCxrImageGenerationMixin, PreTrainedModel, GenerationM
         language_model: PreTrainedModel | str | os.PathLike,
         tokenizer: PreTrainedTokenizerBase,
         vq_tokenizer: CXRVQTokenizer,
+        new_embeddings: str = "random",
         seed: int = 0,
     ) -> tuple[LlmCxrForCausalLM, LlmCxrProcessor]:
         """
         Builds a multimodal model and its processor from a text-only model. The logits of the old tokens stay as they were;
-        the rows of the new ones are drawn from a normal distribution with the mean and standard deviation of the table.
+        the vocabulary, and an untied head, get rows for the new ones.
 
         Args:
             language_model (`PreTrainedModel`, `str` or `os.PathLike`):
@@ -70,6 +73,13 @@ class LlmCxrForCausalLM(LlmCxrImageGenerationMixin, PreTrainedModel, GenerationM
                 The backbone's tokenizer. Tokens are added to a copy.
             vq_tokenizer ([`CXRVQTokenizer`]):
                 The image tokenizer. It becomes part of the new model.
+            new_embeddings (`str`, *optional*, defaults to `"random"`):
+                What the new rows begin as, with the mean and standard deviation that each dimension has over the old rows:
+
+                - `"random"`: draws from the normal distribution of the two.
+                - `"mean"`: the mean, all rows alike.
+                - `"codebook"`: for the codes, a random projection of their vectors in the codebook, scaled to the two, so
+                  that codes that look alike begin alike; for the other new tokens `"random"`.
             seed (`int`, *optional*, defaults to 0):
                 Seed of the new rows.
 
@@ -77,8 +87,10 @@ class LlmCxrForCausalLM(LlmCxrImageGenerationMixin, PreTrainedModel, GenerationM
             `tuple[LlmCxrForCausalLM, LlmCxrProcessor]`.
 
         Raises:
-            ValueError: the backbone's vocabulary is smaller than the tokenizer's.
+            ValueError: the backbone's vocabulary is smaller than the tokenizer's, or another `new_embeddings`.
         """
+        if new_embeddings not in ("random", "mean", "codebook"):
+            raise ValueError(f"`new_embeddings` must be 'random', 'mean' or 'codebook', got {new_embeddings!r}.")
         if not isinstance(language_model, PreTrainedModel):
             language_model = AutoModelForCausalLM.from_pretrained(language_model)
         rows = language_model.get_input_embeddings().weight.shape[0]
@@ -95,8 +107,15 @@ class LlmCxrForCausalLM(LlmCxrImageGenerationMixin, PreTrainedModel, GenerationM
         with torch.no_grad():
             for table in sorted(tables, key=lambda t: t is not language_model.get_input_embeddings().weight):
                 known = table[:known_tokens].float()
-                noise = torch.randn(table[known_tokens:].shape, generator=generator).to(table.device)
-                table[known_tokens:] = (known.mean(0) + known.std(0) * noise).to(table.dtype)
+                deviations = torch.zeros(table[known_tokens:].shape)
+                if new_embeddings != "mean":
+                    deviations.normal_(generator=generator)
+                if new_embeddings == "codebook" and len(deviations):
+                    codebook = vq_tokenizer.codebook.float().cpu()
+                    projected = codebook @ torch.randn(codebook.shape[1], table.shape[1], generator=generator)
+                    first = processor.image_token_offset - known_tokens
+                    deviations[first : first + len(codebook)] = (projected - projected.mean(0)) / projected.std(0)
+                table[known_tokens:] = (known.mean(0) + known.std(0) * deviations.to(table.device)).to(table.dtype)
 
         config = LlmCxrConfig(
             text_config=language_model.config,
@@ -218,6 +237,9 @@ class LlmCxrForCausalLM(LlmCxrImageGenerationMixin, PreTrainedModel, GenerationM
                 Images in [-1, 1], in the order of their placeholders.
             labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
                 Targets over text and codes alike; -100 is ignored.
+            use_cache (`bool`, *optional*):
+                Return `past_key_values`; by default what the backbone's configuration says, and `False` where `labels` are
+                given. With a cache the backbone cannot tell packed conversations, whose `position_ids` begin anew.
             logits_to_keep (`int` or `torch.Tensor`, *optional*, defaults to 0):
                 Compute the logits of the last positions only; 0 is all.
 
@@ -227,6 +249,8 @@ class LlmCxrForCausalLM(LlmCxrImageGenerationMixin, PreTrainedModel, GenerationM
         """
         if pixel_values is not None:
             input_ids, labels = self.replace_image_placeholders(input_ids, pixel_values, labels)
+        if labels is not None and use_cache is None:
+            use_cache = False
         return self.language_model(
             input_ids=input_ids,
             attention_mask=attention_mask,

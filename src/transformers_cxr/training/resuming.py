@@ -1,0 +1,78 @@
+"""Going on with a run of the Trainer, and only with that run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+
+from ..data.durable import durable_file
+
+RUN = "run.json"
+# The settings of the Trainer that decide what comes out.
+_RESULT_SETTINGS = (
+    "max_steps num_train_epochs learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps weight_decay optim optim_args "
+    "adam_beta1 adam_beta2 adam_epsilon max_grad_norm label_smoothing_factor neftune_noise_alpha bf16 fp16 seed data_seed "
+    "train_sampling_strategy"
+).split()
+_NUM_HASHED_RECORDS = 64
+
+
+def data_fingerprint(conversations: Sequence[dict]) -> str:
+    """
+    Tells datasets apart: SHA-256 of their length and of up to 64 records evenly from first to last, as 64 hexadecimal digits.
+    """
+    digest = hashlib.sha256(str(len(conversations)).encode())
+    for index in range(0, len(conversations), -(-len(conversations) // _NUM_HASHED_RECORDS)):
+        # Images and numbers of numpy are not JSON.
+        record = json.dumps(conversations[index], sort_keys=True, default=lambda value: value.tobytes().hex())
+        digest.update(record.encode())
+    return digest.hexdigest()
+
+
+def checkpoint_of_run(arguments: TrainingArguments, settings: dict[str, Any]) -> str | None:
+    """
+    The newest whole checkpoint of a run, which is told from others by its settings in `OUTPUT_DIR/run.json`.
+
+    Args:
+        arguments (`TrainingArguments`):
+            Those of them that decide the result are settings, too: the conversations of a step, for instance, and not how
+            devices share them.
+        settings (`dict`):
+            All else that the result depends on, such as the [`data_fingerprint`].
+
+    Returns:
+        `str`, *optional*: `OUTPUT_DIR/checkpoint-STEP`; one whose writing was cut short is passed over.
+
+    Raises:
+        ValueError: the folder holds checkpoints of a run with other settings.
+    """
+    settings = {**settings, **{name: getattr(arguments, name) for name in _RESULT_SETTINGS}}
+    settings["conversations_a_step"] = (
+        arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    )
+    settings = json.loads(json.dumps(settings, default=str))
+    output_dir = Path(arguments.output_dir)
+    path = output_dir / RUN
+    # Its state is what the Trainer writes last into a checkpoint.
+    states = output_dir.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")
+    steps = [int(state.parent.name.removeprefix("checkpoint-")) for state in states]
+    if not steps:
+        if arguments.process_index == 0:
+            output_dir.mkdir(parents=True, exist_ok=True)
+            with durable_file(path) as partial:
+                partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        return None
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if differing := sorted(name for name in {**known, **settings} if known.get(name) != settings.get(name)):
+        changes = "; ".join(f"{name} was {known.get(name)!r} and is {settings.get(name)!r}" for name in differing)
+        raise ValueError(
+            f"'{output_dir}' holds checkpoints of another run: {changes}. Resume with the data and settings of that run, or "
+            "choose another `output_dir`."
+        )
+    return str(output_dir / f"checkpoint-{max(steps)}")

@@ -1,0 +1,83 @@
+"""Which checkpoint a run goes on from, and which run it must be."""
+
+import json
+
+import numpy as np
+import PIL.Image
+import pytest
+from transformers import TrainingArguments
+
+from transformers_cxr.training.resuming import checkpoint_of_run, data_fingerprint
+
+RECORDS = [{"messages": [], "task": "vqa", "image_codes": [[i] * 4]} for i in range(200)]
+
+
+def arguments(tmp_path, **settings):
+    return TrainingArguments(output_dir=str(tmp_path / "run"), use_cpu=True, report_to="none", **settings)
+
+
+def write_checkpoint(tmp_path, step, whole=True):
+    folder = tmp_path / f"run/checkpoint-{step}"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"")
+    if whole:
+        (folder / "trainer_state.json").write_text("{}")
+
+
+def test_a_new_run_has_no_checkpoint_and_notes_its_settings(tmp_path):
+    assert checkpoint_of_run(arguments(tmp_path), {"data": "a"}) is None
+    settings = json.loads((tmp_path / "run/run.json").read_text())
+    assert settings["data"] == "a" and settings["conversations_a_step"] == 8
+    # Nothing is trained yet, so that the settings may still change.
+    assert checkpoint_of_run(arguments(tmp_path), {"data": "b"}) is None
+
+
+def test_the_newest_whole_checkpoint_is_taken(tmp_path):
+    checkpoint_of_run(arguments(tmp_path), {})
+    for step in (20, 100):
+        write_checkpoint(tmp_path, step)
+    write_checkpoint(tmp_path, 120, whole=False)
+    assert checkpoint_of_run(arguments(tmp_path), {}) == str(tmp_path / "run/checkpoint-100")
+
+
+def test_settings_that_leave_the_result_alone_may_change(tmp_path):
+    checkpoint_of_run(arguments(tmp_path, per_device_train_batch_size=4), {})
+    write_checkpoint(tmp_path, 20)
+    changed = arguments(
+        tmp_path,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        logging_steps=3,
+        dataloader_num_workers=1,
+    )
+    assert checkpoint_of_run(changed, {})
+
+
+@pytest.mark.parametrize(
+    ("settings", "trainer_settings", "message"),
+    [
+        ({"data": "b"}, {}, "another run: data was 'a' and is 'b'"),
+        ({"data": "a", "packing": True}, {}, "packing was None and is True"),
+        ({"data": "a"}, {"learning_rate": 1e-3}, "learning_rate was 5e-05 and is 0.001"),
+        ({"data": "a"}, {"gradient_accumulation_steps": 2}, "conversations_a_step was 8 and is 16"),
+    ],
+)
+def test_another_run_is_refused(tmp_path, settings, trainer_settings, message):
+    checkpoint_of_run(arguments(tmp_path), {"data": "a"})
+    write_checkpoint(tmp_path, 20)
+    with pytest.raises(ValueError, match=message):
+        checkpoint_of_run(arguments(tmp_path, **trainer_settings), settings)
+
+
+def test_data_are_known_by_their_records():
+    assert data_fingerprint(RECORDS) == data_fingerprint([dict(record) for record in RECORDS])
+    changed = [*RECORDS]
+    changed[196] = {**RECORDS[196], "task": "report"}
+    assert len({data_fingerprint(records) for records in (RECORDS, RECORDS[:-1], RECORDS[1:], changed)}) == 4
+
+
+def test_images_and_arrays_are_known_by_their_content():
+    def records(value):
+        return [{"images": [PIL.Image.fromarray(np.full((4, 4), value, np.uint8))], "image_codes": [np.arange(value)]}]
+
+    assert data_fingerprint(records(3)) == data_fingerprint(records(3)) != data_fingerprint(records(4))
