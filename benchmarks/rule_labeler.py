@@ -1,0 +1,197 @@
+"""
+How well the rule labeler finds, negates and doubts findings: precision, recall and F1 of each label.
+
+    pip install --no-deps radlabels
+    python benchmarks/rule_labeler.py
+
+The reference are the 1,000 synthetic reports that radlabels 0.2 (MIT) ships with the mentions that RadGraph-XL and a
+dictionary of radiologists found in them: a machine's annotation, whose uncertainty is sparing ("may represent atelectasis" is
+mostly "definitely present" there). Mentions outside of the sections that the rule labeler reads are left out. `--openi FILE`
+measures against human indexing instead: the archive `NLMCXR_reports.tgz` that torchxrayvision ships, whose reports carry MeSH
+terms of what is present.
+"""
+
+import argparse
+import json
+import tarfile
+from importlib.util import find_spec
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+
+from transformers_cxr.evaluation.chexpert_labeler import (
+    CHEXPERT_LABELS,
+    NEGATIVE,
+    POSITIVE,
+    UNCERTAIN,
+    RuleLabeler,
+    read_spans,
+)
+
+# radlabels' label, and where it is wider than CheXpert's a part of the alias that matched, to CheXpert's label.
+LABEL_OF_RADLABEL = {
+    "atelectasis": "Atelectasis",
+    "lobar_segmental_collapse": "Atelectasis",
+    "whole_lung_or_majority_collapse": "Atelectasis",
+    "cardiomegaly": "Cardiomegaly",
+    "consolidation": "Consolidation",
+    "pulmonary_edema": "Edema",
+    "pulmonary_congestion_pulmonary_venous_congestion": "Edema",
+    "enlarged_cardiomediastinum": "Enlarged Cardiomediastinum",
+    "fracture_generic": "Fracture",
+    "acute_rib_fracture": "Fracture",
+    "non_acute_rib_fracture": "Fracture",
+    "lung_nodule_or_mass": "Lung Lesion",
+    "lung_lesion": "Lung Lesion",
+    "lung_opacity": "Lung Opacity",
+    "infiltration": "Lung Opacity",
+    "ground_glass_opacity": "Lung Opacity",
+    "interstitial_thickening": "Lung Opacity",
+    "peribronchial_cuffing": "Lung Opacity",
+    "pleural_effusion": "Pleural Effusion",
+    "pleural_other": "Pleural Other",
+    "pleural_thickening": "Pleural Other",
+    "pulmonary_fibrosis": "Pleural Other",
+    "pneumonia": "Pneumonia",
+    "pneumothorax": "Pneumothorax",
+    "central_venous_catheter": "Support Devices",
+    "endotracheal_tube": "Support Devices",
+    "enteric_tube": "Support Devices",
+    "implantable_electronic_device": "Support Devices",
+    "intercostal_drain": "Support Devices",
+    "pacemaker_electronic_cardiac_device_or_wires": "Support Devices",
+    "support_devices_generic": "Support Devices",
+    "tracheostomy_tube": "Support Devices",
+}
+VALUE_OF_STATUS = {"definitely present": POSITIVE, "uncertain": UNCERTAIN, "definitely absent": NEGATIVE}
+LABEL_OF_MESH = {
+    "Cardiomegaly": "Cardiomegaly",
+    "Pulmonary Atelectasis": "Atelectasis",
+    "Pleural Effusion": "Pleural Effusion",
+    "Pneumothorax": "Pneumothorax",
+    "Pneumonia": "Pneumonia",
+    "Consolidation": "Consolidation",
+    "Pulmonary Edema": "Edema",
+    "Pulmonary Congestion": "Edema",
+    "Opacity": "Lung Opacity",
+    "Infiltrate": "Lung Opacity",
+    "Airspace Disease": "Lung Opacity",
+    "Nodule": "Lung Lesion",
+    "Mass": "Lung Lesion",
+    "Fractures, Bone": "Fracture",
+    "Catheters, Indwelling": "Support Devices",
+    "Implanted Medical Device": "Support Devices",
+    "Tube, Inserted": "Support Devices",
+    "Medical Device": "Support Devices",
+    "Surgical Instruments": "Support Devices",
+}
+
+
+def radlabels_reports() -> tuple[list[str], np.ndarray]:
+    """The synthetic reports and their labels `(1000, 14)`, of the mentions in the sections that are read."""
+    spec = find_spec("radlabels")
+    if spec is None:
+        raise SystemExit("Error: radlabels is not installed: `pip install --no-deps radlabels`.")
+    folder = Path(spec.submodule_search_locations[0]) / "samples"
+    matches = json.loads((folder / "synthetic_matches.json").read_text())
+    reports, labels = [], np.full((len(matches), len(CHEXPERT_LABELS)), np.nan, dtype=np.float32)
+    for row, (name, entry) in zip(labels, matches.items()):
+        report = (folder / f"synthetic_reports/{name}.txt").read_text()
+        reports.append(report)
+        starts = token_starts(entry["text"].split(), report)
+        for match in entry["matches"]:
+            label = LABEL_OF_RADLABEL.get(match["disease"])
+            # Pneumonia and consolidation are labels of their own in CheXpert.
+            if label is None and match["disease"] == "air_space_opacity":
+                label = "Lung Opacity" if "pneumon" not in match["alias"] and "consol" not in match["alias"] else None
+            position = starts[match["start_ix"][0]]
+            if label is None or not any(start <= position < end for start, end in read_spans(report)):
+                continue
+            column, value = CHEXPERT_LABELS.index(label), VALUE_OF_STATUS[match["label"]]
+            order = (NEGATIVE, UNCERTAIN, POSITIVE)
+            if np.isnan(row[column]) or order.index(value) > order.index(row[column]):
+                row[column] = value
+    return reports, labels
+
+
+def token_starts(tokens: list[str], report: str) -> list[int]:
+    """The position in a report of each of its tokens, which hold its characters in order."""
+    starts, position = [], 0
+    for token in tokens:
+        for number, character in enumerate(token):
+            position = report.index(character, position)
+            if number == 0:
+                starts.append(position)
+            position += 1
+    return starts
+
+
+def openi_reports(archive: str) -> tuple[list[str], np.ndarray]:
+    """The reports of Open-i with findings or an impression, and which labels its indexers gave; others are not mentioned."""
+    reports, labels = [], []
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            if not member.name.endswith(".xml"):
+                continue
+            root = ElementTree.parse(tar.extractfile(member)).getroot()
+            sections = {s.get("Label"): s.text or "" for s in root.iter("AbstractText")}
+            report = "\n\n".join(f"{name}: {sections.get(name, '')}" for name in ("FINDINGS", "IMPRESSION"))
+            terms = [term.text or "" for mesh in root.iter("MeSH") for term in mesh.iter("major")]
+            if not terms or not (sections.get("FINDINGS") or sections.get("IMPRESSION")):
+                continue
+            row = np.full(len(CHEXPERT_LABELS), np.nan, dtype=np.float32)
+            for term in terms:
+                name = term.split("/")[0]
+                if name in LABEL_OF_MESH:
+                    row[CHEXPERT_LABELS.index(LABEL_OF_MESH[name])] = POSITIVE
+                if name == "normal":
+                    row[0] = POSITIVE
+            reports.append(report)
+            labels.append(row)
+    return reports, np.stack(labels)
+
+
+def scores(predicted: np.ndarray, reference: np.ndarray) -> str:
+    """Precision, recall, F1 and the number of true ones, as cells of a table; a dash where there is nothing to find."""
+    hits = (predicted & reference).sum()
+    if not reference.sum():
+        return "- | - | - | 0"
+    precision = hits / predicted.sum() if predicted.sum() else float("nan")
+    recall = hits / reference.sum()
+    f1 = 2 * hits / (predicted.sum() + reference.sum())
+    return f"{precision:.3f} | {recall:.3f} | {f1:.3f} | {reference.sum()}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--openi", help="NLMCXR_reports.tgz: measure positive labels against human indexing instead")
+    parser.add_argument("--show", metavar="LABEL", help="print the reports of a label on which the two disagree")
+    args = parser.parse_args()
+    reports, reference = openi_reports(args.openi) if args.openi else radlabels_reports()
+    predicted = RuleLabeler()(reports)
+    kinds = {"positive": lambda labels: labels == POSITIVE}
+    if not args.openi:
+        kinds = {
+            "mention": lambda labels: ~np.isnan(labels),
+            "positive or uncertain": lambda labels: (labels == POSITIVE) | (labels == UNCERTAIN),
+            **kinds,
+            "uncertain": lambda labels: labels == UNCERTAIN,
+            "negative": lambda labels: labels == NEGATIVE,
+        }
+    annotated = [i for i in range(len(CHEXPERT_LABELS)) if not np.isnan(reference[:, i]).all()]
+    print(f"{len(reports)} reports\n\n| label | kind | precision | recall | F1 | reports |\n|---|---|---|---|---|---|")
+    for i in [*annotated, None]:
+        columns = annotated[annotated[0] == 0 :] if i is None else [i]
+        for kind, select in kinds.items():
+            cells = scores(select(predicted[:, columns]), select(reference[:, columns]))
+            print(f"| {'all (micro)' if i is None else CHEXPERT_LABELS[i]} | {kind} | {cells} |")
+    if args.show:
+        i = CHEXPERT_LABELS.index(args.show)
+        for report, mine, theirs in zip(reports, predicted[:, i], reference[:, i]):
+            if not (mine == theirs or (np.isnan(mine) and np.isnan(theirs))):
+                print(f"\n--- rules {mine:g}, reference {theirs:g}\n{report.strip()}")
+
+
+if __name__ == "__main__":
+    main()

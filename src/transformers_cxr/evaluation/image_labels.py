@@ -1,0 +1,144 @@
+"""Whether generated images show what the real ones of the same report show, as a classifier of X-rays sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Features, Image
+from torch import nn
+from tqdm import tqdm
+from transformers import AutoConfig
+
+from ..llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor
+from ..training.clinical import load_clinical_classifier
+from .classification import classification_scores
+from .metric import CxrMetric
+
+# The labels of CheXpert that torchxrayvision's classifiers know: the eleven of arXiv 2305.11490, table 4, by their number.
+ELEVEN_LABELS = (
+    "Atelectasis",
+    "Cardiomegaly",
+    "Consolidation",
+    "Edema",
+    "Effusion",
+    "Enlarged Cardiomediastinum",
+    "Fracture",
+    "Lung Lesion",
+    "Lung Opacity",
+    "Pneumonia",
+    "Pneumothorax",
+)
+
+
+class ImageLabels(CxrMetric):
+    """
+    F1 and AUROC of the labels of generated images against those of real images, both given by a classifier (arXiv 2305.11490,
+    table 4).
+
+    Names of the numbers are `{f1, auroc, jaccard}_{micro, macro, weighted}`, `classes` and `{f1, auroc, jaccard}_{label}`, see
+    [`classification_scores`]. The reference is the label of the real image; AUROC is of the probability of the generated one.
+    All are in [0, 1], higher is better. They say as much as the classifier is right.
+
+    A unit is a `np.ndarray` of shape `(2, num_labels)`: the probabilities of the generated and of the real image.
+
+    Args:
+        classifier (`nn.Module` or `str`):
+            A module that takes images, `(batch_size, 1, 256, 256)` in [-1, 1], and gives logits, `(batch_size, num_labels)`; or
+            what [`load_clinical_classifier`] takes, such as `"densenet121-res224-all"`.
+        label_names (`Sequence[str]`, *optional*):
+            The names of the labels of a module, in its order; of a classifier by name the labels to use, such as
+            `ELEVEN_LABELS`, all by default.
+        thresholds (`Sequence[float]`, *optional*):
+            Probability from which on each label of a module is there; 0.5 by default. A classifier by name has its own.
+        batch_size (`int`, *optional*, defaults to 32):
+            Images at once.
+        device (`str` or `torch.device`, *optional*):
+            Where the classifier runs; by default a GPU where there is one.
+
+    Raises:
+        ValueError: the classifier does not have these labels, or as many.
+        ImportError: torchxrayvision is not installed.
+        OSError: the weights of the classifier are neither there nor can be downloaded.
+    """
+
+    FEATURES = Features({"predictions": Image(), "references": Image()})
+
+    def __init__(
+        self,
+        classifier: nn.Module | str,
+        label_names: Sequence[str] | None = None,
+        thresholds: Sequence[float] | None = None,
+        batch_size: int = 32,
+        device: str | torch.device | None = None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if isinstance(classifier, str):
+            network = load_clinical_classifier(classifier)
+            known = _label_names(classifier)
+            missing = sorted(set(label_names or ()) - set(known))
+            if missing:
+                raise ValueError(f"'{classifier}' has no label {missing}; it has {[name for name in known if name]}.")
+            # torchxrayvision leaves the names of labels empty that its weights do not know.
+            self.columns = [known.index(name) for name in label_names or filter(None, known)]
+            self.label_names = [known[i] for i in self.columns]
+            self.exclusive = network.thresholds is None
+            self.thresholds = None if self.exclusive else network.thresholds[self.columns].numpy()
+            self.classifier = nn.Sequential(network, network.head)
+        else:
+            if not label_names:
+                raise ValueError(
+                    "The names of the labels of a module must be given, in its order: `label_names=[...]`."
+                )
+            self.label_names = list(label_names)
+            self.columns = list(range(len(self.label_names)))
+            self.exclusive = False
+            self.thresholds = np.full(len(self.columns), 0.5) if thresholds is None else np.asarray(thresholds)
+            if len(self.thresholds) != len(self.label_names):
+                raise ValueError(f"Expected {len(self.label_names)} thresholds, got {len(self.thresholds)}.")
+            self.classifier = classifier
+        self.batch_size = batch_size
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.classifier = self.classifier.to(self.device).eval()
+
+    def _units(self, predictions: Sequence, references: Sequence) -> list[np.ndarray]:
+        return list(np.stack([self._probabilities(predictions), self._probabilities(references)], axis=1))
+
+    @torch.no_grad()
+    def _probabilities(self, images: Sequence) -> np.ndarray:
+        processor, rows = LlmCxrImageProcessor(do_convert_rgb=False), []
+        for start in tqdm(range(0, len(images), self.batch_size), desc="Labels", unit="batch", leave=False):
+            batch = list(images[start : start + self.batch_size])
+            logits = self.classifier(processor(batch, return_tensors="pt").pixel_values.to(self.device))
+            if logits.ndim != 2 or logits.shape[1] <= max(self.columns):
+                raise ValueError(
+                    f"Expected logits of {len(self.label_names)} labels, got an output of shape {tuple(logits.shape)}."
+                )
+            probabilities = logits.softmax(dim=-1) if self.exclusive else logits.sigmoid()
+            rows.append(probabilities[:, self.columns].float().cpu().numpy())
+        return np.concatenate(rows)
+
+    def aggregate(self, units: Sequence[np.ndarray]) -> dict[str, float]:
+        probabilities = np.stack(units)
+        if self.exclusive:
+            labels = probabilities == probabilities.max(axis=-1, keepdims=True)
+        else:
+            labels = probabilities >= self.thresholds
+        averages, per_class = classification_scores(labels[:, 0], labels[:, 1], scores=probabilities[:, 0])
+        for name, values in per_class.items():
+            averages |= {
+                f"{name}_{label.lower().replace(' ', '_')}": float(value)
+                for label, value in zip(self.label_names, values)
+            }
+        return averages
+
+
+def _label_names(classifier: str) -> list[str]:
+    if Path(classifier).is_dir():
+        return list(AutoConfig.from_pretrained(classifier).id2label.values())
+    from torchxrayvision.models import model_urls
+
+    return list(model_urls[classifier.removeprefix("densenet121-res224-")]["labels"])

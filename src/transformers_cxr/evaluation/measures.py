@@ -1,0 +1,173 @@
+"""What is measured of each task of an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ..data.image_folder import read_image_folder
+from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
+from ..llm_cxr.processing_llm_cxr import LlmCxrProcessor
+from .bootstrap import means
+from .examples import Example
+from .generations import is_well_formed
+from .image_distribution import ImageDistribution, PromptDiversity, TrainingImageDistance
+from .image_features import load_image_features
+from .image_labels import ImageLabels
+from .metric import CxrMetric
+from .perplexity import Perplexity
+from .pneumonia import PneumoniaAgreement
+from .radeval_metrics import RadEvalScore
+from .reconstruction import codebook_statistics, image_distances, radial_energy
+from .report_labels import CheXpertLabels
+from .report_text import Meteor, TextOverlap
+from .vqa import VqaAccuracy
+
+if TYPE_CHECKING:
+    from .run import EvaluationArguments
+
+
+@dataclass(frozen=True)
+class Measure:
+    """
+    Numbers of a task.
+
+    units (`Sequence`): a unit an example.
+    aggregate (`Callable[[list], dict[str, float]]`): the numbers of any selection of units.
+    prefix (`str`): stands before their names.
+    most_resamples (`int`): resamples that an interval takes at most, where a number is slow.
+    """
+
+    units: Sequence[Any]
+    aggregate: Callable[[list], dict[str, float]]
+    prefix: str = ""
+    most_resamples: int = 1_000_000
+
+
+def measures_of(
+    task: str,
+    examples: list[Example],
+    outputs: list | None,
+    model: LlmCxrForCausalLM,
+    processor: LlmCxrProcessor,
+    arguments: EvaluationArguments,
+) -> list[Measure]:
+    """What is measured of a task, from its examples and what the model gave for them."""
+    if task in ("report", "robustness"):
+        return report_measures(examples, outputs, arguments, tables=task == "report")
+    if task == "vqa":
+        return vqa_measures(examples, outputs, arguments)
+    if task == "language":
+        return [_perplexity(examples, model, processor, arguments)]
+    if task == "image":
+        return image_measures(examples, processor.decode_codes(np.stack(outputs).astype(np.int64)), arguments)
+    if task == "diversity":
+        codes = np.stack(outputs).astype(np.int64).reshape(len(outputs), -1, processor.num_image_tokens)
+        return [_of_metric(PromptDiversity(), [processor.decode_codes(of_prompt) for of_prompt in codes], None)]
+    if task == "well-formed":
+        units = [{"well_formed": float(is_well_formed(output, processor))} for output in outputs]
+        return [Measure(units, means)]
+    units = _reconstructions(examples, outputs, model, processor, arguments.batch_size)
+    return [Measure(units, lambda units: _reconstruction_numbers(units, processor.codebook_size))]
+
+
+def _of_metric(metric: CxrMetric, predictions: Sequence, references: Sequence | None, prefix: str = "") -> Measure:
+    return Measure(metric.prepare(predictions, references), metric.aggregate, prefix)
+
+
+def report_measures(
+    examples: list[Example], reports: list[str], arguments: EvaluationArguments, tables: bool = True
+) -> list[Measure]:
+    """Labels and texts of reports; without `tables` only the numbers that make a curve."""
+    given = [example.reference for example in examples]
+    labels = _of_metric(CheXpertLabels(arguments.labeler), reports, given)
+    measures = []
+    if not arguments.reports:
+        measures.append(_of_metric(PneumoniaAgreement(), reports, given))
+    if not tables:
+        averages = ("f1_micro_14", "f1_macro_14")
+        own = Measure(labels.units, lambda units: {n: labels.aggregate(units)[n] for n in averages}, most_resamples=200)
+        return [*measures, own]
+    measures += [labels, _of_metric(TextOverlap(), reports, given), _of_metric(Meteor(), reports, given)]
+    return measures + [_of_metric(RadEvalScore(name), reports, given) for name in arguments.radeval]
+
+
+def vqa_measures(examples: list[Example], answers: list[str], arguments: EvaluationArguments) -> list[Measure]:
+    """Accuracy of answers; the questions of a type are a group of their own."""
+    return [_of_metric(VqaAccuracy(), answers, [{"answer": e.reference, "question_type": ""} for e in examples])]
+
+
+def _perplexity(
+    examples: list[Example], model: LlmCxrForCausalLM, processor: LlmCxrProcessor, arguments: EvaluationArguments
+) -> Measure:
+    base_model = base_tokenizer = None
+    if arguments.base_model:
+        base_model = AutoModelForCausalLM.from_pretrained(arguments.base_model).eval().to(model.device)
+        base_tokenizer = AutoTokenizer.from_pretrained(arguments.base_model)
+    longest = [m.config.get_text_config().max_position_embeddings for m in (model, base_model) if m is not None]
+    max_length = min(1024, *longest)
+    metric = Perplexity(
+        model, processor.tokenizer, base_model, base_tokenizer, max_length=max_length, stride=max_length // 2
+    )
+    return _of_metric(metric, [example.prompt for example in examples], None)
+
+
+def image_measures(examples: list[Example], drawn: list, arguments: EvaluationArguments) -> list[Measure]:
+    """Labels and distributions of drawings (PIL images or paths), with the classifier and the features that are asked for."""
+    real, measures = [str(example.image_path) for example in examples], []
+    if arguments.classifier:
+        measures.append(_of_metric(ImageLabels(arguments.classifier), drawn, real))
+    for name in arguments.features:
+        features = load_image_features(name, batch_size=arguments.batch_size)
+        prefix = f"{Path(name).name}_"
+        distribution = _of_metric(ImageDistribution(features), drawn, real, prefix)
+        # A matrix root a resample.
+        measures.append(replace(distribution, most_resamples=50))
+        if arguments.training_split:
+            training = [str(s.image_path) for s in read_image_folder(arguments.data_dir, arguments.training_split)]
+            measures.append(_of_metric(TrainingImageDistance(features, training), drawn, real, prefix))
+    return measures
+
+
+@torch.no_grad()
+def _reconstructions(
+    examples: list[Example],
+    codes: list[np.ndarray],
+    model: LlmCxrForCausalLM,
+    processor: LlmCxrProcessor,
+    batch_size: int,
+) -> list[dict]:
+    units, tokenizer = [], model.vq_tokenizer
+    # A ring is at least as wide as the step of the frequencies.
+    num_rings = min(16, tokenizer.config.image_size // 4)
+    for start in tqdm(range(0, len(examples), batch_size), desc="tokenizer: reconstructions", unit="batch"):
+        batch = examples[start : start + batch_size]
+        pixel_values = processor.image_processor([e.image_path for e in batch], return_tensors="pt").pixel_values
+        pixel_values = pixel_values.to(model.device)
+        batch_codes = torch.from_numpy(np.stack(codes[start : start + batch_size]).astype(np.int64))
+        reconstruction = tokenizer.decode(batch_codes.to(model.device))
+        values = image_distances(reconstruction, pixel_values) | {
+            "energy": radial_energy(pixel_values, num_rings),
+            "reconstructed_energy": radial_energy(reconstruction, num_rings),
+            "codes": batch_codes,
+        }
+        values = {name: value.cpu().numpy() for name, value in values.items()}
+        units += [{name: value[i] for name, value in values.items()} for i in range(len(batch))]
+    return units
+
+
+def _reconstruction_numbers(units: Sequence[dict], codebook_size: int) -> dict[str, float]:
+    scalars = [name for name, value in units[0].items() if np.ndim(value) == 0]
+    numbers = {name: float(np.mean([unit[name] for unit in units])) for name in scalars}
+    energy = {name: np.mean([unit[name] for unit in units], axis=0) for name in ("energy", "reconstructed_energy")}
+    spectrum = energy["reconstructed_energy"] / energy["energy"]
+    numbers |= {"spectral_ratio_mean": float(spectrum.mean()), "spectral_ratio_min": float(spectrum.min())}
+    codes = torch.from_numpy(np.stack([unit["codes"] for unit in units]))
+    return numbers | codebook_statistics(codes, codebook_size)

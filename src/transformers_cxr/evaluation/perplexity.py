@@ -1,0 +1,103 @@
+"""How much of its language a model has kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from datasets import Features, Value
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from .metric import CxrMetric
+
+
+class Perplexity(CxrMetric):
+    """
+    Perplexity of texts under a causal language model, with a window that slides as the documentation of Transformers describes
+    (https://huggingface.co/docs/transformers/perplexity): every token is predicted once, from at most `max_length - 1` tokens
+    before it and, but at the beginning of a text, from at least `max_length - stride`.
+
+    `perplexity` is the exponential of the mean negative log-likelihood of a token, at least 1, lower is better; `bits_per_byte`
+    is the negative log-likelihood in bits by UTF-8 byte, which compares models of different tokenizers; and with a base model
+    `base_perplexity`, `base_bits_per_byte` and `perplexity_ratio`, which is above 1 where language was lost. NaN for texts of
+    one token. There are no references: `metric.compute(predictions=texts)`.
+
+    A unit is a `np.ndarray` of shape `(2, 3)`: of the model and of its base the sum of negative log-likelihoods in nats, the
+    number of tokens predicted, and of bytes.
+
+    Args:
+        model (`PreTrainedModel`), tokenizer (`PreTrainedTokenizerBase`):
+            A causal language model, such as [`LlmCxrForCausalLM`], and its tokenizer.
+        base_model (`PreTrainedModel`, *optional*), base_tokenizer (`PreTrainedTokenizerBase`, *optional*):
+            The model before it was fine-tuned. Its tokenizer is `tokenizer` by default.
+        max_length (`int`, *optional*, defaults to 1024):
+            Tokens of a window.
+        stride (`int`, *optional*, defaults to 512):
+            Tokens that the window moves by, in [1, max_length).
+
+    Raises:
+        ValueError: `stride` or `max_length` is not possible.
+    """
+
+    FEATURES = Features({"predictions": Value("string")})
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        base_model: PreTrainedModel | None = None,
+        base_tokenizer: PreTrainedTokenizerBase | None = None,
+        max_length: int = 1024,
+        stride: int = 512,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if not 1 <= stride < max_length:
+            raise ValueError(f"Expected a stride of at least 1 and below max_length = {max_length}, got {stride}.")
+        for each in filter(None, (model, base_model)):
+            longest = each.config.get_text_config().max_position_embeddings
+            if max_length > longest:
+                raise ValueError(f"The model takes at most {longest} tokens, got max_length = {max_length}.")
+        self.model, self.tokenizer = model, tokenizer
+        self.base_model, self.base_tokenizer = base_model, base_tokenizer or tokenizer
+        self.max_length, self.stride = max_length, stride
+
+    def _units(self, predictions: Sequence[str], references: None) -> list[np.ndarray]:
+        units = np.full((len(predictions), 2, 3), np.nan)
+        models = [(self.model, self.tokenizer), (self.base_model, self.base_tokenizer)]
+        for column, (model, tokenizer) in enumerate(models):
+            if model is not None:
+                for unit, text in zip(units, tqdm(predictions, desc="Perplexity", unit="text")):
+                    unit[column] = (*self._negative_log_likelihood(model, tokenizer, text), len(text.encode("utf-8")))
+        return list(units)
+
+    @torch.no_grad()
+    def _negative_log_likelihood(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str
+    ) -> tuple[float, int]:
+        ids = tokenizer(text, return_tensors="pt", verbose=False).input_ids.to(model.device)
+        total, count, predicted = 0.0, 0, 1
+        for start in range(0, ids.shape[1], self.stride):
+            end = min(start + self.max_length, ids.shape[1])
+            if predicted >= end:
+                break
+            logits = model(input_ids=ids[:, start:end]).logits[0, predicted - start - 1 : -1].float()
+            targets = ids[0, predicted:end]
+            total += torch.nn.functional.cross_entropy(logits, targets, reduction="sum").item()
+            count += len(targets)
+            predicted = end
+        return total, count
+
+    def aggregate(self, units: Sequence[np.ndarray]) -> dict[str, float]:
+        sums = np.sum(units, axis=0)
+        scores = {}
+        for prefix, (total, count, num_bytes) in zip(("", "base_"), sums):
+            if np.isnan(total):
+                continue
+            scores[f"{prefix}perplexity"] = float(np.exp(total / count)) if count else float("nan")
+            scores[f"{prefix}bits_per_byte"] = float(total / np.log(2) / num_bytes) if count else float("nan")
+        if "base_perplexity" in scores:
+            scores["perplexity_ratio"] = scores["perplexity"] / scores["base_perplexity"]
+        return scores
