@@ -28,5 +28,5 @@ $(VENV)/installed: setup.py constraints.txt
 
 $(VENV)/installed-for-tests: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) --editable ".[evaluate,test,train]"
+	$(INSTALL) --editable ".[clinical,demo,dicom,evaluate,test,train]"
 	touch $(VENV)/installed $@

@@ -10,9 +10,12 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "src/transformers_cxr/__i
 # these two set themselves.
 INSTALL_REQUIRES = [
     "accelerate>=1.1",  # `from_pretrained(device_map=...)`
+    "datasets>=5.2",
     "diffusers>=0.42",
+    "fsspec>=2023.5",
     "huggingface-hub>=1.32",
     "numpy>=1.26",
+    "packaging>=23",
     "pillow>=10.0.1",
     "pyarrow>=24",
     "pydicom>=3.0",
@@ -20,13 +23,13 @@ INSTALL_REQUIRES = [
     "safetensors>=0.8",
     "tokenizers>=0.23.1",
     "torch>=2.6",
+    "tqdm>=4.66.3",
     "transformers>=5.23",
     "typer>=0.16",
 ]
 EXTRAS_REQUIRE = {
-    "train": ["datasets>=5.2", "lpips>=0.1.4", "peft>=0.21", "tensorboard>=2.21", "tqdm>=4.66.3"],
+    "train": ["lpips>=0.1.4", "peft>=0.21", "tensorboard>=2.21"],
     "evaluate": [
-        "datasets>=5.2",
         "evaluate>=0.4.6",
         "matplotlib>=3.10",
         "nltk>=3.9",
@@ -35,15 +38,14 @@ EXTRAS_REQUIRE = {
         "scikit-learn>=1.5",
         "torch-fidelity>=0.4",
         "torchmetrics>=1.9",
-        "tqdm>=4.66.3",
     ],
     "radeval": ["radeval>=2.2.1"],
     "clinical": ["torchxrayvision>=1.5"],
     "dicom": ["python-gdcm>=3.2"],  # JPEG lossless and JPEG-LS
+    "demo": ["gradio>=6.31"],
     "test": [
-        "datasets>=5.2",
         "einops>=0.8",  # taming-transformers needs it and does not say so
-        "peft>=0.21",
+        "playwright>=1.65",
         "pydicom-data>=1.0",
         "pytest>=9",
         "ruff>=0.17",
@@ -66,7 +68,7 @@ setup(
     python_requires=">=3.11",
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"transformers_cxr": ["checkpoints/**"]},
+    package_data={"transformers_cxr": ["checkpoints/**", "demo/images/*"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
     entry_points={"console_scripts": ["transformers-cxr = transformers_cxr.commands.main:main"]},

@@ -10,9 +10,32 @@ import typer
 
 @contextmanager
 def mistakes_as_messages() -> Iterator[None]:
-    """What the user can put right (a wrong file, a folder that exists) is one message and exit code 1."""
+    """
+    What the user can put right (a wrong file, a folder that exists, an extra that is not installed, a device without memory)
+    is one message and exit code 1; Ctrl-C is exit code 130.
+    """
     try:
         yield
+    # Typer ends a command quietly when the reader of its output has gone away.
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError) as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(1) from error
+        raise _message(error) from error
+    except ImportError as error:
+        # An import that fails for any other reason is a bug.
+        if "pip install" not in str(error):
+            raise
+        raise _message(error) from error
+    except RuntimeError as error:
+        # torch, which has this error, is not imported for its name alone.
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        raise _message(f"{error} Try a smaller `--batch-size` or another `--device`.") from error
+    except KeyboardInterrupt as error:
+        typer.echo("Interrupted. What was finished is kept.", err=True)
+        raise typer.Exit(130) from error
+
+
+def _message(error: Exception | str) -> typer.Exit:
+    typer.echo(f"Error: {error}", err=True)
+    return typer.Exit(1)

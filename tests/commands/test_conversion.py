@@ -1,6 +1,5 @@
 import json
 import pickle
-import subprocess
 import sys
 
 import pyarrow.parquet as pq
@@ -10,15 +9,25 @@ from PIL import Image
 from transformers.utils import logging
 from typer.testing import CliRunner
 
-from transformers_cxr import CXRVQTokenizer, CXRVQTokenizerConfig, LlmCxrImageProcessor
+from transformers_cxr import (
+    CXRVQTokenizer,
+    CXRVQTokenizerConfig,
+    LlmCxrForCausalLM,
+    LlmCxrImageProcessor,
+    save_with_remote_code,
+)
 from transformers_cxr.commands.main import app
 from transformers_cxr.conversion.taming import read_taming_config, save_taming, vq_tokenizer_from_taming
 
-COMMANDS = ["convert-codes", "convert-vqa", "convert-vq-gan", "export-vq-gan"]
+OPTIONS = ("--language-model", "--vq-gan-config", "--vq-gan-checkpoint", "--output")
 
 
 def run(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def arguments(*values):
+    return ["convert", *(text for pair in zip(OPTIONS, map(str, values)) for text in pair)]
 
 
 @pytest.fixture(autouse=True)
@@ -102,8 +111,6 @@ def test_a_vq_gan_goes_there_and_back(tmp_path, vq_gan):
 
 
 def test_the_vq_gan_of_a_whole_model_is_exported(tmp_path, vq_gan, llama, text_tokenizer):
-    from transformers_cxr import LlmCxrForCausalLM
-
     model, _ = LlmCxrForCausalLM.from_language_model(llama, text_tokenizer, vq_gan[0])
     model.save_pretrained(tmp_path / "model")
     assert run("export-vq-gan", tmp_path / "model", tmp_path / "back").exit_code == 0
@@ -132,13 +139,55 @@ def test_mistakes_are_one_message(tmp_path, vq_gan, vq_tokenizer):
     assert not list(tmp_path.glob("output*"))
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_is_given_without_torch(command):
-    code = (
-        "import sys\nfrom transformers_cxr.commands.main import app\n"
-        f"try:\n    app(['{command}', '--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
-        "assert 'torch' not in sys.modules and 'pyarrow' not in sys.modules"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert command in done.stdout
+def test_convert_hands_the_files_on_and_prints_what_was_verified(monkeypatch, tmp_path):
+    given = []
+
+    def convert(*args, dtype):
+        given.append((*map(str, args), str(dtype)))
+        return [("Logits", "equal"), ("Weights of the VQ-GAN", "all 3 equal")]
+
+    monkeypatch.setattr("transformers_cxr.conversion.official.convert_official_checkpoint", convert)
+    result = run(*arguments("a", "b", "c", tmp_path / "d"), "--dtype", "bfloat16")
+    assert result.exit_code == 0, result.output
+    assert given == [("a", "b", "c", str(tmp_path / "d"), "torch.bfloat16")]
+    lines = result.stdout.splitlines()
+    assert lines[:2] == ["Logits                 equal", "Weights of the VQ-GAN  all 3 equal"]
+    assert str(tmp_path / "d") in lines[2]
+
+
+@pytest.mark.parametrize("missing", ["folder", "output exists"])
+def test_a_mistake_is_one_message_without_a_stack_trace(tmp_path, missing):
+    output = tmp_path / "out"
+    if missing == "output exists":
+        output.mkdir()
+    result = run(*arguments(tmp_path / "none", tmp_path / "x.yaml", tmp_path / "x.ckpt", output))
+    assert result.exit_code == 1 and result.stdout == ""
+    expected = "out' exists" if missing == "output exists" else "No `config.json` in"
+    assert expected in result.stderr and len(result.stderr.splitlines()) == 1
+    assert "Traceback" not in result.output
+
+
+def test_a_bug_is_not_hidden_as_a_mistake(monkeypatch):
+    def broken(*args, **kwargs):
+        raise TypeError("a bug")
+
+    monkeypatch.setattr("transformers_cxr.conversion.official.convert_official_checkpoint", broken)
+    assert isinstance(run(*arguments("a", "b", "c", "d")).exception, TypeError)
+
+
+def test_an_unknown_dtype_is_refused():
+    result = run(*arguments("a", "b", "c", "d"), "--dtype", "int4")
+    assert result.exit_code == 2 and "int4" in result.stderr
+
+
+def test_export_writes_a_plain_checkpoint(tiny_model, tmp_path):
+    model, processor = tiny_model
+    save_with_remote_code(model, processor, tmp_path / "checkpoint")
+    result = run("export", tmp_path / "checkpoint", tmp_path / "plain")
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "plain/config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
+
+
+def test_export_of_a_folder_that_is_no_checkpoint_is_one_message(tmp_path):
+    result = run("export", tmp_path, tmp_path / "plain")
+    assert result.exit_code == 1 and "No `config.json`" in result.stderr and "Traceback" not in result.output

@@ -1,0 +1,105 @@
+"""The images that a command is given."""
+
+from __future__ import annotations
+
+import glob
+import os
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from ..data.image_folder import IMAGE_SUFFIXES
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor
+
+SUFFIXES = (*IMAGE_SUFFIXES, ".dcm")
+# What the readers of images raise on a broken file depends on the format.
+READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, TypeError, struct.error, zlib.error)
+
+
+def walk_images(folder: Path) -> Iterator[Path]:
+    """
+    The images of a folder at any depth, in the order of their names: files with a suffix of an image or of DICOM, and files
+    of any other name that hold DICOM.
+
+    Raises:
+        OSError: a folder or a file cannot be read.
+    """
+    # It imports numpy, which a command's help must not wait for.
+    from ..llm_cxr.dicom_llm_cxr import is_dicom
+
+    # `rglob` and `os.walk` pass over a folder that they cannot read.
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        path = folder / entry.name
+        if entry.is_dir():
+            yield from walk_images(path)
+        # A DICOMDIR is the table of contents of a DICOM folder (PS3.10, section 8.6).
+        elif path.suffix.lower() in SUFFIXES or (path.name.upper() != "DICOMDIR" and is_dicom(path)):
+            yield path
+
+
+def list_images(arguments: Sequence[str]) -> list[str]:
+    """
+    Files, folders, globs and URLs to one image each, without repetitions.
+
+    Raises:
+        FileNotFoundError: nothing is there, or a folder holds no image.
+    """
+    images: dict[str, None] = {}
+    for argument in arguments:
+        if argument.startswith(("http://", "https://")):
+            images[argument] = None
+            continue
+        paths = [argument] if os.path.exists(argument) else sorted(glob.glob(argument, recursive=True))
+        if not paths:
+            raise FileNotFoundError(f"No file, folder or match of a glob at '{argument}'.")
+        for path in paths:
+            found = [str(image) for image in walk_images(Path(path))] if os.path.isdir(path) else [path]
+            if not found:
+                raise FileNotFoundError(f"No image in '{path}': expected files {', '.join(SUFFIXES)} at any depth.")
+            images.update(dict.fromkeys(found))
+    return list(images)
+
+
+class ImageReader:
+    """
+    Reads images for a command and reports by name those that cannot be read.
+
+    Args:
+        image_processor ([`LlmCxrImageProcessor`]):
+            Prepares them.
+    """
+
+    def __init__(self, image_processor: LlmCxrImageProcessor):
+        self.image_processor = image_processor
+        self.num_failed = 0
+
+    def read(self, images: Sequence[str]) -> tuple[list[str], torch.FloatTensor | None]:
+        """
+        Those of some images that can be read, and their pixels (`(num_images, channels, height, width)` in [-1, 1]); `None`
+        where none can.
+        """
+        import torch
+
+        readable, pixels = [], []
+        for image in images:
+            try:
+                pixels.append(self.image_processor(image, return_tensors="pt").pixel_values)
+                readable.append(image)
+            except READ_ERRORS as error:
+                self.num_failed += 1
+                typer.echo(f"Not read: {image}: {error}", err=True)
+        return readable, torch.cat(pixels) if pixels else None
+
+    def end(self) -> None:
+        """Ends the command with exit code 1 where an image could not be read."""
+        if self.num_failed:
+            typer.echo(f"{self.num_failed} images could not be read.", err=True)
+            raise typer.Exit(1)

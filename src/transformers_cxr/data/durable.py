@@ -1,0 +1,78 @@
+"""Files that survive a kill at any moment, and outputs that one run at a time writes."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def durable_file(path: str | os.PathLike) -> Iterator[Path]:
+    """
+    Gives a path beside `path` to write to. When the block has ended well, the file is forced to the disk and takes the name
+    `path` in one step, in the place of an older one; when it has not, the file is removed. A killed process leaves `path` as
+    it was.
+
+    Raises:
+        OSError: the file cannot be written; where the disk is full the message says what to do.
+    """
+    path = Path(path)
+    # The suffix stays: Pillow chooses the format by it.
+    partial = path.with_name(f".incomplete-{path.name}")
+    try:
+        with full_disk_as_message(path):
+            yield partial
+            _force_to_disk(partial)
+            partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    _force_to_disk(path.parent)
+
+
+def _force_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def full_disk_as_message(path: str | os.PathLike) -> Iterator[None]:
+    """Lets the error of a full disk name `path` and the way out; any other error is passed on."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        message = "No space left on the disk. What was finished is kept: free some space and run the same command again"
+        raise OSError(error.errno, message, os.fspath(path)) from error
+
+
+@contextmanager
+def locked(path: str | os.PathLike) -> Iterator[None]:
+    """
+    Holds the lock of a file or a folder, which another process must not hold. The kernel releases it when the process ends,
+    however it ends.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    import fcntl
+
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            message = "Another run is writing to this output. Wait until it has ended or choose another output"
+            raise BlockingIOError(error.errno, message, os.fspath(path)) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+__all__ = ["durable_file", "full_disk_as_message", "locked"]
