@@ -2,6 +2,7 @@ import PIL.Image
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, GenerationMixin, GraniteConfig
+from transformers.generation.streamers import BaseStreamer
 
 from transformers_cxr import ImageGrammarLogitsProcessor, LlmCxrForCausalLM, generate_image, save_image
 
@@ -149,6 +150,39 @@ def test_an_image_depends_on_its_seed_and_prompt_and_not_on_its_batch(tiny_model
     assert torch.equal(batch[1:2], alone)
     assert not torch.equal(batch[0], batch[1])
     assert torch.equal(batch[:3], model.generate_image(**prompts(processor, ["Normal."]), num_images=3, seed=5).codes)
+
+
+class RecordingStreamer(BaseStreamer):
+    def __init__(self, puts_until_error=None):
+        self.puts, self.ended, self.puts_until_error = [], False, puts_until_error
+
+    def put(self, value):
+        self.puts.append(value)
+        if len(self.puts) == self.puts_until_error:
+            raise InterruptedError("The user has left.")
+
+    def end(self):
+        self.ended = True
+
+
+def test_streamer_receives_the_codes_of_every_step_and_the_end(tiny_model):
+    model, processor = tiny_model
+    streamer = RecordingStreamer()
+    drawn = model.generate_image(
+        **prompts(processor, ["Normal.", "Pneumonia."]), num_images=2, seed=0, streamer=streamer
+    )
+    assert torch.equal(torch.stack(streamer.puts, dim=1), drawn.codes) and streamer.ended
+    assert torch.equal(
+        drawn.codes, model.generate_image(**prompts(processor, ["Normal.", "Pneumonia."]), num_images=2, seed=0).codes
+    )
+
+
+def test_streamer_can_end_the_drawing(tiny_model):
+    model, processor = tiny_model
+    streamer = RecordingStreamer(puts_until_error=3)
+    with pytest.raises(InterruptedError, match="has left"):
+        generate_image(model, processor, "Normal.", streamer=streamer)
+    assert len(streamer.puts) == 3 and not streamer.ended
 
 
 def test_unseeded_images_follow_the_global_seed(tiny_model):

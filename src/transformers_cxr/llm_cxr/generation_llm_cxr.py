@@ -17,6 +17,7 @@ from transformers import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
+from transformers.generation.streamers import BaseStreamer
 from transformers.utils import ModelOutput, logging
 
 from .configuration_llm_cxr import LlmCxrConfig
@@ -132,6 +133,7 @@ class LlmCxrImageGenerationMixin:
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | Sequence[int] | None = None,
+        streamer: BaseStreamer | None = None,
     ) -> LlmCxrImageOutput:
         """
         Draws images: a prompt is prefilled once for all its images, each step computes only the logits of the codes, and
@@ -160,6 +162,9 @@ class LlmCxrImageGenerationMixin:
             seed (`int` or sequence of `int`, *optional*):
                 One seed an image (`batch_size * num_images`), or one from which image `i` gets `seed + i`. An image
                 depends on its seed and prompt, not on the batch that it is drawn in.
+            streamer (`BaseStreamer`, *optional*):
+                Receives the codes of each step as they are drawn, a `torch.LongTensor` of shape
+                `(batch_size * num_images,)` on the CPU, and then `end()`. An error that it raises ends the drawing.
 
         Returns:
             [`LlmCxrImageOutput`].
@@ -226,10 +231,14 @@ class LlmCxrImageGenerationMixin:
             else:
                 next_codes = logits.argmax(-1)
             codes[:, step] = next_codes
+            if streamer is not None:
+                streamer.put(next_codes.cpu())
             if step + 1 < num_codes:
                 next_ids = (next_codes + self.config.image_token_offset).repeat(len(mask) // total)
                 mask = F.pad(mask, (0, 1), value=1)
                 logits, cache = code_logits(next_ids[:, None], mask, positions + step, cache)
+        if streamer is not None:
+            streamer.end()
         return LlmCxrImageOutput(codes=codes, pixel_values=self.vq_tokenizer.decode(codes))
 
     def _image_prompts(
@@ -294,7 +303,7 @@ def generate_image(
             The instruction of the prompt.
         **generate_kwargs:
             Passed to [`LlmCxrForCausalLM.generate_image`]: `guidance_scale`, `temperature`, `top_k`, `top_p`, `do_sample`,
-            `seed`.
+            `seed`, `streamer`.
 
     Returns:
         `list[PIL.Image.Image]`: `num_images` images of the first text, then of the second; each carries

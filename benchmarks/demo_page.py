@@ -1,0 +1,149 @@
+"""
+The demo page under several users at once, on this machine's own address: time to the first token and to the full report, how
+many requests were refused, and how many answers belonged to another user's image.
+
+    python benchmarks/demo_page.py
+    python benchmarks/demo_page.py --users 8 --seconds 120 --images FOLDER
+
+Each user has an X-ray of their own and, until the time is over, uploads it, has the report written, asks a question and draws
+with a seed of their own. What comes back is compared with what the model gives for that X-ray and that seed outside of the
+page: the reconstruction pixel by pixel, report and answer as text, the drawing pixel by pixel. Without `--images` the X-rays
+are the two examples of the page, turned and mirrored. The times are seconds as a user sees them, waiting included.
+"""
+
+import argparse
+import statistics
+import tempfile
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import gradio_client
+import numpy as np
+import PIL.Image
+import torch
+import transformers
+
+from transformers_cxr.commands.models import load_model, model_name
+from transformers_cxr.demo.page import EXAMPLES
+from transformers_cxr.demo.reader import Reader
+from transformers_cxr.demo.server import serve
+from transformers_cxr.pipelines.cxr_text import REPORT_INSTRUCTION
+
+QUESTION = "Is there pneumonia?"
+TEXT = "IMPRESSION: Normal chest X-ray of a child."
+TURNS = [None, *PIL.Image.Transpose]
+
+
+class User:
+    """One user with an image, and what the page has to answer."""
+
+    def __init__(self, url: str, reader: Reader, image: Path, seed: int):
+        self.client = gradio_client.Client(url, verbose=False, httpx_kwargs={"timeout": 60})
+        self.image = image
+        self.seed = seed
+        xray = reader.look(image)
+        self.reconstruction = np.asarray(xray.reconstruction)
+        *_, self.report = reader.write(xray.codes, [REPORT_INSTRUCTION])
+        *_, self.answer = reader.write(xray.codes, [QUESTION])
+        *_, images = reader.draw(TEXT, seed=seed)
+        self.drawing = np.asarray(images[0])
+        self.first_token: list[float] = []
+        self.full_report: list[float] = []
+        self.counts = Counter()
+
+    def use_until(self, end: float) -> None:
+        while time.monotonic() < end:
+            for step in (self._look, self._report, self._ask, self._draw):
+                try:
+                    own = step()
+                # Whatever the page refuses, and for whatever reason, is counted and shown.
+                except Exception as error:
+                    self.counts["refused"] += 1
+                    print(f"user {self.seed}: {step.__name__.strip('_')}: {error}", flush=True)
+                else:
+                    self.counts["answered" if own else "mixed up"] += 1
+
+    def _look(self) -> bool:
+        _, reconstruction, *_ = self.client.predict(gradio_client.handle_file(self.image), api_name="/look")
+        return np.array_equal(PIL.Image.open(reconstruction).convert("L"), self.reconstruction)
+
+    def _report(self) -> bool:
+        begin = time.monotonic()
+        job = self.client.submit(api_name="/report")
+        for index, _ in enumerate(job):
+            if index == 0:
+                self.first_token.append(time.monotonic() - begin)
+        self.full_report.append(time.monotonic() - begin)
+        return job.result() == self.report
+
+    def _ask(self) -> bool:
+        messages, _ = self.client.predict(QUESTION, api_name="/ask")
+        return messages[-1]["content"][0]["text"] == self.answer
+
+    def _draw(self) -> bool:
+        (drawn,) = self.client.predict(TEXT, 1, 1, self.seed, api_name="/draw")
+        return np.array_equal(PIL.Image.open(drawn["image"]), self.drawing)
+
+
+def example_xrays(folder: Path, count: int) -> list[Path]:
+    files = []
+    for i in range(count):
+        path = list(EXAMPLES.values())[i % 2]
+        turn = TURNS[i // 2 % len(TURNS)]
+        image = PIL.Image.open(path)
+        files.append(folder / f"xray-{i}.png")
+        (image if turn is None else image.transpose(turn)).save(files[-1])
+    return files
+
+
+def median_and_most(seconds: list[float]) -> str:
+    return f"{statistics.median(seconds):.2f} | {max(seconds):.2f}" if seconds else "none | none"
+
+
+def main(args: argparse.Namespace) -> None:
+    model, processor = load_model(args.model, args.device, None)
+    with tempfile.TemporaryDirectory() as folder, serve(model, processor) as url:
+        if args.images is None:
+            images = example_xrays(Path(folder), max(args.users))
+        else:
+            images = sorted(path for path in Path(args.images).iterdir() if path.is_file())[: max(args.users)]
+        if len(images) < max(args.users):
+            raise SystemExit(f"{max(args.users)} users need as many images, '{args.images}' has {len(images)}.")
+        print(f"{model_name(args.model)}, {model.device}, {torch.get_num_threads()} threads, ", end="")
+        print(f"torch {torch.__version__}, transformers {transformers.__version__}\n")
+        print("| users | seconds | reports | first token, median | most | full report, median | most | ", end="")
+        print("answered | refused | mixed up |\n|" + "---|" * 10)
+        reader = Reader(model, processor)
+        for count in args.users:
+            users = [User(url, reader, image, seed) for seed, image in enumerate(images[:count])]
+            begin = time.monotonic()
+            threads = [threading.Thread(target=user.use_until, args=(begin + args.seconds,)) for user in users]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            seconds = time.monotonic() - begin
+            counts = sum((user.counts for user in users), Counter())
+            full_report = [s for user in users for s in user.full_report]
+            first_token = [s for user in users for s in user.first_token]
+            print(
+                f"| {count} | {seconds:.0f} | {len(full_report)} | {median_and_most(first_token)} | "
+                f"{median_and_most(full_report)} | {counts['answered']} | {counts['refused']} | {counts['mixed up']} |",
+                flush=True,
+            )
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--users", nargs="+", type=int, default=[1, 8], help="users at once")
+    parser.add_argument("--seconds", type=float, default=120, help="how long they go on")
+    parser.add_argument("--images", help="folder of X-rays, one a user, in place of the examples")
+    parser.add_argument("--model", help="checkpoint in place of the embedded one")
+    parser.add_argument("--device", help="cpu, cuda ...; CUDA where there is one by default")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main(parse_args())

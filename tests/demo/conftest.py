@@ -1,0 +1,73 @@
+"""The page of a tiny random model, served at this machine's own address."""
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from transformers_cxr import CXRVQTokenizer, CXRVQTokenizerConfig, LlmCxrForCausalLM
+
+pytest.importorskip("gradio", reason="gradio is not installed: `pip install transformers-cxr[demo]`")
+
+CONTEXT = 512
+
+
+@pytest.fixture(scope="module")
+def short_texts():
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr("transformers_cxr.demo.reader.MAX_NEW_TOKENS", 24)
+        yield
+
+
+@pytest.fixture(scope="session")
+def checkpoint(text_tokenizer):
+    """Model and processor: 16 codes an image of 32x32 pixels, a context of 512 tokens, texts that never end early."""
+    torch.manual_seed(0)
+    vq_config = CXRVQTokenizerConfig(
+        image_size=32,
+        in_channels=1,
+        block_out_channels=(8, 8, 16, 16),
+        layers_per_block=1,
+        attention_levels=(),
+        latent_channels=8,
+        norm_num_groups=4,
+        codebook_size=32,
+        codebook_dim=4,
+    )
+    vq_tokenizer = CXRVQTokenizer(vq_config).eval()
+    with torch.no_grad():
+        latents = vq_tokenizer(torch.rand(16, 1, 32, 32) * 2 - 1).latents.movedim(1, -1).flatten(0, -2)
+        vq_tokenizer.codebook.copy_(latents[torch.randperm(len(latents))[:32]])
+    backbone = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(text_tokenizer),
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=64,
+            initializer_range=0.3,
+            max_position_embeddings=CONTEXT,
+        )
+    )
+    model, processor = LlmCxrForCausalLM.from_language_model(backbone.eval(), text_tokenizer, vq_tokenizer)
+    model.generation_config.eos_token_id = None
+    return model.eval(), processor
+
+
+@pytest.fixture
+def xray_files(tmp_path):
+    """Eight images that differ."""
+    generator = np.random.default_rng(0)
+    files = [tmp_path / f"xray-{i}.png" for i in range(8)]
+    for file in files:
+        PIL.Image.fromarray(generator.integers(0, 256, (32, 32), dtype=np.uint8)).save(file)
+    return files
+
+
+@pytest.fixture(scope="session")
+def page_url(checkpoint):
+    from transformers_cxr.demo.server import serve
+
+    with serve(*checkpoint, title="A tiny checkpoint") as url:
+        yield url

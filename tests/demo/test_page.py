@@ -1,0 +1,356 @@
+"""The page by its HTTP interface: what it answers, and what cannot be done to it."""
+
+import json
+import os
+import re
+import socket
+import threading
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import numpy as np
+import PIL.Image
+import pytest
+
+from transformers_cxr.demo.page import EXAMPLES, MAX_CHARACTERS
+from transformers_cxr.demo.reader import Reader
+from transformers_cxr.demo.server import MAX_UPLOAD_BYTES, serve
+from transformers_cxr.pipelines.cxr_text import REPORT_INSTRUCTION
+
+gradio_client = pytest.importorskip("gradio_client")
+
+pytestmark = pytest.mark.usefixtures("short_texts")
+
+QUESTION = "Is there pneumonia?"
+DRAWING = ["Normal.", 1, 1, 0]
+
+
+@pytest.fixture(scope="module")
+def http(page_url):
+    with httpx.Client(base_url=page_url, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def reader(checkpoint):
+    return Reader(*checkpoint)
+
+
+def new_user(url):
+    return gradio_client.Client(url, verbose=False, httpx_kwargs={"timeout": 60})
+
+
+def call(http, name, body):
+    """The last event of a call and its data; `body` may be what no client would send."""
+    content = body if isinstance(body, str) else json.dumps({"data": body})
+    answer = http.post(f"/gradio_api/call/{name}", content=content, headers={"content-type": "application/json"})
+    answer.raise_for_status()
+    events = http.get(f"/gradio_api/call/{name}/{answer.json()['event_id']}").text.strip().split("\n\n")
+    event, data = events[-1].split("\n")
+    return event.removeprefix("event: "), json.loads(data.removeprefix("data: "))
+
+
+def error_of(http, name, body):
+    event, data = call(http, name, body)
+    assert event == "error", data
+    return data["error"]
+
+
+def upload(http, path):
+    (stored,) = (
+        http.post("/gradio_api/upload", files={"files": (path.name, path.read_bytes())}).raise_for_status().json()
+    )
+    return stored
+
+
+def as_file(path):
+    return {"path": str(path), "meta": {"_type": "gradio.FileData"}}
+
+
+def test_report_and_answers_are_those_of_the_model(page_url, reader, xray_files):
+    user = new_user(page_url)
+    pixels, reconstruction, *_ = user.predict(gradio_client.handle_file(xray_files[0]), api_name="/look")
+    xray = reader.look(xray_files[0])
+    assert np.array_equal(PIL.Image.open(pixels).convert("L"), xray.pixels)
+    assert np.array_equal(PIL.Image.open(reconstruction).convert("L"), xray.reconstruction)
+
+    job = user.submit(api_name="/report")
+    *_, expected = reader.write(xray.codes, [REPORT_INSTRUCTION])
+    assert job.result() == expected and len(job.outputs()) > 10
+
+    *_, first = reader.write(xray.codes, [QUESTION])
+    *_, second = reader.write(xray.codes, [QUESTION, first, "Which view is this?"])
+    user.predict(QUESTION, api_name="/ask")
+    messages, _ = user.predict("Which view is this?", api_name="/ask")
+    texts = [message["content"][0]["text"] for message in messages]
+    assert texts == [QUESTION, first, "Which view is this?", second]
+    user.predict(api_name="/new_conversation")
+    messages, _ = user.predict(QUESTION, api_name="/ask")
+    assert [message["content"][0]["text"] for message in messages] == [QUESTION, first]
+
+
+def test_eight_users_at_once_get_the_answers_to_their_own_images(page_url, reader, xray_files):
+    def use(file):
+        user = new_user(page_url)
+        user.predict(gradio_client.handle_file(file), api_name="/look")
+        messages, _ = user.predict("Normal?", api_name="/ask")
+        return user.predict(api_name="/report"), messages[-1]["content"][0]["text"].split()
+
+    with ThreadPoolExecutor(8) as users:
+        got = list(users.map(use, xray_files))
+    codes = [reader.look(file).codes for file in xray_files]
+    texts = [[[*reader.write(c, [text])][-1] for text in (REPORT_INSTRUCTION, "Normal?")] for c in codes]
+    # The page may show another kind of white space.
+    assert got == [(report, answer.split()) for report, answer in texts]
+    assert len({report for report, _ in texts}) == 8, "a mix-up would not be seen"
+
+
+def test_drawing_is_a_png_marked_as_generated_and_follows_its_seed(page_url, reader):
+    user = new_user(page_url)
+    job = user.submit("Normal.", 2, 1, 7, api_name="/draw")
+    images = job.result()
+    assert len(job.outputs()) >= 4, "row by row"
+    *_, expected = reader.draw("Normal.", num_images=2, seed=7)
+    for drawn, image in zip(images, expected):
+        file = PIL.Image.open(drawn["image"])
+        assert file.format == "PNG" and "not for clinical use" in file.text["Comment"]
+        assert np.array_equal(file, image)
+    assert [drawn["caption"] for drawn in images] == ["Generated, seed 7", "Generated, seed 8"]
+
+
+def test_example_is_looked_at(page_url, reader):
+    path = next(iter(EXAMPLES.values()))
+    _, pixels, *_ = new_user(page_url).predict(0, api_name="/look_at_example")
+    assert np.array_equal(PIL.Image.open(pixels).convert("L"), reader.look(path).pixels)
+
+
+def test_examples_are_the_licensed_ones_of_the_repository():
+    folder = Path(__file__).parents[2] / "examples/images"
+    for path in [*EXAMPLES.values(), next(iter(EXAMPLES.values())).parent / "README.md"]:
+        assert path.read_bytes() == (folder / path.name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ('{"data": ["Normal.", 1, 1, NaN]}', "seed must be a whole number, got nan|got None"),
+        (["Normal.", 1, 1, None], "seed must be a whole number, got None"),
+        (["Normal.", 1, 1, 0.5], "seed must be a whole number, got 0.5"),
+        (["Normal.", 1, 1, -1], "seed must be from 0"),
+        (["Normal.", 1, 1, 1e30], "seed must be from 0"),
+        (["Normal.", 0, 1, 0], "minimum|from 1 to 4"),
+        (["Normal.", 5, 1, 0], "maximum|from 1 to 4"),
+        (["Normal.", 1.5, 1, 0], "whole number, got 1.5"),
+        (["Normal.", 1, 100, 0], "maximum|from 1"),
+        (["", 1, 1, 0], "The text to draw is empty"),
+        ([" \n", 1, 1, 0], "The text to draw is empty"),
+        (["x" * (MAX_CHARACTERS + 1), 1, 1, 0], f"at most {MAX_CHARACTERS}"),
+        (["long " * 600, 1, 1, 0], "context of 512"),
+        (["a <|cxr_0000|> b", 1, 1, 0], r"'&lt;\|cxr_0000\|&gt;', which the model does not take"),
+        (["<image>", 1, 1, 0], "'&lt;image&gt;', which the model does not take"),
+    ],
+    ids=str,
+)
+def test_wrong_value_is_a_message_and_the_page_goes_on(http, arguments, message):
+    assert re.search(message, error_of(http, "draw", arguments))
+    assert call(http, "draw", DRAWING)[0] == "complete"
+
+
+@pytest.mark.parametrize("value", ["many", [1], {}], ids=str)
+def test_value_of_another_type_is_an_error_and_the_page_goes_on(http, value):
+    for position in range(1, 4):  # any text is one
+        arguments = [value if i == position else good for i, good in enumerate(DRAWING)]
+        assert call(http, "draw", arguments)[0] == "error"
+    assert call(http, "draw", DRAWING)[0] == "complete"
+
+
+def test_questions_without_an_image_and_empty_ones_are_refused(page_url):
+    user = new_user(page_url)
+    with pytest.raises(Exception, match="There is no X-ray yet"):
+        user.predict(QUESTION, api_name="/ask")
+    user.predict(1, api_name="/look_at_example")
+    for question, message in (
+        (" ", "question is empty"),
+        ("a <image>", "'&lt;image&gt;', which"),
+        ("?" * 5000, "too long"),
+    ):
+        with pytest.raises(Exception, match=message):
+            user.predict(question, api_name="/ask")
+
+
+def png_of_zeros(width, height):
+    def chunk(kind, data):
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([1, 0, 0, 0, 0])
+    pixels = zlib.compress(bytes((width // 8 + 1) * height))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def test_broken_files_and_a_decompression_bomb_are_named_and_the_page_goes_on(http, xray_files, tmp_path):
+    whole = xray_files[0].read_bytes()
+    contents = {
+        "half.png": whole[: len(whole) // 2],
+        "notes.dcm": b"no image at all",
+        "half.dcm": b"\0" * 128 + b"DICM" + b"\x02\x00",
+        "empty.png": b"",
+        "bomb.png": png_of_zeros(40_000, 40_000),
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+        error = error_of(http, "look", [as_file(upload(http, tmp_path / name))])
+        assert name in error and os.sep not in error.replace("image/", ""), error
+    assert call(http, "look", [as_file(upload(http, xray_files[0]))])[0] == "complete"
+
+
+def test_dicom_file_is_looked_at_and_one_of_another_kind_is_refused(http, tmp_path):
+    pydicom = pytest.importorskip("pydicom")
+    dataset = pydicom.dcmread(pydicom.data.get_testdata_file("MR_small.dcm"))
+    dataset.save_as(tmp_path / "knee")
+    assert "modality MR" in error_of(http, "look", [as_file(upload(http, tmp_path / "knee"))])
+    dataset.Modality, dataset.BodyPartExamined, dataset.ViewPosition = "CR", "CHEST", "PA"
+    dataset.save_as(tmp_path / "chest")
+    event, (pixels, reconstruction, *_) = call(http, "look", [as_file(upload(http, tmp_path / "chest"))])
+    assert event == "complete"
+    assert PIL.Image.open(pixels["path"]).size == PIL.Image.open(reconstruction["path"]).size == (32, 32)
+
+
+@pytest.mark.parametrize(
+    "path", ["/etc/passwd", "../../../../../../etc/passwd", __file__, "setup.py", "/proc/self/environ"]
+)
+def test_no_path_outside_the_upload_folder_can_be_read(http, path):
+    event, data = call(http, "look", [as_file(path)])
+    assert event == "error" and "root:" not in json.dumps(data)
+    event, data = call(http, "look", [{"path": path, "url": f"file://{path}", "meta": {"_type": "gradio.FileData"}}])
+    assert event == "error" and "root:" not in json.dumps(data)
+    for address in (f"/gradio_api/file={path}", f"/file={path}", f"/static/{path}", f"/gradio_api/file/{path}"):
+        answer = http.get(address)
+        assert answer.status_code in (403, 404) and "root:" not in answer.text
+
+
+def test_address_is_not_fetched(http):
+    asked = []
+
+    class Recorder(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+    with HTTPServer(("127.0.0.1", 0), Recorder) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/secret"
+        for file in (as_file(url), {**as_file("x.png"), "url": url}):
+            answer = http.post("/gradio_api/call/look", json={"data": [file]})
+            if file["path"] == url:
+                assert answer.status_code == 400 and "fetches no address" in answer.text
+            else:
+                assert call(http, "look", [file])[0] == "error"
+        server.shutdown()
+    assert asked == []
+
+
+@pytest.mark.parametrize(
+    "body", ["{", "[]", "null", '{"data": 3}', '{"fn_index": 999, "data": []}', '{"data": []}', "\0"]
+)
+def test_bad_json_is_refused_and_the_page_goes_on(http, body):
+    for path in ("/gradio_api/call/draw", "/gradio_api/queue/join", "/gradio_api/run/draw", "/gradio_api/api/draw"):
+        # After an error of its own the server closes the connection.
+        answer = http.post(path, content=body, headers={"content-type": "application/json", "connection": "close"})
+        if answer.status_code == 200:
+            assert "event: error" in http.get(f"/gradio_api/call/draw/{answer.json()['event_id']}").text
+        else:
+            assert answer.status_code >= 400
+    assert call(http, "draw", DRAWING)[0] == "complete"
+
+
+def test_request_that_skips_the_queue_is_refused(http):
+    assert http.post("/gradio_api/run/draw", json={"data": DRAWING}).status_code >= 400
+
+
+def request_until_answer(page_url, head, chunks=()):
+    """Sends a request as it is, and gives the first line of what is answered, and how many bytes of the body were sent."""
+    address, sent = urlsplit(page_url), 0
+    with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
+        connection.sendall(f"{head}\r\nHost: {address.netloc}\r\n\r\n".encode())
+        connection.settimeout(0.2)
+        answer = b""
+        for chunk in chunks:
+            try:
+                connection.sendall(chunk)
+                sent += len(chunk)
+            except (BrokenPipeError, ConnectionResetError, TimeoutError):
+                break
+        connection.settimeout(60)
+        try:
+            answer = connection.recv(4096)
+        except ConnectionResetError:
+            pass
+    return answer.partition(b"\r\n")[0].decode(), sent
+
+
+def test_upload_of_two_gigabytes_is_refused_before_it_is_sent(page_url):
+    multipart = "Content-Type: multipart/form-data; boundary=x"
+    head = f"POST /gradio_api/upload HTTP/1.1\r\n{multipart}\r\nContent-Length: {2 * 2**30}"
+    status, sent = request_until_answer(page_url, head)
+    assert "413" in status and sent == 0
+
+
+def test_upload_without_a_length_is_cut_at_the_limit(page_url, http):
+    def parts():
+        yield b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+        for _ in range(2 * MAX_UPLOAD_BYTES // 2**20):
+            yield bytes(2**20)
+
+    chunked = (b"%x\r\n%s\r\n" % (len(part), part) for part in parts())
+    multipart = "Content-Type: multipart/form-data; boundary=x"
+    head = f"POST /gradio_api/upload HTTP/1.1\r\n{multipart}\r\nTransfer-Encoding: chunked"
+    folder = Path(os.environ["GRADIO_TEMP_DIR"])
+    before = set(folder.iterdir())
+    status, _ = request_until_answer(page_url, head, chunked)
+    assert "413" in status or status == ""
+    assert set(folder.iterdir()) == before, "what was sent is still there"
+    assert call(http, "draw", DRAWING)[0] == "complete"
+
+
+def test_huge_text_is_refused_before_it_is_read(http):
+    answer = http.post("/gradio_api/call/draw", json={"data": ["x" * 2**21, 1, 1, 0]})
+    assert answer.status_code == 413 and "size of 1 MiB" in answer.text
+
+
+def test_user_who_leaves_frees_the_worker(page_url, http, xray_files):
+    join = {"fn_index": None, "session_hash": "leaves", "data": ["Normal.", 4, 2, 0]}
+    names = {d["api_name"]: d["id"] for d in http.get("/config").json()["dependencies"]}
+    for _ in range(20):
+        http.post("/gradio_api/queue/join", json={**join, "fn_index": names["draw"]}).raise_for_status()
+    with http.stream("GET", "/gradio_api/queue/data", params={"session_hash": "leaves"}) as stream:
+        for line in stream.iter_lines():
+            if "process_generating" in line:
+                break
+    assert call(http, "draw", DRAWING)[0] == "complete"
+    assert http.get("/gradio_api/queue/status").json()["queue_size"] == 0
+
+
+def test_full_queue_says_so_and_the_folder_is_deleted_at_the_end(checkpoint, monkeypatch, xray_files):
+    monkeypatch.setattr("transformers_cxr.demo.page.MAX_WAITING", 2)
+    with serve(*checkpoint) as url, httpx.Client(base_url=url, timeout=60) as http:
+        folder = Path(os.environ["GRADIO_TEMP_DIR"])
+        stored = Path(upload(http, xray_files[0]))
+        assert stored.is_file() and stored.is_relative_to(folder)
+        answers = [http.post("/gradio_api/call/draw", json={"data": ["Normal.", 4, 2, 0]}) for _ in range(12)]
+        refused = [answer.text for answer in answers if answer.status_code != 200]
+        assert refused and all("Queue is full" in text for text in refused)
+    assert not folder.exists()
+
+
+def test_nothing_is_reported_to_others(http):
+    config = http.get("/config").json()
+    assert config["analytics_enabled"] is False
+    html = http.get("/").text
+    assert "fonts.googleapis" not in html and "cdn" not in html.lower().replace("cdnjs", "cdn")
+    for path in ("/monitoring", "/gradio_api/monitoring"):
+        assert http.get(path).status_code in (403, 404)

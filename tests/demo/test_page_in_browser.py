@@ -1,0 +1,128 @@
+"""The page of the embedded checkpoint in a real browser, by clicks. It needs Chromium (Debian: `apt-get install chromium`)."""
+
+import shutil
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from transformers_cxr import generate_image
+from transformers_cxr.commands.models import load_model
+from transformers_cxr.demo.page import EXAMPLES
+from transformers_cxr.demo.reader import Reader
+from transformers_cxr.demo.server import serve
+from transformers_cxr.pipelines.cxr_text import REPORT_INSTRUCTION
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: `pip install playwright`")
+CHROMIUM = shutil.which("chromium")
+if CHROMIUM is None:
+    pytest.skip("There is no chromium to open the page in: `apt-get install chromium`", allow_module_level=True)
+
+NORMAL, PNEUMONIA = EXAMPLES.values()
+DRAWN = "[...document.querySelectorAll('#gallery img')].filter(i => i.src.includes('row-16')).length == %d"
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    return load_model(None, "cpu", None)
+
+
+@pytest.fixture(scope="module")
+def url(embedded):
+    with serve(*embedded, title="Checkpoint: llm-cxr (embedded)") as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, url):
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(120_000)
+    page.elsewhere = []
+    page.on("request", lambda r: None if r.url.startswith((url, "data:", "blob:")) else page.elsewhere.append(r.url))
+    page.goto(url)
+    page.locator("#report textarea").wait_for()
+    yield page
+    assert page.elsewhere == [], "the page asks other servers"
+    page.close()
+
+
+def wait_for_text(page, selector, text):
+    page.wait_for_function("([s, t]) => document.querySelector(s)?.value == t", arg=[selector, text])
+
+
+def test_upload_report_chat_edit_and_draw_again(page, embedded, tmp_path):
+    model, processor = embedded
+    reader = Reader(model, processor)
+    codes = reader.look(PNEUMONIA).codes
+    page.evaluate(
+        """() => {
+            window.seen = new Set();
+            setInterval(() => window.seen.add(document.querySelector('#report textarea').value), 1);
+        }"""
+    )
+    page.locator("#upload input[type=file]").set_input_files(PNEUMONIA)
+    *parts, report = reader.write(codes, [REPORT_INSTRUCTION])
+    wait_for_text(page, "#report textarea", report)
+    seen = set(page.evaluate("[...window.seen]"))
+    assert len(seen & set(parts)) > 2, "the report came in one piece"
+    for picture in ("#pixels img", "#reconstruction img"):
+        assert page.locator(picture).evaluate("image => image.naturalWidth") == 256
+
+    turns = []
+    for question in ("Is there pneumonia?", "Which view is this?"):
+        *_, answer = reader.write(codes, [*turns, question])
+        turns += [question, answer]
+        page.locator("#question textarea").fill(question)
+        page.get_by_role("button", name="Ask").click()
+        page.wait_for_function("n => document.querySelectorAll('#chat .message').length >= n", arg=len(turns))
+        page.locator("#chat").get_by_text(answer).last.wait_for()
+
+    edited = "IMPRESSION: Normal chest X-ray."
+    page.locator("#report textarea").fill(edited)
+    page.get_by_role("button", name="Draw this report").click()
+    wait_for_text(page, "#text textarea", edited)
+    page.wait_for_function("document.querySelector('#gallery img')?.src.match(/row-(\\d+)/)[1] < 16")
+    page.wait_for_function(DRAWN % 2)
+    expected = generate_image(model, processor, edited, num_images=2, seed=0)
+    sources = page.locator("#gallery img").evaluate_all("images => images.map(image => image.src)")
+    for image, source in zip(expected, sources):
+        (tmp_path / "drawn.png").write_bytes(page.request.get(source).body())
+        drawn = PIL.Image.open(tmp_path / "drawn.png")
+        assert np.array_equal(drawn, image) and "not for clinical use" in drawn.text["Comment"]
+
+    page.locator("#seed input").fill("0.5")
+    page.get_by_role("button", name="Draw", exact=True).click()
+    page.get_by_text("The seed must be a whole number, got 0.5").wait_for()
+
+
+def test_phone_shows_the_whole_page_without_scrolling_sideways(browser, url):
+    page = browser.new_page(viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
+    page.set_default_timeout(120_000)
+    page.goto(url)
+    page.locator("#examples button").first.tap()
+    page.wait_for_function("document.querySelector('#report textarea').value.includes('IMPRESSION')")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.get_by_text("Research only.").is_visible()
+    page.get_by_role("tab", name="Draw").tap()
+    page.get_by_role("button", name="Draw", exact=True).wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.close()
+
+
+def test_file_that_is_no_image_and_one_too_large_are_messages(page, tmp_path):
+    (tmp_path / "notes.png").write_text("no image")
+    page.locator("#upload input[type=file]").set_input_files(tmp_path / "notes.png")
+    page.get_by_text("notes.png' as an image").wait_for()
+    page.reload()
+    with open(tmp_path / "large.png", "wb") as file:
+        file.truncate(70 * 2**20)  # more than playwright takes as bytes; a file with a hole takes no space
+    page.locator("#upload input[type=file]").set_input_files(tmp_path / "large.png")
+    page.get_by_text("exceeds the maximum").or_(page.get_by_text("maximum allowed size")).first.wait_for()
