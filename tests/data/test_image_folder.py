@@ -1,6 +1,6 @@
 import pytest
 
-from transformers_cxr.data.image_folder import Study, list_images, read_image_folder
+from transformers_cxr.data.image_folder import CHESTXRAY14_LABELS, Study, list_images, read_image_folder
 
 HEADER = "file_name,split,source,patient_id,view,sex,age,age_group,finding_labels,etiology,license"
 ROWS = [
@@ -42,6 +42,14 @@ def test_finding_labels_are_split_and_an_empty_cell_is_not_labelled(tmp_path):
     write_metadata(tmp_path, *ROWS)
     findings = [study.findings for study in read_image_folder(tmp_path, "train")]
     assert findings == [("Effusion", "Pleural_Thickening"), (), ("No Finding",)]
+
+
+def test_findings_are_known_to_be_absent_where_the_dataset_labels_them_for_every_image(tmp_path):
+    write_metadata(tmp_path, *ROWS)
+    adult, unlabelled, child = read_image_folder(tmp_path, "train")
+    assert set(adult.absent) == set(CHESTXRAY14_LABELS) - {"Effusion", "Pleural_Thickening"}
+    assert unlabelled.absent == ()
+    assert child.absent == ("Pneumonia",)
 
 
 def test_folder_may_be_a_string(tmp_path):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from transformers_cxr.data.image_folder import Study
+from transformers_cxr.data.image_folder import LABELS_OF_SOURCE, Study
 from transformers_cxr.data.instructions import (
     IMAGE_INSTRUCTIONS,
     REPORT_INSTRUCTIONS,
@@ -20,7 +20,12 @@ from transformers_cxr.data.instructions import (
 SEEDS = range(200)
 
 
-def make_study(source="kermany", view="AP", age_group="child", sex="", findings=("No Finding",), etiology=""):
+def make_study(
+    source="kermany", view="AP", age_group="child", sex="", findings=("No Finding",), etiology="", absent=None
+):
+    if absent is None:
+        labels = LABELS_OF_SOURCE.get(source, ()) if findings else ()
+        absent = tuple(label for label in labels if label not in findings)
     return Study(
         image_path=Path("images/1.png"),
         image_id="images/1.png",
@@ -32,6 +37,7 @@ def make_study(source="kermany", view="AP", age_group="child", sex="", findings=
         sex=sex,
         findings=findings,
         etiology=etiology,
+        absent=absent,
     )
 
 
@@ -116,9 +122,45 @@ def test_report_joins_three_labels_by_comma_and_and():
     assert "edema, fibrosis and pleural thickening" in label_report(study, random.Random(0))
 
 
-def test_report_of_an_unknown_label_raises_and_names_it():
-    with pytest.raises(ValueError, match="'Fracture'"):
-        label_report(make_study(findings=("Fracture",)), random.Random(0))
+def test_label_of_another_dataset_is_named_as_it_is_written():
+    assert "rib fracture" in label_report(make_study(findings=("Rib_Fracture",)), random.Random(0))
+
+
+def test_labels_of_chexpert_are_named_and_devices_are_no_finding():
+    study = make_study(source="chexpert", view="", age_group="", findings=("No Finding", "Support Devices"))
+    for report in reports(study):
+        assert finding_of_report(report) == "normal", report
+        assert "Support devices are in place." in report
+    edema = make_study(source="chexpert", view="LATERAL", age_group="", sex="M", findings=("Edema", "Support Devices"))
+    for report in reports(edema):
+        assert (
+            "edema" in report.lower() and "edema and" not in report and "support devices are in place" in report.lower()
+        )
+        assert "lateral" in report.lower() and "a man" in report
+
+
+def test_study_with_nothing_but_absent_labels_is_reported_by_them():
+    study = make_study(source="chexpert", age_group="", findings=(), absent=("Pneumothorax", "Pleural Effusion"))
+    for report in reports(study):
+        assert "of a pneumothorax or a pleural effusion." in report
+        assert finding_of_report(report) is None
+    types = {question_type for question_type, _, _ in asked(study)}
+    assert types == {"view", "label"}
+
+
+def test_view_sex_and_age_group_that_are_not_known_are_neither_asked_nor_reported():
+    study = make_study(source="chexpert", view="", age_group="", findings=("Edema",), absent=("Fracture",))
+    assert {question_type for question_type, _, _ in asked(study)} == {"finding", "label"}
+    for report in reports(study):
+        assert "view" not in report and "a patient" in report
+    lateral = make_study(view="LATERAL")
+    assert all("AP" not in q for question_type, q, _ in asked(lateral) if question_type == "view")
+
+
+def test_support_devices_are_asked_for_in_the_plural():
+    study = make_study(source="chexpert", findings=("Support Devices",), absent=("Edema",))
+    questions = {question for question_type, question, answer in asked(study) if answer == "Yes."}
+    assert questions == {"Does this X-ray show support devices?", "Can you see support devices?"}
 
 
 @pytest.mark.parametrize(

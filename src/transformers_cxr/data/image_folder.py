@@ -6,6 +6,12 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
+CHESTXRAY14_LABELS = (
+    "Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Effusion", "Emphysema", "Fibrosis", "Hernia", "Infiltration",
+    "Mass", "Nodule", "Pleural_Thickening", "Pneumonia", "Pneumothorax",
+)  # fmt: skip
+# The labels that a dataset gives for every image that it labels: one that is missing there is absent. Elsewhere it is unknown.
+LABELS_OF_SOURCE = {"nih64": CHESTXRAY14_LABELS, "kermany": ("Pneumonia",)}
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
@@ -19,11 +25,12 @@ class Study:
     split (`str`): "train" or "validation"; patients are never in both.
     source (`str`): the dataset that the image comes from.
     patient_id (`str`): pseudonymous patient.
-    view (`str`): "AP" or "PA".
-    age_group (`str`): "child" or "adult".
+    view (`str`): "AP", "PA" or another view position, "" where it is not known.
+    age_group (`str`): "child", "adult" or "" where it is not known.
     sex (`str`): "M", "F" or "" where it is not known.
-    findings (`tuple[str, ...]`): finding labels; `("No Finding",)` is normal, `()` is not labelled.
+    findings (`tuple[str, ...]`): finding labels; "No Finding" is normal, `()` is not labelled.
     etiology (`str`): "bacterial", "viral" or "".
+    absent (`tuple[str, ...]`): findings that are known to be absent.
     """
 
     image_path: Path
@@ -36,6 +43,7 @@ class Study:
     sex: str
     findings: tuple[str, ...]
     etiology: str
+    absent: tuple[str, ...] = ()
 
 
 def read_image_folder(data_dir: str | Path, split: str) -> list[Study]:
@@ -78,8 +86,9 @@ def read_image_folder(data_dir: str | Path, split: str) -> list[Study]:
             view=row["view"],
             age_group=row["age_group"],
             sex=row["sex"],
-            findings=tuple(filter(None, row["finding_labels"].split("|"))),
+            findings=(findings := tuple(filter(None, row["finding_labels"].split("|")))),
             etiology=row["etiology"],
+            absent=_absent(row["source"], findings),
         )
         for row in rows
         if row["split"] == split
@@ -89,14 +98,20 @@ def read_image_folder(data_dir: str | Path, split: str) -> list[Study]:
     return studies
 
 
+def _absent(source: str, findings: tuple[str, ...]) -> tuple[str, ...]:
+    if not findings:
+        return ()
+    return tuple(label for label in LABELS_OF_SOURCE.get(source, ()) if label not in findings)
+
+
 def list_images(data_dir: str | Path, split: str) -> tuple[list[Path], list[str]]:
     """
     Lists the image files of a folder, which needs no metadata: X-rays, slices of CT or MRI, or any other images.
 
     Args:
         data_dir (`str` or `Path`):
-            A folder as [`read_image_folder`] reads it, or one without `metadata.csv`, all of whose PNG, JPEG, BMP, TIFF and
-            WebP files, at any depth, are taken in the order of their names.
+            A folder as [`read_image_folder`] reads it, or one without `metadata.csv`, all of whose PNG, JPEG, BMP, TIFF,
+            WebP and DICOM files, at any depth, are taken in the order of their names. DICOM files are known by their content.
         split (`str`):
             The split of the metadata; without metadata every image is in it.
 
@@ -114,8 +129,18 @@ def list_images(data_dir: str | Path, split: str) -> tuple[list[Path], list[str]
         return [study.image_path for study in studies], [study.source for study in studies]
     if not data_dir.is_dir():
         raise FileNotFoundError(f"There is no folder '{data_dir}'.")
-    paths = sorted(path for path in data_dir.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    paths = sorted(path for path in data_dir.rglob("*") if path.is_file() and _is_image(path))
     if not paths:
-        raise FileNotFoundError(f"No image in '{data_dir}': expected files {', '.join(IMAGE_SUFFIXES)} at any depth.")
+        raise FileNotFoundError(
+            f"No image in '{data_dir}': expected files {', '.join(IMAGE_SUFFIXES)} or DICOM at any depth."
+        )
     folders = [path.relative_to(data_dir).parts[:-1] for path in paths]
     return paths, [folder[0] if folder else "" for folder in folders]
+
+
+def _is_image(path: Path) -> bool:
+    # It imports numpy, which a command's help must not wait for.
+    from ..llm_cxr.dicom_llm_cxr import is_dicom
+
+    # A DICOMDIR is the table of contents of a DICOM folder (PS3.10, section 8.6).
+    return path.suffix.lower() in IMAGE_SUFFIXES or (path.name.upper() != "DICOMDIR" and is_dicom(path))

@@ -33,7 +33,8 @@ IMAGE_INSTRUCTIONS = (
     "Make the image that a radiologist would report like this.",
 )
 
-# The 14 labels of ChestX-ray14 (Wang et al., CVPR 2017) as a sentence names them; its "Effusion" is a pleural effusion.
+# The labels of ChestX-ray14 (Wang et al., CVPR 2017), whose "Effusion" is a pleural effusion, and of CheXpert and MIMIC-CXR-JPG
+# (Irvin et al., AAAI 2019), as a sentence names them; any other label is named as it is written.
 _LABEL_NAMES = {
     "Atelectasis": "atelectasis",
     "Cardiomegaly": "cardiomegaly",
@@ -49,9 +50,20 @@ _LABEL_NAMES = {
     "Pleural_Thickening": "pleural thickening",
     "Pneumonia": "pneumonia",
     "Pneumothorax": "a pneumothorax",
+    "Enlarged Cardiomediastinum": "an enlarged cardiomediastinum",
+    "Fracture": "a fracture",
+    "Lung Lesion": "a lung lesion",
+    "Lung Opacity": "a lung opacity",
+    "Pleural Effusion": "a pleural effusion",
+    "Pleural Other": "a pleural abnormality",
+    "Support Devices": "support devices",
 }
+_DEVICES = "Support Devices"
 
 _PERSONS = {
+    ("", ""): "a patient",
+    ("", "M"): "a man",
+    ("", "F"): "a woman",
     ("child", ""): "a child",
     ("child", "M"): "a boy",
     ("child", "F"): "a girl",
@@ -65,6 +77,11 @@ _VIEW_SENTENCES = (
     "The chest of {person} is seen in {view} view.",
     "The image is the {view} chest X-ray of {person}.",
     "{view} view of the chest of {person}.",
+)
+
+_NO_VIEW_SENTENCES = (
+    "This is a chest X-ray of {person}.",
+    "The chest of {person} is seen.",
 )
 
 _POSITIVE_FINDINGS = (
@@ -95,6 +112,15 @@ _NORMAL_IMPRESSIONS = (
     "No evidence of pneumonia, normal X-ray.",
 )
 
+_ABSENT_FINDINGS = (
+    "There is no sign of {findings}.",
+    "The X-ray is without evidence of {findings}.",
+)
+_ABSENT_IMPRESSIONS = (
+    "No sign of {findings}.",
+    "No evidence of {findings}.",
+)
+
 _UNLABELLED_FINDINGS = (
     "No finding label is given for this X-ray.",
     "This image comes without a finding label.",
@@ -104,6 +130,7 @@ _UNLABELLED_IMPRESSIONS = (
     "{view} view of {person}, no finding label given.",
     "Chest X-ray of {person}, {view} view, not labelled.",
 )
+_UNLABELLED_IMPRESSIONS_NO_VIEW = ("Chest X-ray of {person}, not labelled.",)
 
 _PNEUMONIA_QUESTIONS = (
     "Is there pneumonia?",
@@ -162,28 +189,35 @@ def label_report(study: Study, rng: random.Random) -> str:
     Writes a label-derived report: what the columns of the study say, and nothing of its pixels.
 
     Args:
-        study (`Study`): its `age_group`, `view`, `sex`, `findings` and `etiology` are used.
+        study (`Study`): its `age_group`, `view`, `sex`, `findings`, `absent` and `etiology` are used.
         rng (`random.Random`): chooses the wording.
 
     Returns:
         `str`: ASCII, "FINDINGS: ..." and "IMPRESSION: ..." on one line each. It affirms pneumonia only where the study is
-        labelled so. A study without finding labels is reported as not labelled.
-
-    Raises:
-        ValueError: a finding is neither "No Finding" nor one of the 14 labels of ChestX-ray14.
+        labelled so. A study that has no finding and is not labelled normal is reported by what is absent, and if that is not
+        known either, as not labelled.
     """
     person = _PERSONS[study.age_group, study.sex]
-    view_sentence = rng.choice(_VIEW_SENTENCES).format(person=person, view=study.view)
-    if not study.findings:
-        finding = rng.choice(_UNLABELLED_FINDINGS)
-        impression = rng.choice(_UNLABELLED_IMPRESSIONS).format(person=person, view=study.view)
+    view = "lateral" if study.view == "LATERAL" else study.view
+    view_sentence = rng.choice(_VIEW_SENTENCES if view else _NO_VIEW_SENTENCES).format(person=person, view=view)
+    view_sentence = _capitalized(view_sentence)
+    positive = _positive_findings(study)
+    if positive:
+        finding = rng.choice(_POSITIVE_FINDINGS).format(findings=_findings_phrase(study, positive, rng))
+        impression = rng.choice(_POSITIVE_IMPRESSIONS).format(findings=_findings_phrase(study, positive, rng))
     elif _is_normal(study):
         finding = rng.choice(_NORMAL_FINDINGS)
         impression = rng.choice(_NORMAL_IMPRESSIONS)
+    elif absent := _joined([_label_name(label) for label in study.absent], "or"):
+        finding = rng.choice(_ABSENT_FINDINGS).format(findings=absent)
+        impression = rng.choice(_ABSENT_IMPRESSIONS).format(findings=absent)
     else:
-        finding = rng.choice(_POSITIVE_FINDINGS).format(findings=_findings_phrase(study, rng))
-        impression = rng.choice(_POSITIVE_IMPRESSIONS).format(findings=_findings_phrase(study, rng))
-    return f"FINDINGS: {view_sentence} {finding}\nIMPRESSION: {impression[0].upper()}{impression[1:]}"
+        finding = rng.choice(_UNLABELLED_FINDINGS)
+        impressions = _UNLABELLED_IMPRESSIONS if view else _UNLABELLED_IMPRESSIONS_NO_VIEW
+        impression = rng.choice(impressions).format(person=person, view=view)
+    if _DEVICES in study.findings:
+        finding += " Support devices are in place."
+    return f"FINDINGS: {view_sentence} {finding}\nIMPRESSION: {_capitalized(impression)}"
 
 
 def finding_of_report(text: str) -> str | None:
@@ -217,6 +251,22 @@ def etiology_of_report(text: str) -> str | None:
     return _etiology_of_section(_impression(text)) or _etiology_of_section(text)
 
 
+def affirms(text: str, term: str) -> bool:
+    """
+    Whether a clause of a text has a term with no negation before or after it ("no", "without", "... is absent").
+
+    Args:
+        text (`str`): in lower case.
+        term (`str`): a regular expression.
+    """
+    for clause in _CLAUSE_END.split(text):
+        for match in re.finditer(term, clause):
+            negated_before = _NEGATION_BEFORE.search(clause, 0, match.start())
+            if not negated_before and not _NEGATION_AFTER.match(clause, match.end()):
+                return True
+    return False
+
+
 def question_answers(study: Study, rng: random.Random) -> list[tuple[str, str, str]]:
     """
     Writes the questions that the columns of a study can answer.
@@ -228,37 +278,36 @@ def question_answers(study: Study, rng: random.Random) -> list[tuple[str, str, s
     Returns:
         `list[tuple[str, str, str]]`: (question type, question, answer) in random order, with the types
 
-        - "finding": whether there is pneumonia or whether the X-ray is normal, at even odds, so that "Yes." and "No." are
-          balanced for normal and for pneumonia; none for a study without finding labels,
+        - "finding": whether there is pneumonia or whether the X-ray is normal, at even odds where both are known, so that
+          "Yes." and "No." are balanced for normal and for pneumonia; none for a study without finding labels,
         - "etiology": only where the cause of the pneumonia is known,
-        - "view" and "age_group",
-        - "sex": only where it is known,
-        - "label": only for ChestX-ray14, one label that is absent and, if the study has findings, one that is present.
-
-    Raises:
-        ValueError: a finding is neither "No Finding" nor one of the 14 labels of ChestX-ray14.
+        - "view", "age_group" and "sex": only where it is known,
+        - "label": where more than one label is known, one that is absent and one that is present.
     """
-    age_group_answer = {"child": "A child.", "adult": "An adult."}[study.age_group]
-    triples = [
-        ("view", rng.choice(_VIEW_QUESTIONS), f"{study.view}."),
-        ("age_group", rng.choice(_AGE_GROUP_QUESTIONS), age_group_answer),
-    ]
+    triples = []
+    if study.view:
+        questions = _VIEW_QUESTIONS if study.view in ("AP", "PA") else _VIEW_QUESTIONS[1:]
+        triples.append(("view", rng.choice(questions), "Lateral." if study.view == "LATERAL" else f"{study.view}."))
+    if study.age_group:
+        answer = {"child": "A child.", "adult": "An adult."}[study.age_group]
+        triples.append(("age_group", rng.choice(_AGE_GROUP_QUESTIONS), answer))
     if study.sex:
         triples.append(("sex", rng.choice(_SEX_QUESTIONS), {"M": "Male.", "F": "Female."}[study.sex]))
-    if study.findings:
-        if rng.random() < 0.5:
-            triples.append(("finding", rng.choice(_PNEUMONIA_QUESTIONS), _yes_or_no("Pneumonia" in study.findings)))
-        else:
-            triples.append(("finding", rng.choice(_NORMAL_QUESTIONS), _yes_or_no(_is_normal(study))))
+    present = _positive_findings(study) + [_DEVICES] * (_DEVICES in study.findings)
+    choices = []
+    if "Pneumonia" in (*study.findings, *study.absent) or _is_normal(study):
+        choices.append((_PNEUMONIA_QUESTIONS, "Pneumonia" in study.findings))
+    if _positive_findings(study) or _is_normal(study):
+        choices.append((_NORMAL_QUESTIONS, _is_normal(study)))
+    if choices:
+        questions, answer = rng.choice(choices)
+        triples.append(("finding", rng.choice(questions), _yes_or_no(answer)))
     if study.etiology:
         triples.append(("etiology", rng.choice(_ETIOLOGY_QUESTIONS), f"{study.etiology.capitalize()} pneumonia."))
-    # Only ChestX-ray14 is labelled for all 14 findings: elsewhere a label that is missing does not mean "No.".
-    if study.source == "nih64" and study.findings:
-        absent = rng.choice([label for label in _LABEL_NAMES if label not in study.findings])
-        triples.append(("label", rng.choice(_LABEL_QUESTIONS).format(label=_label_name(absent)), "No."))
-        if not _is_normal(study):
-            present = rng.choice(study.findings)
-            triples.append(("label", rng.choice(_LABEL_QUESTIONS).format(label=_label_name(present)), "Yes."))
+    if len(present) + len(study.absent) > 1:
+        for labels, answer in ((study.absent, False), (present, True)):
+            if labels:
+                triples.append(("label", _label_question(rng.choice(labels), rng), _yes_or_no(answer)))
     rng.shuffle(triples)
     return triples
 
@@ -274,9 +323,6 @@ def report_conversation(study: Study, rng: random.Random) -> dict:
     Returns:
         `dict`: "messages" in the format of Transformers' chat templates with one `{"type": "image"}` slot, "task" (here
         "report") and "image_id".
-
-    Raises:
-        ValueError: a finding is neither "No Finding" nor one of the 14 labels of ChestX-ray14.
     """
     messages = [
         _message("user", _text(rng.choice(REPORT_INSTRUCTIONS)), {"type": "image"}),
@@ -296,9 +342,6 @@ def image_conversation(study: Study, rng: random.Random) -> dict:
 
     Returns:
         `dict`: "messages" whose image slot is the assistant's, "task" (here "image") and "image_id".
-
-    Raises:
-        ValueError: a finding is neither "No Finding" nor one of the 14 labels of ChestX-ray14.
     """
     instruction = rng.choice(IMAGE_INSTRUCTIONS)
     report = label_report(study, rng)
@@ -323,9 +366,6 @@ def vqa_conversation(study: Study, rng: random.Random, num_questions: int = 1) -
 
     Returns:
         `dict`: "messages" of two a question, "task" (here "vqa") and "image_id".
-
-    Raises:
-        ValueError: a finding is neither "No Finding" nor one of the 14 labels of ChestX-ray14.
     """
     messages = []
     for _, question, answer in question_answers(study, rng)[:num_questions]:
@@ -335,21 +375,37 @@ def vqa_conversation(study: Study, rng: random.Random, num_questions: int = 1) -
 
 
 def _is_normal(study: Study) -> bool:
-    return study.findings == ("No Finding",)
+    return "No Finding" in study.findings
+
+
+def _positive_findings(study: Study) -> list[str]:
+    return [label for label in study.findings if label not in ("No Finding", _DEVICES)]
 
 
 def _label_name(label: str) -> str:
-    if label not in _LABEL_NAMES:
-        raise ValueError(f"Expected 'No Finding' alone or labels from {sorted(_LABEL_NAMES)}, got '{label}'.")
-    return _LABEL_NAMES[label]
+    return _LABEL_NAMES.get(label, label.replace("_", " ").lower())
 
 
-def _findings_phrase(study: Study, rng: random.Random) -> str:
-    names = [_label_name(label) for label in study.findings]
+def _label_question(label: str, rng: random.Random) -> str:
+    # "Is there" does not go with a plural.
+    questions = _LABEL_QUESTIONS[1:] if label == _DEVICES else _LABEL_QUESTIONS
+    return rng.choice(questions).format(label=_label_name(label))
+
+
+def _findings_phrase(study: Study, findings: list[str], rng: random.Random) -> str:
+    names = [_label_name(label) for label in findings]
     if study.etiology:
         pneumonia = rng.choice((f"{study.etiology} pneumonia", f"pneumonia of {study.etiology} cause"))
-        names[study.findings.index("Pneumonia")] = pneumonia
-    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+        names[findings.index("Pneumonia")] = pneumonia
+    return _joined(names, "and")
+
+
+def _joined(names: list[str], conjunction: str) -> str:
+    return f" {conjunction} ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+
+
+def _capitalized(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def _yes_or_no(answer: bool) -> str:
@@ -360,28 +416,18 @@ def _impression(text: str) -> str:
     return text.partition("impression:")[2]
 
 
-def _affirms(text: str, term: str) -> bool:
-    """Whether a clause of the lower-case text has the regular expression `term` with no negation before or after it."""
-    for clause in _CLAUSE_END.split(text):
-        for match in re.finditer(term, clause):
-            negated_before = _NEGATION_BEFORE.search(clause, 0, match.start())
-            if not negated_before and not _NEGATION_AFTER.match(clause, match.end()):
-                return True
-    return False
-
-
 def _finding_of_section(text: str) -> str | None:
-    if _affirms(text, _PNEUMONIA):
+    if affirms(text, _PNEUMONIA):
         return "pneumonia"
-    if _affirms(text, _OTHER_LABEL):
+    if affirms(text, _OTHER_LABEL):
         return None
-    if _affirms(text, _NORMAL) or _NO_FINDING.search(text) or re.search(_PNEUMONIA, text):
+    if affirms(text, _NORMAL) or _NO_FINDING.search(text) or re.search(_PNEUMONIA, text):
         return "normal"
     return None
 
 
 def _etiology_of_section(text: str) -> str | None:
-    affirmed = [etiology for etiology in ("bacterial", "viral") if _affirms(text, rf"\b{etiology}\b")]
+    affirmed = [etiology for etiology in ("bacterial", "viral") if affirms(text, rf"\b{etiology}\b")]
     return affirmed[0] if len(affirmed) == 1 else None
 
 

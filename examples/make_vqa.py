@@ -1,0 +1,186 @@
+"""
+Lets an instruct language model write questions and answers about X-rays from their reports, and keeps those that the report
+supports.
+
+    python examples/make_vqa.py --records records.parquet --model MODEL --output vqa.jsonl
+
+`records.parquet` is what `transformers_cxr.data.records.write_records` writes; `MODEL` is a folder, a name on the Hub, or a
+.gguf file. `vqa.jsonl` gets a line a study: `questions` that passed, and in `rejected` those that did not, with the reason. The
+same command again goes on after an interruption. `transformers_cxr.data.vqa.read_vqa` reads the result.
+
+What is written from reports falls under their licence: questions from MIMIC-CXR are credentialed data as its reports are.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from transformers_cxr.data.records import load_rows, select_records
+from transformers_cxr.data.vqa import parse_question_answers, why_not_grounded
+from transformers_cxr.training.arguments import parse_arguments
+
+PROMPT = """\
+Write {number} short questions that can be asked about the chest X-ray of this report, each about another finding, and answer \
+each in the words of the report. Write nothing but a JSON list of objects with "question" and "answer".
+
+{report}"""
+# A turn that shows the form.
+EXAMPLE_REPORT = "The heart is enlarged. Small right pleural effusion. No pneumothorax. Dual-lead pacemaker."
+EXAMPLE_ANSWER = json.dumps(
+    [
+        {"question": "Is there a pneumothorax?", "answer": "No."},
+        {"question": "What is the size of the heart?", "answer": "Enlarged."},
+        {"question": "On which side is the pleural effusion?", "answer": "Right."},
+        {"question": "Is there a pacemaker?", "answer": "Yes, a dual-lead pacemaker."},
+        {"question": "How large is the pleural effusion?", "answer": "Small."},
+    ]
+)
+# The answer of the model is begun for it, so that a small one writes JSON too.
+ANSWER_START = '[{"question": "'
+
+
+@dataclass
+class Arguments:
+    records: str = field(metadata={"help": "studies, .parquet of write_records"})
+    model: str = field(metadata={"help": "instruct language model: a folder, a name on the Hub, or a .gguf file"})
+    output: str = field(metadata={"help": ".jsonl to write, or to go on with"})
+    split: str = field(default="train", metadata={"help": "split of the studies"})
+    num_studies: int = field(default=0, metadata={"help": "studies to write about; 0: all"})
+    num_questions: int = field(default=5, metadata={"help": "questions to ask for, a report"})
+    batch_size: int = field(default=8, metadata={"help": "reports at once"})
+    max_new_tokens: int = field(default=384, metadata={"help": "largest number of tokens of an answer"})
+    dtype: str = field(default="auto", metadata={"help": "dtype of the model, such as bfloat16"})
+
+
+def load_model(name: str, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The language model on the device that there is, and its tokenizer, which pads on the left."""
+    options, config = {}, {}
+    if name.endswith(".gguf"):
+        name, options = str(Path(name).parent), {"gguf_file": Path(name).name}
+        config = {"quantization_config": GgufConfig(dequantize=True)}
+    tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left", **options)
+    if tokenizer.chat_template is None:
+        raise ValueError(f"'{name}' has no chat template: expected an instruct model.")
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **options, **config).eval()
+    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+
+
+@torch.no_grad()
+def write_answers(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, reports: list[str], args: Arguments
+) -> list[str]:
+    """What the model writes about each report, greedily."""
+    prompts = [
+        tokenizer.apply_chat_template(
+            [
+                {"role": "user", "content": PROMPT.format(report=EXAMPLE_REPORT, number=5)},
+                {"role": "assistant", "content": EXAMPLE_ANSWER},
+                {"role": "user", "content": PROMPT.format(report=report, number=args.num_questions)},
+                {"role": "assistant", "content": ANSWER_START},
+            ],
+            continue_final_message=True,
+            tokenize=False,
+        )
+        for report in reports
+    ]
+    inputs = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)
+    output = model.generate(
+        **inputs,
+        do_sample=False,
+        max_new_tokens=args.max_new_tokens,
+        stop_strings=["]"],
+        tokenizer=tokenizer,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    texts = tokenizer.batch_decode(output[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
+    return [ANSWER_START + text for text in texts]
+
+
+def checked(text: str, report: str) -> tuple[list[dict], list[dict]]:
+    """The questions that the report supports, and what is rejected with the reason."""
+    try:
+        pairs = parse_question_answers(text)
+    except ValueError as error:
+        return [], [{"text": text, "reason": str(error)}]
+    questions, rejected = [], []
+    for pair in pairs:
+        reason = why_not_grounded(pair["question"], pair["answer"], report)
+        if pair["question"] in {kept["question"] for kept in questions}:
+            reason = "the question comes twice"
+        if reason is None:
+            questions.append(pair)
+        else:
+            rejected.append({**pair, "reason": reason})
+    return questions, rejected
+
+
+def finished(path: Path, model: str) -> list[dict]:
+    """The lines that an earlier run wrote; a last one that was cut short is removed from the file."""
+    if not path.is_file():
+        return []
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content):
+        path.write_bytes(whole)
+    lines = [json.loads(line) for line in whole.splitlines()]
+    if other := next((line["model"] for line in lines if line["model"] != model), None):
+        raise ValueError(f"'{path}' was written by '{other}', not by '{model}'. Choose another output.")
+    return lines
+
+
+def studies(args: Arguments) -> Iterator[dict]:
+    """The first image of each study that has a report."""
+    rows = select_records(load_rows(args.records), splits=(args.split,))
+    seen = set()
+    for row in rows.select_columns(["source", "study", "patient", "split", "findings", "impression"]):
+        if (row["source"], row["study"]) not in seen and (row["findings"] or row["impression"]):
+            seen.add((row["source"], row["study"]))
+            yield row
+
+
+def summary(lines: list[dict]) -> str:
+    kept = sum(len(line["questions"]) for line in lines)
+    reasons = Counter(item["reason"].partition(":")[0] for line in lines for item in line["rejected"])
+    unreadable = sum(1 for line in lines if any("text" in item for item in line["rejected"]))
+    pairs = kept + sum(1 for line in lines for item in line["rejected"] if "text" not in item)
+    text = [f"{len(lines)} reports, {len(lines) - unreadable} answered with valid JSON: {pairs} pairs, {kept} kept"]
+    return "\n".join(text + [f"  {count}  {reason}" for reason, count in reasons.most_common()])
+
+
+def main(args: Arguments):
+    path = Path(args.output)
+    lines = finished(path, args.model)
+    done = {(line["source"], line["study"]) for line in lines}
+    chosen = islice(studies(args), args.num_studies or None)
+    waiting = [row for row in chosen if (row["source"], row["study"]) not in done]
+    if waiting:
+        model, tokenizer = load_model(args.model, args.dtype)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        for start in tqdm(range(0, len(waiting), args.batch_size), desc="Writing questions"):
+            batch = waiting[start : start + args.batch_size]
+            reports = [f"{row.pop('findings')}\n{row.pop('impression')}".strip() for row in batch]
+            for row, report, text in zip(batch, reports, write_answers(model, tokenizer, reports, args)):
+                questions, rejected = checked(text, report)
+                lines.append({**row, "model": args.model, "questions": questions, "rejected": rejected})
+                file.write(json.dumps(lines[-1], ensure_ascii=False) + "\n")
+            file.flush()
+    print(summary(lines))
+
+
+if __name__ == "__main__":
+    main(*parse_arguments(Arguments))

@@ -1,0 +1,178 @@
+"""Conversations, the training examples of instruction tuning, written about rows of [`StudyRecord`] and [`QuestionRecord`]."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from .image_folder import Study
+from .instructions import IMAGE_INSTRUCTIONS, REPORT_INSTRUCTIONS, label_report, question_answers
+from .records import StudyRecord
+
+# Labels that name the cause of a pneumonia.
+ETIOLOGY_LABELS = {"Bacterial Pneumonia": "bacterial", "Viral Pneumonia": "viral"}
+
+
+def report_example(row: dict, rng: random.Random, sections: str = "findings+impression") -> dict:
+    """
+    Writes a conversation in which the assistant reports on an X-ray.
+
+    Args:
+        row (`dict`):
+            A row of [`StudyRecord`]. A report is derived from its labels where it has none.
+        rng (`random.Random`):
+            Chooses the instruction, and the wording of a label-derived report.
+        sections (`str`, *optional*, defaults to `"findings+impression"`):
+            "findings+impression": those of the two that the report has; "impression": that alone.
+
+    Returns:
+        `dict` of "messages" in the format of Transformers' chat templates, "task", "id", and "image_codes" (codes of each
+        image) where the row has codes, else "images" (paths).
+    """
+    messages = [
+        _message("user", _text(rng.choice(REPORT_INSTRUCTIONS)), {"type": "image"}),
+        _message("assistant", _text(report_text(row, rng, sections))),
+    ]
+    return {"messages": messages, "task": "report", **_image_of(row)}
+
+
+def image_example(
+    row: dict, rng: random.Random, sections: str = "findings+impression", empty_prompt_ratio: float = 0.0
+) -> dict:
+    """
+    Writes a conversation in which the assistant draws the X-ray of a report: of the report with its headings, or, half of the
+    time if there are findings beside it and always if `sections` is "impression", of the bare impression.
+
+    Args:
+        row (`dict`):
+            A row of [`StudyRecord`]. A report is derived from its labels where it has none.
+        rng (`random.Random`):
+            Chooses the instruction, the length, and the wording of a label-derived report.
+        sections (`str`, *optional*, defaults to `"findings+impression"`):
+            As of [`report_example`].
+        empty_prompt_ratio (`float`, *optional*, defaults to `0.0`):
+            Share of the conversations without the report, for classifier-free guidance.
+
+    Returns:
+        `dict`: as of [`report_example`].
+    """
+    instruction = rng.choice(IMAGE_INSTRUCTIONS)
+    text = report_text(row, rng, sections)
+    _, heading, impression = text.partition("IMPRESSION: ")
+    if heading and (sections == "impression" or rng.random() < 0.5):
+        text = impression
+    if rng.random() < empty_prompt_ratio:
+        text = ""
+    messages = [_message("user", _text(instruction), _text(text)), _message("assistant", {"type": "image"})]
+    return {"messages": messages, "task": "image", **_image_of(row)}
+
+
+def vqa_example(row: dict, rng: random.Random) -> dict:
+    """
+    Writes a conversation of the question of a [`QuestionRecord`] row, which is the instruction, and its answer.
+
+    Returns:
+        `dict`: as of [`report_example`].
+    """
+    return {"messages": _question_turn(row["question"], row["answer"]), "task": "vqa", **_image_of(row)}
+
+
+def label_vqa_example(row: dict, rng: random.Random) -> dict:
+    """
+    Writes a conversation of one question that the labels of a [`StudyRecord`] row answer.
+
+    Args:
+        row (`dict`): one that [`has_label_questions`].
+        rng (`random.Random`): chooses the question and its wording.
+
+    Returns:
+        `dict`: as of [`report_example`].
+    """
+    _, question, answer = question_answers(labelled_study(row), rng)[0]
+    return {"messages": _question_turn(question, answer), "task": "vqa", **_image_of(row)}
+
+
+def text_example(row: dict, rng: random.Random) -> dict:
+    """Gives the `messages` of a row as a conversation without an image; `dict` as of [`report_example`]."""
+    return {"messages": row["messages"], "task": "text", "id": row["id"], "image_codes": []}
+
+
+def report_text(row: dict, rng: random.Random, sections: str = "findings+impression") -> str:
+    """
+    The report of a row, "FINDINGS: ..." and "IMPRESSION: ..." on one line each, of those that it has and that `sections` asks
+    for. A row without a report gets one derived from its labels.
+    """
+    findings, impression = row["findings"], row["impression"]
+    if not findings and not impression:
+        text = label_report(labelled_study(row), rng)
+        return text if sections != "impression" else text[text.index("IMPRESSION: ") :]
+    headed = {"FINDINGS": findings if sections != "impression" else "", "IMPRESSION": impression}
+    return "\n".join(f"{name}: {text}" for name, text in headed.items() if text)
+
+
+def has_label_questions(row: dict) -> bool:
+    """Whether the columns of a row answer a question."""
+    known = any(label["value"] >= 0 for label in row["labels"])
+    return bool(known or row["view"] or row["sex"] or row["age_group"])
+
+
+def labelled_study(row: dict) -> Study:
+    """What the labels of a row say, uncertain ones left out."""
+    present = [label["name"] for label in row["labels"] if label["value"] == 1]
+    absent = [label["name"] for label in row["labels"] if label["value"] == 0]
+    causes = [ETIOLOGY_LABELS[name] for name in present if name in ETIOLOGY_LABELS]
+    return Study(
+        image_path=Path(row["image"]),
+        image_id=row["id"],
+        split=row["split"],
+        source=row["source"],
+        patient_id=row["patient"],
+        view=row["view"],
+        age_group=row["age_group"],
+        sex=row["sex"],
+        findings=tuple(name for name in present if name not in ETIOLOGY_LABELS),
+        etiology=causes[0] if len(causes) == 1 else "",
+        absent=tuple(name for name in absent if name not in ETIOLOGY_LABELS),
+    )
+
+
+def label_record(study: Study) -> StudyRecord:
+    """
+    A study of a label-only dataset as a record without a report; conversations about it derive one from its labels, with
+    another wording each time.
+    """
+    labels = dict.fromkeys(study.absent, 0) | dict.fromkeys(study.findings, 1)
+    if study.etiology:
+        labels |= {name: int(cause == study.etiology) for name, cause in ETIOLOGY_LABELS.items()}
+    return StudyRecord(
+        id=study.image_id,
+        patient=study.patient_id,
+        study=study.image_id,
+        image=str(study.image_path),
+        view=study.view,
+        findings="",
+        impression="",
+        labels=labels,
+        split=study.split,
+        source=study.source,
+        sex=study.sex,
+        age_group=study.age_group,
+    )
+
+
+def _question_turn(question: str, answer: str) -> list[dict]:
+    return [_message("user", _text(question), {"type": "image"}), _message("assistant", _text(answer))]
+
+
+def _image_of(row: dict) -> dict:
+    if "codes" in row:
+        return {"id": row["id"], "image_codes": [row["codes"]]}
+    return {"id": row["id"], "images": [row["image"]]}
+
+
+def _text(text: str) -> dict:
+    return {"type": "text", "text": text}
+
+
+def _message(role: str, *content: dict) -> dict:
+    return {"role": role, "content": list(content)}

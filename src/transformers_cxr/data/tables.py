@@ -1,0 +1,181 @@
+"""Reading X-rays with reports or labels from any CSV, JSON or Parquet file, or an `imagefolder`, by a column map."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import gzip
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from .records import SkipReport, StudyRecord
+from .reports import parse_report
+
+# What a map may name: the fields of a record, and a column with the whole report in place of its sections.
+FIELDS = {item.name for item in dataclasses.fields(StudyRecord)} | {"report"}
+METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+SPLIT_NAMES = {"validate": "validation", "val": "validation", "valid": "validation", "dev": "validation"}
+
+
+def read_table(
+    path: str | os.PathLike,
+    columns: Mapping[str, str],
+    label_columns: Sequence[str] = (),
+    images_dir: str | os.PathLike | None = None,
+    source: str = "",
+    split: str = "",
+    skip_report: SkipReport | None = None,
+    images_needed: bool = True,
+) -> Iterator[StudyRecord]:
+    """
+    Reads a table of X-rays, a row an image.
+
+    Args:
+        path (`str` or `os.PathLike`):
+            A `.csv`, `.tsv`, `.jsonl`, `.json` (a list of objects) or `.parquet` file, the first two also as `.gz`; or a folder
+            with `metadata.csv`, `.jsonl` or `.parquet`, as `datasets`' `imagefolder` has it.
+        columns (`Mapping[str, str]`):
+            The column of each field of [`StudyRecord`], for instance `{"image": "file_name", "patient": "patient_id",
+            "report": "text"}`. `image` is needed. `report` is a whole report, whose sections are found by `parse_report`.
+            `labels` is a list or a text of the labels that are present, with "|" between them. Without a column, the id is
+            the image's path as the table has it, study and patient are the id.
+        label_columns (`Sequence[str]`, *optional*):
+            Columns named after a label, with 1, 0, -1 or nothing, as CheXpert has them.
+        images_dir (`str` or `os.PathLike`, *optional*):
+            Folder that paths of images are relative to, by default that of the table.
+        source (`str`, *optional*):
+            Name of the dataset where no column has it, by default the name of the file or the folder.
+        split (`str`, *optional*):
+            Split where no column has it. "val", "valid", "validate" and "dev" are "validation".
+        skip_report ([`SkipReport`], *optional*):
+            Counts what is skipped: rows without an image or whose file is missing, ids that come again, rows with neither
+            report nor label, and labels that are no number.
+        images_needed (`bool`, *optional*, defaults to `True`):
+            Skip images that have no file. Without this, codes suffice for training.
+
+    Yields:
+        [`StudyRecord`] for each row that can be used.
+
+    Raises:
+        FileNotFoundError: there is no such file, or no metadata in the folder.
+        ValueError: the file is of another kind or broken, or a column of the map is missing.
+    """
+    report = SkipReport() if skip_report is None else skip_report
+    path = Path(path)
+    if unknown := set(columns) - FIELDS:
+        raise ValueError(f"The column map has unknown fields {sorted(unknown)}; known are {sorted(FIELDS)}.")
+    if "image" not in columns:
+        raise ValueError(f"The column map needs the field 'image', got {dict(columns)}.")
+    if path.is_dir():
+        source = source or path.name
+        path = next((path / name for name in METADATA_FILES if (path / name).is_file()), path / METADATA_FILES[0])
+    images_dir = path.parent if images_dir is None else Path(images_dir)
+    seen = set()
+    for number, row in enumerate(table_rows(path), start=1):
+        if missing := {*columns.values(), *label_columns} - set(row):
+            raise ValueError(f"Row {number} of '{path}' lacks the columns {sorted(missing)}; it has {sorted(row)}.")
+        cell = {name: row[column] for name, column in columns.items()}
+        values = {name: _text(value) for name, value in cell.items() if name != "labels"}
+        image_id = values.get("id") or values["image"]
+        where = image_id or f"row {number}"
+        try:
+            labels = _labels(cell.get("labels"), {name: row[name] for name in label_columns})
+            study_order = int(values.get("study_order") or 0)
+        except ValueError:
+            report.skip(where, "a label or a study's order that is no number")
+            continue
+        findings, impression = values.get("findings", ""), values.get("impression", "")
+        if text := values.get("report"):
+            sections = parse_report(text)
+            findings, impression = findings or sections.findings, impression or sections.impression
+        image = images_dir / values["image"]
+        if not values["image"]:
+            report.skip(where, "no image")
+        elif image_id in seen:
+            report.skip(where, "the id comes twice")
+        elif images_needed and not image.is_file():
+            report.skip(where, "no image file")
+        elif not (findings or impression or labels):
+            report.skip(where, "neither a report nor a label")
+        else:
+            report.used += 1
+            row_split = (values.get("split") or split).lower()
+            yield StudyRecord(
+                id=image_id,
+                patient=values.get("patient") or image_id,
+                study=values.get("study") or image_id,
+                image=str(image),
+                view=values.get("view", ""),
+                findings=findings,
+                impression=impression,
+                labels=labels,
+                split=SPLIT_NAMES.get(row_split, row_split),
+                source=values.get("source") or source or path.stem,
+                study_order=study_order,
+                sex=values.get("sex", "")[:1].upper(),
+                age_group=values.get("age_group", ""),
+            )
+        seen.add(image_id)
+
+
+def table_rows(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
+    """
+    The rows of a CSV, TSV, JSON Lines, JSON or Parquet file, one after the other. Those of CSV and TSV are text.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is of another kind, or broken; the error names the line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file '{path}'.")
+    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    opener = gzip.open if path.suffix == ".gz" else open
+    if suffix not in SUFFIXES:
+        raise ValueError(f"Expected a file {', '.join(SUFFIXES)}, got '{path}'.")
+    if suffix == ".parquet":
+        for batch in pq.ParquetFile(path).iter_batches(1024):
+            yield from batch.to_pylist()
+        return
+    with opener(path, "rt", newline="", encoding="utf-8-sig") as file:
+        if suffix in (".csv", ".tsv"):
+            yield from csv.DictReader(file, delimiter="," if suffix == ".csv" else "\t")
+        elif suffix == ".json":
+            yield from _json(file.read(), path, "")
+        else:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield from _json(f"[{line}]", path, f", line {number}")
+
+
+def _json(text: str, path: Path, where: str) -> list[dict]:
+    try:
+        rows = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"'{path}'{where} is not JSON: {error.msg}.") from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"Expected a list of objects in '{path}'{where}, got something else.")
+    return rows
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value).strip()
+
+
+def _labels(present: Any, by_column: Mapping[str, Any]) -> dict[str, int]:
+    names = present.split("|") if isinstance(present, str) else present or ()
+    labels = {name.strip(): 1 for name in names if name.strip()}
+    for name, value in by_column.items():
+        # pandas writes what is missing as "nan".
+        if _text(value).lower() not in ("", "nan"):
+            labels[name] = int(float(_text(value)))
+    return labels
+
+
+__all__ = ["read_table", "table_rows"]

@@ -1,0 +1,188 @@
+import pickle
+import tracemalloc
+from collections import Counter
+
+import pyarrow as pa
+import pytest
+from datasets import Dataset
+from torch.utils.data import DataLoader, SequentialSampler
+
+from transformers_cxr.data.mixture import (
+    STAGE_1,
+    STAGE_2,
+    Stage,
+    Task,
+    TaskMixture,
+    permuted,
+    stage_mixture,
+)
+from transformers_cxr.data.records import load_rows, write_records
+from transformers_cxr.data.texts import write_texts
+
+
+def name_row(row, rng):
+    return {"row": row, "draw": rng.random()}
+
+
+def make_mixture(sizes, ratios, size, seed=0):
+    tasks = {name: Task([f"{name}-{n}" for n in range(count)], name_row) for name, count in sizes.items()}
+    return TaskMixture(tasks, ratios, size, seed)
+
+
+def tasks_of(examples):
+    return Counter(example["row"].split("-")[0] for example in examples)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 16, 17, 100, 257, 1000])
+def test_permutation_is_one_and_depends_on_its_key(size):
+    first, second = ([permuted(i, size, key) for i in range(size)] for key in ("a", "b"))
+    assert sorted(first) == sorted(second) == list(range(size))
+    assert size < 16 or first != second != list(range(size))
+
+
+@pytest.mark.parametrize("stage", [STAGE_1, STAGE_2])
+def test_ratios_of_the_paper_are_exact_in_every_thousand(stage):
+    mixture = make_mixture(dict.fromkeys(stage.ratios, 50), stage.ratios, 3000)
+    assert sum(stage.ratios.values()) == 100
+    for start in (0, 1000, 2000):
+        counts = tasks_of(mixture[i] for i in range(start, start + 1000))
+        assert counts == {name: 10 * ratio for name, ratio in stage.ratios.items()}
+    # They hold nearly in any run, too, since the tasks are shuffled.
+    for name, count in tasks_of(mixture[i] for i in range(300)).items():
+        assert abs(count / 300 - stage.ratios[name] / 100) < 0.1
+
+
+def test_ratios_in_any_unit_are_rounded_to_a_thousandth():
+    mixture = make_mixture({"a": 5, "b": 5, "c": 5}, {"a": 1 / 3, "b": 1 / 3, "c": 1 / 3}, 1000)
+    assert sorted(tasks_of(mixture).values()) == [333, 333, 334]
+    assert tasks_of(make_mixture({"a": 5, "b": 5}, {"a": 0.8, "b": 0.2}, 1000)) == {"a": 800, "b": 200}
+
+
+def test_every_row_is_used_once_before_any_is_used_again_in_another_order():
+    mixture = make_mixture({"a": 70, "b": 5}, {"a": 70, "b": 30}, 1000)
+    rows = [example["row"] for example in mixture if example["row"].startswith("a")]
+    # Within a block the places of a task are shuffled too, so what is compared are whole blocks.
+    assert Counter(rows) == dict.fromkeys((f"a-{n}" for n in range(70)), 10)
+    orders = [example["row"] for example in make_mixture({"a": 1000}, {"a": 1}, 2000)]
+    assert sorted(orders[:1000]) == sorted(orders[1000:]) and orders[:1000] != orders[1000:]
+
+
+def test_example_depends_on_the_seed_and_its_place_alone():
+    mixture, again = (make_mixture({"a": 30, "b": 7}, {"a": 1, "b": 1}, 2500) for _ in range(2))
+    forwards = [mixture[i] for i in range(2500)]
+    assert forwards == [again[i] for i in reversed(range(2500))][::-1]
+    assert [example["draw"] for example in forwards[:50]] != [example["draw"] for example in forwards[1000:1050]]
+    assert forwards != list(make_mixture({"a": 30, "b": 7}, {"a": 1, "b": 1}, 2500, seed=1))
+    assert mixture[-1] == forwards[-1]
+    with pytest.raises(IndexError, match="Example 2500 of 2500"):
+        mixture[2500]
+
+
+def test_reading_goes_on_in_the_middle_with_workers_as_without_an_interruption():
+    mixture = make_mixture({"a": 30, "b": 7}, {"a": 3, "b": 1}, 64)
+    whole = list(DataLoader(mixture, batch_size=4, sampler=SequentialSampler(mixture)))
+    rest = list(DataLoader(pickle.loads(pickle.dumps(mixture)), batch_size=4, sampler=range(24, 64), num_workers=1))
+    assert [batch["row"] for batch in rest] == [batch["row"] for batch in whole[6:]]
+
+
+def test_mixtures_that_cannot_be_are_refused_and_named():
+    sizes = {"report": 5, "vqa": 0}
+    with pytest.raises(ValueError, match="Task 'vqa' has a ratio of 20 and no rows"):
+        make_mixture(sizes, {"report": 80, "vqa": 20}, 10)
+    with pytest.raises(ValueError, match=r"asks for task 'text', but data are given only for \['report', 'vqa'\]"):
+        make_mixture(sizes, {"report": 80, "text": 20}, 10)
+    with pytest.raises(ValueError, match="0 or more, got {'report': -1}"):
+        make_mixture(sizes, {"report": -1}, 10)
+    with pytest.raises(ValueError, match="above 0 for at least one"):
+        make_mixture(sizes, {"report": 0, "vqa": 0}, 10)
+    with pytest.raises(ValueError, match=r"\['b'\] are below 1 in 1000"):
+        make_mixture({"a": 1, "b": 1}, {"a": 1e6, "b": 1}, 10)
+    with pytest.raises(ValueError, match="at least 1 example, got 0"):
+        make_mixture(sizes, {"report": 1}, 0)
+    assert len(make_mixture(sizes, {"report": 80, "vqa": 0}, 10)) == 10
+    with pytest.raises(ValueError, match="Expected sections from"):
+        Stage({"report": 1}, sections="findings")
+
+
+@pytest.fixture
+def records(tmp_path, make_record, codes_of):
+    made = [
+        make_record(
+            n, view="LATERAL" if n % 4 == 3 else "PA", study_order=1 + n % 2, split="train" if n < 40 else "test"
+        )
+        for n in range(50)
+    ]
+    codes = codes_of([record.id for record in made], **{record.id: [n] * 4 for n, record in enumerate(made)})
+    write_records(made, tmp_path / "records.parquet", codes, num_image_tokens=4)
+    return load_rows(tmp_path / "records.parquet", cache_dir=tmp_path / "cache")
+
+
+@pytest.fixture
+def texts(tmp_path):
+    messages = [{"role": role, "content": [{"type": "text", "text": "Hi"}]} for role in ("user", "assistant")]
+    write_texts([{"id": "t:1", "messages": messages}], tmp_path / "texts.parquet")
+    return load_rows(tmp_path / "texts.parquet", cache_dir=tmp_path / "cache")
+
+
+def test_stages_filter_split_views_studies_and_sections(records, texts):
+    def used(stage, size, **options):
+        examples = list(stage_mixture(stage, records, None, texts, size=size, **options))
+        return examples, {int(e["id"].split("-")[1]) for e in examples if e["task"] != "text"}
+
+    examples, ids = used(STAGE_1, 1000)
+    assert ids == set(range(40))
+    assert Counter(e["task"] for e in examples) == {"report": 300, "image": 300, "vqa": 200, "text": 200}
+    example = next(e for e in examples if e["id"] == "image-7")
+    assert example["image_codes"] == [[7] * 4]
+    examples, ids = used(STAGE_2, 200)
+    assert ids == {n for n in range(0, 40, 2)}
+    reports = {e["messages"][1]["content"][0]["text"] for e in examples if e["task"] == "report"}
+    assert reports == {"IMPRESSION: Normal."}
+    assert used(STAGE_1, 100, split="test")[1] == set(range(40, 50))
+
+
+def test_every_pair_goes_in_both_directions_unless_one_is_asked_for(records):
+    def ids(**options):
+        examples = list(stage_mixture(Stage({"report": 1, "image": 1}), records, size=600, **options))
+        return tuple({e["id"] for e in examples if e["task"] == task} for task in ("report", "image"))
+
+    reading, drawing = ids()
+    assert reading == drawing and len(reading) == 40
+    reading, drawing = ids(both_directions=False)
+    assert reading.isdisjoint(drawing) and len(reading | drawing) == 40
+    assert 10 < len(reading) < 30
+    assert ids(both_directions=False, seed=1)[0] != reading
+
+
+def test_questions_that_are_given_go_before_those_of_the_labels(records):
+    questions = Dataset.from_list([{**records[n], "question": "How many?", "answer": "Two."} for n in (0, 45)])
+    mixture = stage_mixture(Stage({"vqa": 1}), records, questions, size=100)
+    assert {(e["id"], e["messages"][0]["content"][0]["text"]) for e in mixture} == {("image-0", "How many?")}
+    from_labels = stage_mixture(Stage({"vqa": 1}), records, size=100)
+    assert {e["messages"][1]["content"][0]["text"] for e in from_labels} >= {"Yes.", "No.", "PA."}
+
+
+def test_stage_without_the_data_of_a_task_is_refused(records):
+    with pytest.raises(ValueError, match="asks for task 'text'"):
+        stage_mixture(STAGE_1, records, size=10)
+    with pytest.raises(ValueError, match="No row of 50 is left"):
+        stage_mixture(STAGE_1, records, size=10, split="validation")
+
+
+def test_memory_does_not_grow_with_the_dataset(tmp_path, make_record):
+    peaks = []
+    for size in (500, 4000):
+        made = (make_record(n, findings="Clear lungs. " * 40) for n in range(size))
+        write_records(made, tmp_path / f"{size}.parquet")
+        mixture = stage_mixture(
+            Stage({"report": 1, "image": 1}),
+            load_rows(tmp_path / f"{size}.parquet", cache_dir=tmp_path / "cache"),
+            size=size,
+        )
+        before = pa.total_allocated_bytes()
+        tracemalloc.start()
+        for index in range(60):
+            mixture[index]
+        peaks.append(tracemalloc.get_traced_memory()[1] + pa.total_allocated_bytes() - before)
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] * 1.2 + 20_000

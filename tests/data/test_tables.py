@@ -1,0 +1,139 @@
+import gzip
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from transformers_cxr.data.records import SkipReport, StudyRecord
+from transformers_cxr.data.tables import read_table, table_rows
+
+ROWS = [
+    {
+        "file": "007.png",
+        "person": "007",
+        "text": "FINDINGS: Clear.\nIMPRESSION: Normal.",
+        "set": "valid",
+        "sex": "female",
+    },
+    {"file": "b/2.png", "person": "8", "text": "IMPRESSION: Edema.", "set": "train", "sex": "M"},
+]
+COLUMNS = {"image": "file", "patient": "person", "report": "text", "split": "set", "sex": "sex"}
+
+
+def write(path, rows):
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows))
+    elif path.suffix == ".jsonl":
+        path.write_text("\n".join(json.dumps(row) for row in rows) + "\n")
+    else:
+        delimiter = "\t" if path.suffix == ".tsv" else ","
+        lines = [delimiter.join(rows[0])]
+        lines += [delimiter.join(f'"{value}"' for value in row.values()) for row in rows]
+        path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("007.png", "b/2.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.jsonl", "t.json", "t.parquet"])
+def test_row_of_every_format_becomes_a_record_by_the_column_map(folder, name):
+    records = list(read_table(write(folder / name, ROWS), COLUMNS))
+    assert records[0] == StudyRecord(
+        id="007.png",
+        patient="007",
+        study="007.png",
+        image=str(folder / "007.png"),
+        view="",
+        findings="Clear.",
+        impression="Normal.",
+        labels={},
+        split="validation",
+        source="t",
+        sex="F",
+    )
+    assert [record.patient for record in records] == ["007", "8"]
+
+
+def test_compressed_table_is_read(folder):
+    content = write(folder / "t.csv", ROWS).read_bytes()
+    with gzip.open(folder / "t.csv.gz", "wb") as file:
+        file.write(content)
+    assert list(table_rows(folder / "t.csv.gz")) == ROWS
+
+
+def test_imagefolder_is_read_by_its_metadata_and_named_after_its_folder(folder):
+    write(folder / "metadata.jsonl", ROWS)
+    records = list(read_table(folder, COLUMNS))
+    assert [record.source for record in records] == [folder.name] * 2
+    assert [record.image for record in records] == [str(folder / "007.png"), str(folder / "b/2.png")]
+
+
+def test_labels_come_from_columns_and_from_a_list(folder):
+    rows = [
+        {"file": "007.png", "Edema": "1.0", "Mass": "", "Fracture": "-1", "found": "Hernia|Nodule"},
+        {"file": "b/2.png", "Edema": "0", "Mass": "nan", "Fracture": "", "found": ""},
+    ]
+    path = write(folder / "t.csv", rows)
+    by_column, other = read_table(path, {"image": "file"}, ["Edema", "Mass", "Fracture"])
+    assert by_column.labels == {"Edema": 1, "Fracture": -1}
+    assert other.labels == {"Edema": 0}
+    (listed,) = read_table(path, {"image": "file", "labels": "found"})
+    assert listed.labels == {"Hernia": 1, "Nodule": 1}
+    (of_list,) = read_table(
+        write(folder / "t.jsonl", [{"file": "007.png", "found": ["Hernia"]}]), {"image": "file", "labels": "found"}
+    )
+    assert of_list.labels == {"Hernia": 1}
+
+
+def test_what_cannot_be_used_is_counted_under_its_reason_and_listed(folder):
+    rows = [
+        {"file": "007.png", "text": "Clear.", "order": "1"},
+        {"file": "007.png", "text": "Again.", "order": ""},
+        {"file": "missing.png", "text": "Clear.", "order": ""},
+        {"file": "", "text": "Clear.", "order": ""},
+        {"file": "b/2.png", "text": "", "order": ""},
+        {"file": "c.png", "text": "Clear.", "order": "first"},
+    ]
+    report = SkipReport()
+    columns = {"image": "file", "findings": "text", "study_order": "order"}
+    (record,) = read_table(write(folder / "t.csv", rows), columns, skip_report=report)
+    assert record.study_order == 1
+    assert report.used == 1
+    assert report.skipped == [
+        ("007.png", "the id comes twice"),
+        ("missing.png", "no image file"),
+        ("row 4", "no image"),
+        ("b/2.png", "neither a report nor a label"),
+        ("c.png", "a label or a study's order that is no number"),
+    ]
+    without_files = list(read_table(folder / "t.csv", columns, images_needed=False))
+    assert [record.id for record in without_files] == ["007.png", "missing.png"]
+
+
+def test_mistakes_in_the_map_and_the_file_are_named(folder):
+    path = write(folder / "t.csv", ROWS)
+    with pytest.raises(ValueError, match=r"unknown fields \['picture'\]"):
+        list(read_table(path, {"picture": "file"}))
+    with pytest.raises(ValueError, match="needs the field 'image'"):
+        list(read_table(path, {"patient": "person"}))
+    with pytest.raises(ValueError, match=r"Row 1 of .* lacks the columns \['Edema', 'pixels'\]"):
+        list(read_table(path, {"image": "pixels"}, ["Edema"]))
+    with pytest.raises(FileNotFoundError, match="metadata.csv"):
+        list(read_table(folder / "b", {"image": "file"}))
+    (folder / "t.jsonl").write_text('{"file": "007.png"}\n{"file": \n')
+    with pytest.raises(ValueError, match="'.*t.jsonl', line 2 is not JSON"):
+        list(table_rows(folder / "t.jsonl"))
+    with pytest.raises(ValueError, match="Expected a list of objects"):
+        list(table_rows(write(folder / "t.json", {"rows": []})))
+    (folder / "t.xlsx").touch()
+    with pytest.raises(ValueError, match="Expected a file .csv"):
+        list(table_rows(folder / "t.xlsx"))

@@ -1,0 +1,167 @@
+import json
+
+import pytest
+
+from transformers_cxr.data.records import SkipReport, StudyRecord
+from transformers_cxr.data.vqa import parse_question_answers, read_vqa, why_not_grounded
+
+REPORT = (
+    "The heart is enlarged. Small right pleural effusion. No pneumothorax or consolidation. 2 leads of a pacemaker."
+)
+
+
+def make_record(number, study):
+    return StudyRecord(
+        id=f"image-{number}", patient="p1", study=study, image=f"{number}.png", view="PA", findings="", impression="Normal.",
+        labels={"Edema": 0}, split="test", source="mimic-cxr", study_order=1,
+    )  # fmt: skip
+
+
+def write(path, rows):
+    path.write_text(json.dumps(rows))
+    return path
+
+
+def test_questions_of_vqa_rad_are_about_their_image(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/synpic1.jpg").touch()
+    rows = [
+        {
+            "qid": 1,
+            "image_name": "synpic1.jpg",
+            "image_organ": "CHEST",
+            "answer": "Yes",
+            "question": "Is there a mass?",
+        },
+        {"qid": 2, "image_name": "synpic1.jpg", "image_organ": "CHEST", "answer": 2, "question": "How many?"},
+        {"qid": 3, "image_name": "synpic1.jpg", "image_organ": "HEAD", "answer": "No", "question": "Is it dense?"},
+        {"qid": 4, "image_name": "synpic2.jpg", "image_organ": "CHEST", "answer": "No", "question": "Is it dense?"},
+        {"qid": 5, "image_name": "synpic1.jpg", "image_organ": "CHEST", "answer": "", "question": "Is it dense?"},
+    ]
+    report = SkipReport()
+    path = write(tmp_path / "vqa_rad.json", rows)
+    found = list(read_vqa(path, tmp_path / "images", where={"image_organ": "CHEST"}, split="train", skip_report=report))
+    assert [(record.question, record.answer) for record in found] == [("Is there a mass?", "Yes"), ("How many?", "2")]
+    first = found[0]
+    assert (first.id, first.split, first.source) == ("synpic1.jpg", "train", "vqa_rad")
+    assert first.image == str(tmp_path / "images/synpic1.jpg")
+    assert report.used == 2
+    assert report.skipped == [
+        ("vqa_rad.json:3", "left out by `where`"),
+        ("vqa_rad.json:4", "no image file"),
+        ("vqa_rad.json:5", "no question or no answer"),
+    ]
+
+
+def test_questions_of_slake_are_chosen_by_language_modality_and_place(tmp_path):
+    row = {"img_id": 1, "img_name": "xmlab1/source.jpg", "question": "Is it?", "answer": "No", "q_lang": "en"}
+    rows = [
+        row | {"location": "Lung", "modality": "X-Ray"},
+        row | {"location": "Chest", "modality": "X-Ray"},
+        row | {"location": "Chest", "modality": "CT"},
+        row | {"location": "Lung", "modality": "X-Ray", "q_lang": "zh"},
+    ]
+    where = {"q_lang": "en", "modality": "X-Ray", "location": ["Lung", "Chest"]}
+    path = write(tmp_path / "validate.json", rows)
+    found = list(read_vqa(path, where=where, source="slake", split="validate", images_needed=False))
+    assert [record.id for record in found] == ["xmlab1/source.jpg"] * 2
+    assert found[0].split == "validation"
+
+
+def test_questions_about_a_study_are_about_each_of_its_images(tmp_path):
+    records = [make_record(1, "500"), make_record(2, "500"), make_record(3, "501")]
+    rows = [
+        {"subject_id": 1, "study_id": 500, "question": "Is it normal?", "answer": "Yes."},
+        {
+            "study": "501",
+            "questions": [{"question": "Edema?", "answer": "No."}, {"question": "Mass?", "answer": "No."}],
+        },
+        {"study": "501", "questions": []},
+        {"study": "999", "question": "Is it normal?", "answer": "Yes."},
+    ]
+    report = SkipReport()
+    found = list(read_vqa(write(tmp_path / "v.json", rows), records=records, skip_report=report))
+    assert [(record.id, record.question) for record in found] == [
+        ("image-1", "Is it normal?"),
+        ("image-2", "Is it normal?"),
+        ("image-3", "Edema?"),
+        ("image-3", "Mass?"),
+    ]
+    assert (found[0].patient, found[0].split, found[0].labels) == ("p1", "test", {"Edema": 0})
+    assert report.skipped == [("v.json:4", "no record of the study")]
+
+
+def test_rows_without_an_image_or_what_is_asked_for_are_errors(tmp_path):
+    path = write(tmp_path / "v.json", [{"question": "Is it?", "answer": "No."}])
+    with pytest.raises(ValueError, match="names neither an image .* nor a study"):
+        list(read_vqa(path))
+    with pytest.raises(ValueError, match=r"lacks the columns \['modality'\]"):
+        list(read_vqa(path, where={"modality": "X-Ray"}))
+
+
+def test_json_of_a_language_model_is_read_with_text_around_it():
+    text = 'Here you are:\n[{"question": " Is there edema? ", "answer": "No."}]\nAnything else?'
+    assert parse_question_answers(text) == [{"question": "Is there edema?", "answer": "No."}]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("Is there edema? No.", "no JSON list"),
+        ('[{"question": "Is there edema?", "answer": "No."', "no valid JSON"),
+        ('[{"question": "Is there edema?"}]', "not an object of 'question' and 'answer'"),
+        ('[{"question": "Is there edema?", "answer": "No.", "question": "A mass?", "answer": "No."}]', "comes twice"),
+        ('["Is there edema?"]', "not an object of 'question' and 'answer'"),
+        ('[{"question": "Is there edema?", "answer": false}]', "not a text"),
+        ('[{"question": "Is there edema?", "answer": " "}]', "not a text"),
+    ],
+)
+def test_what_is_no_list_of_questions_and_answers_is_refused(text, reason):
+    with pytest.raises(ValueError, match=reason):
+        parse_question_answers(text)
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("Is there a pneumothorax?", "No."),
+        ("Is there consolidation?", "no"),
+        ("Is there a pleural effusion?", "Yes."),
+        ("Is there a pleural effusion?", "Yes, a small right pleural effusion."),
+        ("Is there a pneumothorax?", "No, no pneumothorax or consolidation."),
+        ("Is the heart enlarged?", "Yes"),
+        ("What is the size of the heart?", "Enlarged."),
+        ("On which side is the effusion?", "On the right."),
+        ("How many leads does the pacemaker have?", "2"),
+        ("What is seen?", "Small right pleural effusion. The heart is enlarged."),
+    ],
+)
+def test_answers_that_the_report_gives_are_grounded(question, answer):
+    assert why_not_grounded(question, answer, REPORT) is None
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "reason"),
+    [
+        ("Is there a pneumothorax?", "Yes.", "the report says otherwise"),
+        ("Is there a pleural effusion?", "No.", "the report says otherwise"),
+        ("Is there a fracture?", "No.", "no sentence of the report is about it"),
+        ("Is the effusion enlarged?", "Yes.", "no sentence of the report is about it"),
+        ("On which side is the effusion?", "Left.", "not in the report: left"),
+        ("How many leads does the pacemaker have?", "3", "not in the report: 3"),
+        ("What else is there?", "A pneumothorax.", "the report says otherwise"),
+        ("What is seen?", "A small heart.", "no sentence of the report is about it"),
+        ("Is there a pleural effusion?", "Yes, a large one.", "not in the report: large, one"),
+        ("Is it?", "Yes.", "the question names nothing"),
+        ("What is there?", "...", "the answer says nothing"),
+        ("There is an effusion.", "Yes.", "not a question"),
+    ],
+)
+def test_answers_that_the_report_does_not_give_are_refused(question, answer, reason):
+    assert why_not_grounded(question, answer, REPORT) == reason
+
+
+def test_a_report_that_contradicts_itself_grounds_nothing():
+    report = "Pleural effusion on the left. No pleural effusion."
+    for answer in ("Yes.", "No."):
+        assert why_not_grounded("Is there a pleural effusion?", answer, report) == "the report says otherwise"
