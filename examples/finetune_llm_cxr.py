@@ -182,9 +182,9 @@ def load_model(args: ModelArguments, training_args: TrainingArguments) -> tuple[
             )
         model, processor = load_language_model(args, training_args.seed)
     else:
-        # Of the backbone: the image tokenizer has an attention of its own.
-        attention = {"text_config": args.attn_implementation}
-        model = LlmCxrForCausalLM.from_pretrained(args.model, dtype=args.dtype, attn_implementation=attention)
+        model = LlmCxrForCausalLM.from_pretrained(
+            args.model, dtype=args.dtype, attn_implementation=args.attn_implementation
+        )
         processor = LlmCxrProcessor.from_pretrained(args.model)
     model.vq_tokenizer.eval().requires_grad_(False)
     new_ids = new_token_ids(model, processor)

@@ -342,6 +342,13 @@ def test_an_extended_backbone_can_be_wrapped_again(any_model, vq_tokenizer, tmp_
     assert torch.equal(again(**inputs).logits, model(**inputs).logits)
 
 
+@pytest.mark.parametrize("name", ["sdpa", "flex_attention"])
+def test_attention_implementations_load(tiny_model, tmp_path, name):
+    tiny_model[0].save_pretrained(tmp_path)
+    loaded = LlmCxrForCausalLM.from_pretrained(tmp_path, attn_implementation=name)
+    assert loaded.language_model.config._attn_implementation == name
+
+
 def test_attention_implementation_reaches_the_backbone(tiny_model, tmp_path):
     model, processor = tiny_model
     model.save_pretrained(tmp_path)

@@ -311,10 +311,7 @@ def load_rows(path: str | os.PathLike, cache_dir: str | os.PathLike | None = Non
     Raises:
         FileNotFoundError: there is no Parquet file.
     """
-    try:
-        from datasets import Dataset
-    except ImportError as error:
-        raise ImportError("Training data need datasets: `pip install transformers-cxr[train]`.") from error
+    from datasets import Dataset
 
     path = Path(path)
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]

@@ -64,6 +64,10 @@ class CXRVQTokenizer(PreTrainedModel):
     _keep_in_fp32_modules_strict = ["vq_model"]
     _no_split_modules = ["VQModel"]
     supports_gradient_checkpointing = False
+    # Its attention is diffusers' own, whatever implementation the backbone beside it is loaded with.
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
 
     def __init__(self, config: CXRVQTokenizerConfig):
         super().__init__(config)
