@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test bench lint
+.PHONY: demo test bench docs lint
 
 demo: $(VENV)/installed
 	$(RUN) examples/demo.py
@@ -16,6 +16,9 @@ test: $(VENV)/installed-for-tests
 bench: $(VENV)/installed
 	$(RUN) benchmarks/import_time.py
 	$(RUN) benchmarks/generate_image.py
+
+docs: $(VENV)/installed-for-docs
+	$(RUN) -m mkdocs build --strict
 
 lint: $(VENV)/installed-for-tests
 	$(RUN) -m ruff check .
@@ -29,4 +32,9 @@ $(VENV)/installed: setup.py constraints.txt
 $(VENV)/installed-for-tests: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) --editable ".[clinical,demo,dicom,evaluate,test,train]"
+	touch $(VENV)/installed $@
+
+$(VENV)/installed-for-docs: setup.py constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) --editable ".[docs]"
 	touch $(VENV)/installed $@

@@ -43,8 +43,11 @@ EXTRAS_REQUIRE = {
     "clinical": ["torchxrayvision>=1.5"],
     "dicom": ["python-gdcm>=3.2"],  # JPEG lossless and JPEG-LS
     "demo": ["gradio>=6.31"],
+    "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.30"],
     "test": [
         "einops>=0.8",  # taming-transformers needs it and does not say so
+        "ipykernel>=6.29",
+        "nbclient>=0.10",
         "playwright>=1.65",
         "pydicom-data>=1.0",
         "pytest>=9",
