@@ -28,15 +28,13 @@ attempts, all rounds together.
 import argparse
 import json
 import statistics
-import threading
 import time
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from multiprocessing.connection import Connection
 
-import psutil
 import torch
 import transformers
+from taking_turns import PeakMemory, measure
 from transformers import AutoProcessor, GenerationMixin, GPTNeoXConfig, LlamaConfig
 from transformers.utils import logging
 
@@ -212,27 +210,6 @@ LOAD = {"embedded": load_embedded, "random": load_random, "official": load_offic
 DRAW = {"generate": draw_by_generate, "generate_image": draw_by_generate_image, "resampling": draw_by_resampling}
 
 
-class PeakMemory:
-    """Watches the resident memory of this process; `.bytes` is its peak above that at the start."""
-
-    def __enter__(self):
-        self.process = psutil.Process()
-        self.start = self.process.memory_info().rss
-        self.bytes = 0
-        self.done = threading.Event()
-        self.thread = threading.Thread(target=self._watch)
-        self.thread.start()
-        return self
-
-    def _watch(self):
-        while not self.done.wait(0.005):
-            self.bytes = max(self.bytes, self.process.memory_info().rss - self.start)
-
-    def __exit__(self, *exception):
-        self.done.set()
-        self.thread.join()
-
-
 def work(connection: Connection, args: argparse.Namespace, case: Case) -> None:
     """Loads, draws once and sends the peak memory in bytes; then sends a [`Run`] for every seed that it receives."""
     logging.disable_progress_bar()
@@ -240,7 +217,7 @@ def work(connection: Connection, args: argparse.Namespace, case: Case) -> None:
     torch.manual_seed(0)
     model, prompt = LOAD[case.model](args)
     # However many attempts resampling needs, the first one reaches the peak.
-    with PeakMemory() as memory:
+    with PeakMemory(model.device) as memory:
         DRAW[case.method](model, prompt, Case(case.model, case.method, case.num_images, max_attempts=1))
     connection.send(memory.bytes)
     while (seed := connection.recv()) is not None:
@@ -249,29 +226,6 @@ def work(connection: Connection, args: argparse.Namespace, case: Case) -> None:
         run = DRAW[case.method](model, prompt, case)
         run.seconds = time.perf_counter() - start
         connection.send(run)
-
-
-def measure(args: argparse.Namespace, cases: list[Case]) -> list[tuple[Case, int, list[Run]]]:
-    """Peak memory in bytes and `--repeats` runs of each case; the cases take turns."""
-    context = get_context("spawn")
-    connections, processes, peaks = [], [], []
-    for case in cases:
-        ours, theirs = context.Pipe()
-        process = context.Process(target=work, args=(theirs, args, case), daemon=True)
-        process.start()
-        theirs.close()  # so that a process that fails ends the wait for it
-        connections.append(ours)
-        processes.append(process)
-        peaks.append(ours.recv())
-    runs = [[] for _ in cases]
-    for seed in range(args.repeats):
-        for connection, case_runs in zip(connections, runs):
-            connection.send(seed)
-            case_runs.append(connection.recv())
-    for connection, process in zip(connections, processes):
-        connection.send(None)
-        process.join()
-    return list(zip(cases, peaks, runs))
 
 
 def table_row(case: Case, peak: int, runs: list[Run], seconds_of: dict[str, float]) -> str:
@@ -304,7 +258,7 @@ def main(args: argparse.Namespace) -> None:
     print("|---|---|---|---|---|---|---|---|---|")
     results = []
     for group in groups:
-        measured = measure(args, group)
+        measured = measure(work, args, group)
         seconds_of = {c.method: statistics.median(run.seconds_an_image for run in runs) for c, _, runs in measured}
         for case, peak, runs in measured:
             print(table_row(case, peak, runs, seconds_of), flush=True)

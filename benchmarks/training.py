@@ -22,19 +22,17 @@ import json
 import random
 import statistics
 import tempfile
-import threading
 import time
 from dataclasses import asdict, dataclass, field
 from itertools import islice
-from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import transformers
+from taking_turns import PeakMemory, measure
 from torch.utils.data import DataLoader
 from transformers import AutoProcessor, LlamaConfig
 from transformers.utils import logging
@@ -119,37 +117,6 @@ def load_model(args: argparse.Namespace, name: str) -> LlmCxrForCausalLM:
     return LlmCxrForCausalLM(LlmCxrConfig(**{**embedded.to_dict(), "text_config": text_config}))
 
 
-class PeakMemory:
-    """Watches the memory of the device, or of this process on a CPU; `.bytes` is its peak above that at the start."""
-
-    def __init__(self, device: torch.device):
-        self.device = device
-
-    def __enter__(self):
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-            self.start = torch.cuda.memory_allocated(self.device)
-            return self
-        self.process = psutil.Process()
-        self.start = self.process.memory_info().rss
-        self.bytes = 0
-        self.done = threading.Event()
-        self.thread = threading.Thread(target=self._watch)
-        self.thread.start()
-        return self
-
-    def _watch(self):
-        while not self.done.wait(0.005):
-            self.bytes = max(self.bytes, self.process.memory_info().rss - self.start)
-
-    def __exit__(self, *exception):
-        if self.device.type == "cuda":
-            self.bytes = torch.cuda.max_memory_allocated(self.device) - self.start
-            return
-        self.done.set()
-        self.thread.join()
-
-
 def work(connection: Connection, args: argparse.Namespace, way: Way) -> None:
     """Sends the peak memory in bytes of a first step; then a [`Round`] for everything that it receives but `None`."""
     logging.disable_progress_bar()
@@ -183,29 +150,6 @@ def work(connection: Connection, args: argparse.Namespace, way: Way) -> None:
         began = time.perf_counter()
         losses = [step(batch) for batch in batches]
         connection.send(Round(time.perf_counter() - began, losses))
-
-
-def measure(args: argparse.Namespace, ways: list[Way]) -> list[tuple[Way, int, list[Round]]]:
-    """Peak memory in bytes and `--repeats` rounds of each way; the ways take turns."""
-    context = get_context("spawn")
-    connections, processes, peaks = [], [], []
-    for way in ways:
-        ours, theirs = context.Pipe()
-        process = context.Process(target=work, args=(theirs, args, way), daemon=True)
-        process.start()
-        theirs.close()  # so that a process that fails ends the wait for it
-        connections.append(ours)
-        processes.append(process)
-        peaks.append(ours.recv())
-    rounds = [[] for _ in ways]
-    for _ in range(args.repeats):
-        for connection, of_way in zip(connections, rounds):
-            connection.send("go")
-            of_way.append(connection.recv())
-    for connection, process in zip(connections, processes):
-        connection.send(None)
-        process.join()
-    return list(zip(ways, peaks, rounds))
 
 
 def pipeline_rate(args: argparse.Namespace) -> float:
@@ -247,7 +191,7 @@ def main(args: argparse.Namespace) -> None:
     results = []
     for model in args.models:
         ways = [Way(model, packing, dtype) for dtype in ("fp32", "bf16") for packing in (None, "rows")]
-        measured = measure(args, ways)
+        measured = measure(work, args, ways)
         (_, base_peak, base_rounds) = measured[0]
         seconds = {way: statistics.median(r.seconds for r in rounds) for way, _, rounds in measured}
         for way, peak, rounds in measured:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..notices import TEXT_NOTICE
 from . import options
 from .mistakes import mistakes_as_messages
 from .models import load_model
-from .outputs import TEXT_NOTICE
 
 if TYPE_CHECKING:
     from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM

@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
+from ..notices import TEXT_NOTICE
 from . import options
 from .inputs import ImageReader, list_images
 from .mistakes import mistakes_as_messages
 from .models import load_model, model_name
-from .outputs import TEXT_NOTICE, JsonLines, show
+from .outputs import JsonLines, show
 
 
 def report(

@@ -128,7 +128,7 @@ def image_measures(examples: list[Example], drawn: list, arguments: EvaluationAr
         features = load_image_features(name, batch_size=arguments.batch_size)
         prefix = f"{Path(name).name}_"
         distribution = _of_metric(ImageDistribution(features), drawn, real, prefix)
-        # A matrix root a resample.
+        # Covariances and neighbours anew in each resample.
         measures.append(replace(distribution, most_resamples=50))
         if arguments.training_split:
             training = [str(s.image_path) for s in read_image_folder(arguments.data_dir, arguments.training_split)]
