@@ -25,7 +25,7 @@ from transformers_cxr.data.instructions import label_report
 from transformers_cxr.evaluation.model_card import update_document, update_model_card
 from transformers_cxr.evaluation.run import EvaluationArguments, cost_summary, load_checkpoint, run_evaluation
 from transformers_cxr.evaluation.tables import results_to_markdown
-from transformers_cxr.training.arguments import parse_arguments
+from transformers_cxr.training.arguments import run_script
 
 
 @dataclass
@@ -77,10 +77,11 @@ def main(arguments: EvaluationArguments, documents: Documents):
     if documents.model_card:
         name = Path(arguments.model or "llm-cxr").name
         data = Path(arguments.data_dir or arguments.reports or arguments.questions or arguments.texts).stem
-        update_model_card(documents.model_card, results, name, data, arguments.split)
+        cost = cost_summary(arguments.output_dir)
+        update_model_card(documents.model_card, results, name, data, arguments.split, cost)
     for path in documents.documents:
         update_document(path, results)
 
 
 if __name__ == "__main__":
-    main(*parse_arguments(EvaluationArguments, Documents))
+    run_script(main, EvaluationArguments, Documents)

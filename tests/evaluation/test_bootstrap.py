@@ -28,6 +28,31 @@ def test_studies_of_a_patient_are_drawn_together():
     assert bootstrap(means, units, one_each(units), num_resamples=400)["score"].high < 0.65
 
 
+def test_half_samples_spread_as_new_samples_do():
+    values = np.random.default_rng(0).exponential(size=80)
+    units = [{"score": value} for value in values]
+    estimate = bootstrap(means, units, one_each(units), num_resamples=2000, distinct=True)["score"]
+    # For a mean the variance of half-samples is that of the mean itself: its normal interval.
+    error = stats.norm.ppf(0.975) * values.std(ddof=1) / np.sqrt(80)
+    assert (estimate.low, estimate.high) == pytest.approx((values.mean() - error, values.mean() + error), abs=0.02)
+
+
+def test_an_interval_of_a_set_of_different_things_holds_its_value():
+    units = list(np.random.default_rng(0).integers(50, size=80))
+
+    def used(units):
+        return {"usage": len(set(units)) / 50, "twice": float(len(units) - len(set(units)))}
+
+    found = bootstrap(used, units, one_each(units), num_resamples=400)["usage"]
+    assert found.high < found.value
+    found = bootstrap(used, units, one_each(units), num_resamples=400, distinct=True)
+    assert found["usage"].low < found["usage"].value < found["usage"].high <= 1
+    assert found["twice"].low >= 0
+    # Nothing is drawn twice.
+    same = bootstrap(used, list(range(9)), one_each(range(9)), num_resamples=50, distinct=True)["twice"]
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+
+
 def test_a_seed_gives_the_same_interval_and_another_one_does_not():
     units = [{"score": value} for value in np.random.default_rng(0).normal(size=30)]
     first, again, other = (bootstrap(means, units, one_each(units), 100, seed=seed) for seed in (3, 3, 4))

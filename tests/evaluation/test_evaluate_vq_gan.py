@@ -10,6 +10,7 @@ import PIL.Image
 import pytest
 import torch
 from torch import nn
+from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessorPil
 
 from transformers_cxr import LlmCxrImageProcessor
 from transformers_cxr.training.clinical import ClinicalClassifier
@@ -18,12 +19,15 @@ from transformers_cxr.training.clinical import ClinicalClassifier
 @pytest.fixture(scope="module")
 def script():
     path = Path(__file__).parents[2] / "examples" / "evaluate_vq_gan.py"
+    # Where a script finds the one beside it.
+    sys.path.insert(0, str(path.parent))
     spec = importlib.util.spec_from_file_location("evaluate_vq_gan", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     yield module
     del sys.modules[spec.name]
+    sys.path.remove(str(path.parent))
 
 
 @pytest.fixture
@@ -94,3 +98,57 @@ def test_a_classifier_gives_the_distance_of_features_and_the_agreement_of_labels
     )
     same = classifier(reconstruction).argmax(dim=1) == classifier(pixel_values).argmax(dim=1)
     assert metrics["label_agreement"] == pytest.approx(same.float().mean().item())
+
+
+@pytest.fixture
+def classifier_of_pneumonia(tmp_path):
+    """A random classifier, saved as `train_classifier.py` does."""
+    torch.manual_seed(0)
+    config = ResNetConfig(
+        num_channels=1, embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], layer_type="basic",
+        id2label={0: "normal", 1: "bacterial", 2: "viral"},
+    )  # fmt: skip
+    model = ResNetForImageClassification(config).eval()
+    model.save_pretrained(tmp_path / "classifier")
+    processor = ViTImageProcessorPil(size={"height": 16, "width": 16}, image_mean=[0.5], image_std=[0.5])
+    processor.save_pretrained(tmp_path / "classifier")
+    return tmp_path / "classifier"
+
+
+def test_a_classifier_of_pneumonia_gives_its_balanced_accuracy_on_images_and_reconstructions(
+    script, args, classifier_of_pneumonia, vq_tokenizer
+):
+    # Of the last dataset it is not known which normal image is of the same kind of patients.
+    rows = [("ct", "No Finding", ""), ("ct", "Pneumonia", "viral"), ("ct", "Pneumonia", "bacterial")]
+    rows += [("mri", "No Finding", ""), ("mri", "", ""), ("mri", "No Finding", "")]
+    lines = ["file_name,split,source,patient_id,view,age_group,sex,finding_labels,etiology"]
+    for number, (source, findings, etiology) in enumerate(rows):
+        lines.append(f"{source}/{number % 3}.png,validation,{source},p{number},AP,child,,{findings},{etiology}")
+    (Path(args.data_dir) / "metadata.csv").write_text("\n".join(lines))
+    script.main(script.Arguments(**vars(args) | {"clinical_classifier": str(classifier_of_pneumonia)}))
+    metrics = json.loads((Path(args.output_dir) / "metrics.json").read_text())["validation"]
+
+    processor = LlmCxrImageProcessor.from_pretrained(args.model)
+    images = processor([Path(args.data_dir) / "ct" / f"{i}.png" for i in range(3)], return_tensors="pt").pixel_values
+    classifier = script.load_clinical_classifier(str(classifier_of_pneumonia))
+    with torch.no_grad():
+        reconstructions = vq_tokenizer.decode(vq_tokenizer.encode(images))
+        for of, pixel_values in (("images", images), ("reconstructions", reconstructions)):
+            logits = classifier.head(classifier(pixel_values))
+            right = logits.argmax(dim=1) == torch.tensor([0, 2, 1])
+            assert metrics["ct"][f"classes_balanced_accuracy_of_{of}"] == pytest.approx(right.double().mean().item())
+            assert metrics["all"][f"classes_balanced_accuracy_of_{of}"] == pytest.approx(right.double().mean().item())
+    assert not any("balanced_accuracy" in name for name in metrics["mri"])
+    table = (Path(args.output_dir) / "metrics.md").read_text()
+    assert "| finding_balanced_accuracy_of_reconstructions |" in table
+
+
+def test_lpips_is_measured_where_it_is_asked_for(script, args, monkeypatch):
+    def squared(first, second):
+        assert first.shape == second.shape and first.shape[1:] == (3, 32, 32)
+        return (first - second).square().mean(dim=(1, 2, 3), keepdim=True)
+
+    monkeypatch.setattr(script, "load_lpips", lambda: squared)
+    script.main(script.Arguments(**vars(args) | {"lpips": True}))
+    metrics = json.loads((Path(args.output_dir) / "metrics.json").read_text())["validation"]["ct"]
+    assert metrics["lpips"] == pytest.approx(4 / 10 ** (metrics["psnr"] / 10), rel=0.05)

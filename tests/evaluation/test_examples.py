@@ -99,3 +99,9 @@ def test_a_smaller_sample_is_the_beginning_of_a_larger_one():
     assert sample(examples, 8) == sample(examples, None)[:8] != examples[:8]
     assert sample(examples, 8, seed=1) != sample(examples, 8)
     assert checked(examples, "them") is examples
+
+
+def test_a_broken_json_file_is_named(tmp_path):
+    (tmp_path / "reports.json").write_text("[{")
+    with pytest.raises(ValueError, match="reports.json' is no JSON file"):
+        read_reports(tmp_path / "reports.json")

@@ -180,7 +180,7 @@ def test_two_processes_give_what_one_gives(tiny_model, examples, tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    # What `accelerate launch --cpu --num_processes 2` sets.
+    # What `torchrun --nproc_per_node 2` sets, and that CPUs are to be used.
     shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     shared |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     running = [

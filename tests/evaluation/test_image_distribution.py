@@ -104,6 +104,9 @@ def test_too_few_images_are_nan(metric):
     assert np.isnan(list(scores.values())).all()
     scores = metric.compute(predictions=images(2), references=images(2, seed=1))
     assert not np.isnan(scores["fid"]) and np.isnan(scores["recall"])
+    # Neighbours are looked for where each image has one more than it needs.
+    few = [np.stack([one, other]) for one, other in zip(features(4), features(4, seed=1))]
+    assert np.isnan(metric.aggregate(few[:3])["recall"]) and not np.isnan(metric.aggregate(few)["recall"])
 
 
 def test_diversity_is_the_mean_similarity_of_the_pairs_of_a_prompt():

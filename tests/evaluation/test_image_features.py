@@ -5,7 +5,13 @@ import PIL.Image
 import pytest
 import torch
 from torch import nn
-from transformers import Dinov2Config, Dinov2Model, ViTImageProcessorPil
+from transformers import (
+    Dinov2Config,
+    Dinov2Model,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTImageProcessorPil,
+)
 
 from transformers_cxr.evaluation import image_features
 from transformers_cxr.evaluation.image_features import ImageFeatures, load_image_features
@@ -58,6 +64,21 @@ def test_a_vision_model_of_transformers_gives_its_pooled_output(tmp_path, images
         expected = model(**inputs).pooler_output.numpy()
     assert features.shape == (5, 16)
     np.testing.assert_allclose(features, expected, atol=0.05)
+
+
+def test_a_grey_image_classifier_gives_the_features_before_its_head(tmp_path, images):
+    torch.manual_seed(0)
+    config = ResNetConfig(num_channels=1, embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1], layer_type="basic")
+    model = ResNetForImageClassification(config).eval()
+    model.save_pretrained(tmp_path)
+    processor = ViTImageProcessorPil(size={"height": 256, "width": 256}, image_mean=[0.5], image_std=[0.5])
+    processor.save_pretrained(tmp_path)
+    found = load_image_features(str(tmp_path), device="cpu")
+    features = found(images)
+    with torch.no_grad():
+        expected = model.resnet(found.image_processor(images, return_tensors="pt").pixel_values).pooler_output
+    assert features.shape == (5, 12)
+    np.testing.assert_allclose(features, expected.flatten(1).numpy(), atol=1e-4)
 
 
 def test_rad_dino_without_its_weights_says_how_to_bring_them(monkeypatch):

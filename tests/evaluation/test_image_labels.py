@@ -7,7 +7,8 @@ from torch import nn
 from torchxrayvision.models import DenseNet, model_urls
 from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessorPil
 
-from transformers_cxr.evaluation.image_labels import ELEVEN_LABELS, ImageLabels
+from transformers_cxr.evaluation.image_labels import ELEVEN_LABELS, ImageClassifier, ImageLabels
+from transformers_cxr.evaluation.pneumonia import PneumoniaOfImages
 
 
 class Halves(nn.Module):
@@ -28,9 +29,8 @@ GENERATED = [halves(190, 20), halves(90, 150), halves(10, 80), halves(60, 180)]
 
 
 def test_scores_equal_those_of_scikit_learn():
-    scores = ImageLabels(Halves(), ["left", "right"], batch_size=3, device="cpu").compute(
-        predictions=GENERATED, references=REAL
-    )
+    classifier = ImageClassifier(Halves(), ["left", "right"], batch_size=3, device="cpu")
+    scores = ImageLabels(classifier).compute(predictions=GENERATED, references=REAL)
     # Above the middle grey of 127.5 the probability is above one half.
     bright = {
         name: np.array([[np.asarray(i)[0, 0], np.asarray(i)[0, -1]] for i in images], float)
@@ -45,13 +45,13 @@ def test_scores_equal_those_of_scikit_learn():
 
 
 def test_thresholds_are_applied_and_an_absent_class_is_nan():
-    metric = ImageLabels(Halves(), ["left", "right"], thresholds=[0.5, 0.999], device="cpu")
-    scores = metric.compute(predictions=GENERATED, references=REAL)
+    classifier = ImageClassifier(Halves(), ["left", "right"], thresholds=[0.5, 0.999], device="cpu")
+    scores = ImageLabels(classifier).compute(predictions=GENERATED, references=REAL)
     assert np.isnan(scores["f1_right"]) and np.isnan(scores["auroc_right"]) and scores["classes"] == 1
 
 
 def test_images_against_themselves_score_one_in_any_order():
-    metric = ImageLabels(Halves(), ["left", "right"], device="cpu")
+    metric = ImageLabels(ImageClassifier(Halves(), ["left", "right"], device="cpu"))
     units = metric.prepare(REAL, REAL)
     assert units[0].shape == (2, 2)
     assert metric.aggregate(units)["f1_macro"] == metric.aggregate(units)["auroc_micro"] == 1
@@ -60,11 +60,11 @@ def test_images_against_themselves_score_one_in_any_order():
 
 def test_a_module_of_fewer_labels_and_missing_names_are_refused():
     with pytest.raises(ValueError, match=r"logits of 3 labels, got an output of shape \(4, 2\)"):
-        ImageLabels(Halves(), ["a", "b", "c"], device="cpu").prepare(GENERATED, REAL)
+        ImageClassifier(Halves(), ["a", "b", "c"], device="cpu")(GENERATED)
     with pytest.raises(ValueError, match="label_names"):
-        ImageLabels(Halves())
+        ImageClassifier(Halves())
     with pytest.raises(ValueError, match="Expected 2 thresholds, got 1"):
-        ImageLabels(Halves(), ["a", "b"], thresholds=[0.5])
+        ImageClassifier(Halves(), ["a", "b"], thresholds=[0.5])
 
 
 def densenet_of(name):
@@ -78,19 +78,19 @@ def densenet_of(name):
 @pytest.mark.parametrize(("name", "count"), [("densenet121-res224-all", 18), ("densenet121-res224-chex", 11)])
 def test_a_densenet_of_torchxrayvision_has_its_own_thresholds_and_names(monkeypatch, name, count):
     monkeypatch.setattr("torchxrayvision.models.DenseNet", densenet_of(name))
-    metric = ImageLabels(name, device="cpu")
-    assert len(metric.label_names) == count and all(metric.label_names)
-    column = model_urls[name]["labels"].index("Edema")
-    assert metric.thresholds[metric.label_names.index("Edema")] == pytest.approx(model_urls[name]["op_threshs"][column])
-    scores = metric.compute(predictions=GENERATED[:2], references=REAL[:2])
+    classifier = ImageClassifier(name, device="cpu")
+    assert len(classifier.label_names) == count and all(classifier.label_names)
+    column, own = model_urls[name]["labels"].index("Edema"), classifier.label_names.index("Edema")
+    assert classifier.thresholds[own] == pytest.approx(model_urls[name]["op_threshs"][column])
+    scores = ImageLabels(classifier).compute(predictions=GENERATED[:1], references=REAL[:1])
     assert "f1_lung_opacity" in scores
 
 
 def test_the_eleven_labels_of_the_paper_can_be_chosen_and_unknown_ones_are_named(monkeypatch):
     monkeypatch.setattr("torchxrayvision.models.DenseNet", densenet_of("all"))
-    assert ImageLabels("densenet121-res224-all", ELEVEN_LABELS, device="cpu").label_names == list(ELEVEN_LABELS)
+    assert ImageClassifier("densenet121-res224-all", ELEVEN_LABELS, device="cpu").label_names == list(ELEVEN_LABELS)
     with pytest.raises(ValueError, match=r"has no label \['Gout'\]; it has \['Atelectasis'"):
-        ImageLabels("densenet121-res224-all", ["Gout"], device="cpu")
+        ImageClassifier("densenet121-res224-all", ["Gout"], device="cpu")
 
 
 def test_labels_of_a_classifier_of_transformers_exclude_each_other(tmp_path):
@@ -105,9 +105,42 @@ def test_labels_of_a_classifier_of_transformers_exclude_each_other(tmp_path):
     )
     ResNetForImageClassification(config).save_pretrained(tmp_path)
     ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
-    metric = ImageLabels(str(tmp_path), device="cpu")
-    assert metric.label_names == ["normal", "bacterial", "viral"]
+    classifier = ImageClassifier(str(tmp_path), device="cpu")
+    assert classifier.label_names == ["normal", "bacterial", "viral"]
+    metric = ImageLabels(classifier)
     units = metric.prepare(GENERATED, REAL)
     np.testing.assert_allclose(np.stack(units).sum(axis=-1), 1, rtol=1e-5)
     reference, predicted = (np.stack(units)[:, i].argmax(axis=-1) for i in (1, 0))
     assert metric.aggregate(units)["f1_micro"] == pytest.approx((reference == predicted).mean())
+
+
+class Greys(nn.Module):
+    """Logits of "viral", "normal" and "bacterial": how bright each third of the height is."""
+
+    def forward(self, pixel_values):
+        return nn.functional.adaptive_avg_pool2d(pixel_values, (3, 1)).flatten(1)
+
+
+def thirds(viral, normal, bacterial):
+    array = np.repeat(np.array([viral, normal, bacterial], np.uint8), 85)[:, None].repeat(255, axis=1)
+    return PIL.Image.fromarray(array)
+
+
+def test_drawn_pneumonia_is_what_the_classifier_sees_of_what_was_asked_for():
+    classifier = ImageClassifier(Greys(), ["viral", "normal", "bacterial"], device="cpu")
+    metric = PneumoniaOfImages(classifier)
+    reports = ["Normal chest X-ray."] * 3 + ["Bacterial pneumonia."] * 2 + ["Viral pneumonia.", "A hernia."]
+    images = [thirds(10, 200, 20)] * 2 + [thirds(200, 100, 20)]
+    images += [thirds(10, 20, 200), thirds(50, 200, 60), thirds(50, 10, 60), thirds(10, 10, 200)]
+    # Normal 2 of 3, pneumonia 2 of 3; bacterial 2 of 2 (the second one's is above viral), viral 0 of 1. The hernia is neither.
+    expected = {"finding_balanced_accuracy": 2 / 3, "etiology_balanced_accuracy": 0.5}
+    assert metric.compute(predictions=images, references=reports) == pytest.approx(expected)
+    units = metric.prepare(images, reports)
+    assert metric.aggregate(units[::-1]) == pytest.approx(expected)
+    only = metric.aggregate(units[-1:])
+    assert np.isnan(list(only.values())).all()
+
+
+def test_a_classifier_of_other_classes_says_nothing_of_pneumonia():
+    with pytest.raises(ValueError, match=r"classes \['bacterial', 'normal', 'viral'\], got one of \['left', 'right'\]"):
+        PneumoniaOfImages(ImageClassifier(Halves(), ["left", "right"], device="cpu"))

@@ -20,26 +20,24 @@ def images(size: int, channels: int = 1, seed: int = 0) -> torch.Tensor:
 
 def ssim_terms(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
     """
-    Mean SSIM and mean contrast-structure term of two grey images of range 2, by a loop over windows: around every pixel,
-    with the image reflected at its borders, for the former; within the image for the latter.
+    Mean SSIM and mean contrast-structure term of two grey images of range 2, over windows: around every pixel, with the image
+    reflected at its borders, for the former; within the image for the latter.
     """
     offsets = np.arange(11) - 5
-    window = np.exp(-(offsets[:, None] ** 2 + offsets[None] ** 2) / (2 * 1.5**2))
-    window /= window.sum()
+    weights = np.exp(-(offsets[:, None] ** 2 + offsets[None] ** 2) / (2 * 1.5**2))
+    weights /= weights.sum()
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return np.einsum("rcij,ij->rc", values, weights)
+
     c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2
-    height, width = first.shape
-    first, second = (np.pad(image, 5, mode="reflect") for image in (first, second))
-    similarity, contrast = [], []
-    for row in range(height):
-        for column in range(width):
-            a, b = (image[row : row + 11, column : column + 11] for image in (first, second))
-            mean_a, mean_b = (window * a).sum(), (window * b).sum()
-            var_a, var_b = (window * (a - mean_a) ** 2).sum(), (window * (b - mean_b) ** 2).sum()
-            term = (2 * (window * (a - mean_a) * (b - mean_b)).sum() + c2) / (var_a + var_b + c2)
-            similarity.append((2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1) * term)
-            if 5 <= row < height - 5 and 5 <= column < width - 5:
-                contrast.append(term)
-    return float(np.mean(similarity)), float(np.mean(contrast))
+    a, b = (np.lib.stride_tricks.sliding_window_view(np.pad(i, 5, mode="reflect"), (11, 11)) for i in (first, second))
+    mean_a, mean_b = mean(a), mean(b)
+    covariance = mean((a - mean_a[..., None, None]) * (b - mean_b[..., None, None]))
+    var_a, var_b = mean((a - mean_a[..., None, None]) ** 2), mean((b - mean_b[..., None, None]) ** 2)
+    contrast = (2 * covariance + c2) / (var_a + var_b + c2)
+    similarity = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1) * contrast
+    return float(similarity.mean()), float(contrast[5:-5, 5:-5].mean())
 
 
 def test_psnr_and_ssim_equal_numpy():

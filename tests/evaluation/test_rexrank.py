@@ -61,3 +61,9 @@ def test_missing_images_and_reports_are_told(studies, tmp_path):
     (tmp_path / "test.json").write_text('{"1": {"context": ""}}')
     with pytest.raises(ValueError, match="Study '1' .* neither"):
         read_rexrank_studies(tmp_path / "test.json", tmp_path / "images")
+
+
+def test_a_broken_json_file_is_named(tmp_path):
+    (tmp_path / "test.json").write_text("{")
+    with pytest.raises(ValueError, match="test.json' is no JSON file"):
+        read_rexrank_studies(tmp_path / "test.json", tmp_path)

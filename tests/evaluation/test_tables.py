@@ -96,7 +96,9 @@ def test_the_page_is_whole_escapes_what_the_model_wrote_and_loads_nothing(result
 
 def test_plots_are_of_shares_with_intervals_and_of_each_corruption(results):
     assert [name for name, _ in corruption_plots(results)] == ["blur"]
-    (plot,) = interval_plots(results, "report")
+    # One number is no plot.
+    assert interval_plots(results, "report") == []
+    (plot,) = interval_plots([*results, result("report", "all", "recall", 1.0)], "report")
     assert plot[0] == "report, all" and plot[1].startswith("<svg")
     assert interval_plots([result("tokenizer", "all", "psnr", 29.0)], "tokenizer") == []
 

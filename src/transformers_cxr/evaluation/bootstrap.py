@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from tqdm import tqdm
 
 Aggregate = Callable[[list], dict[str, float]]
 
@@ -61,10 +62,17 @@ def bootstrap(
     num_resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
+    distinct: bool = False,
 ) -> dict[str, Estimate]:
     """
     Values with percentile intervals (Efron and Tibshirani 1993, chapter 13). Patients are drawn with
     replacement, each with all its units, since the studies of a patient are not independent.
+
+    Values of a set of different things (distances of distributions, nearest neighbours, the number of codes in use) are not
+    those of a set that holds things twice. With `distinct` a resample is half of the patients, without replacement, around
+    whose value the values of half-samples spread as those of new samples would (Politis and Romano 1994, with the variance
+    of a finite population). Such values also depend on the size of a set, so the ends of the interval are those of
+    the half-samples, moved by what lies between their median and the value of all units.
 
     Args:
         aggregate (`Callable[[list], dict[str, float]]`):
@@ -79,6 +87,8 @@ def bootstrap(
             Share of the resamples inside of the interval.
         seed (`int`, *optional*, defaults to 0):
             Seed of the resamples.
+        distinct (`bool`, *optional*, defaults to `False`):
+            Draws half of the patients without replacement.
 
     Raises:
         ValueError: there are no units, or not as many patients.
@@ -88,11 +98,10 @@ def bootstrap(
     rng = np.random.default_rng(seed)
     resampled = {name: np.full(num_resamples, np.nan) for name in values}
     for i in range(num_resamples):
-        rows = np.concatenate([rows_of[p] for p in rng.integers(len(rows_of), size=len(rows_of))])
-        for name, value in aggregate([units[row] for row in rows]).items():
+        for name, value in aggregate([units[row] for row in _drawn(rows_of, rng, distinct)]).items():
             resampled[name][i] = value
     return {
-        name: Estimate(value, *_percentiles(resampled[name], value, level), len(units), len(rows_of), _undefined(r))
+        name: Estimate(value, *_percentiles(r, value, level, distinct), len(units), len(rows_of), _undefined(r))
         for (name, value), r in zip(values.items(), resampled.values())
     }
 
@@ -105,6 +114,7 @@ def paired_difference(
     num_resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
+    distinct: bool = False,
 ) -> dict[str, Difference]:
     """
     Compares two runs on the same studies: the interval is a paired bootstrap over patients, the p-value an approximate
@@ -123,6 +133,8 @@ def paired_difference(
             Share of the resamples inside of the interval.
         seed (`int`, *optional*, defaults to 0):
             Seed of both.
+        distinct (`bool`, *optional*, defaults to `False`):
+            As in [`bootstrap`].
 
     Raises:
         ValueError: there are no units, or the runs have different numbers of them.
@@ -138,8 +150,8 @@ def paired_difference(
 
     values = difference(list(first), list(second))
     resampled, exchanged = ({name: np.full(num_resamples, np.nan) for name in values} for _ in range(2))
-    for i in range(num_resamples):
-        rows = np.concatenate([rows_of[p] for p in rng.integers(len(rows_of), size=len(rows_of))])
+    for i in tqdm(range(num_resamples), desc="Resamples", leave=False):
+        rows = _drawn(rows_of, rng, distinct)
         for name, value in difference([first[r] for r in rows], [second[r] for r in rows]).items():
             resampled[name][i] = value
         one, other = list(first), list(second)
@@ -154,7 +166,7 @@ def paired_difference(
         extreme = np.abs(exchanged[name]) >= abs(value) - 1e-12
         defined = num_resamples - _undefined(exchanged[name])
         p_value = np.nan if np.isnan(value) else (extreme.sum() + 1) / (defined + 1)
-        results[name] = Difference(value, *_percentiles(resampled[name], value, level), float(p_value))
+        results[name] = Difference(value, *_percentiles(resampled[name], value, level, distinct), float(p_value))
     return results
 
 
@@ -169,12 +181,24 @@ def _rows_of_patients(units: Sequence, patients: Sequence[str]) -> list[np.ndarr
     return [np.array(rows) for rows in rows_of.values()]
 
 
+def _drawn(rows_of: list[np.ndarray], rng: np.random.Generator, distinct: bool) -> np.ndarray:
+    """The rows of a resample."""
+    count = len(rows_of)
+    patients = rng.permutation(count)[: (count + 1) // 2] if distinct else rng.integers(count, size=count)
+    return np.concatenate([rows_of[patient] for patient in patients])
+
+
 def _undefined(resampled: np.ndarray) -> int:
     return int(np.isnan(resampled).sum())
 
 
-def _percentiles(resampled: np.ndarray, value: float, level: float) -> tuple[float, float]:
+def _percentiles(resampled: np.ndarray, value: float, level: float, distinct: bool) -> tuple[float, float]:
     if np.isnan(value) or _undefined(resampled) == len(resampled):
         return float("nan"), float("nan")
     low, high = np.nanquantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+    if distinct:
+        # Moved, a distance may fall below 0 and a share leave [0, 1], which they cannot.
+        least = 0 if min(value, np.nanmin(resampled)) >= 0 else -np.inf
+        most = 1 if max(value, np.nanmax(resampled)) <= 1 else np.inf
+        low, high = (np.array([low, high]) + value - np.nanmedian(resampled)).clip(least, most)
     return float(low), float(high)

@@ -252,10 +252,10 @@ class _Context:
     def value_of_finding(self, start: int, end: int) -> float | None:
         clause_start, clause_end = self._clause(start, end)
         before, after = self.sentence[clause_start:start], self.sentence[end:clause_end]
-        if _NOT_STATED_BEFORE.search(before):
-            return None
         if _UNCERTAIN_STRONG_BEFORE.search(before) or _UNCERTAIN_STRONG_AFTER.match(after):
             return UNCERTAIN
+        if _NOT_STATED_BEFORE.search(before):
+            return None
         if self._negated_before(self.masked[clause_start:start], after):
             return NEGATIVE
         if _NEGATIONS_AFTER.match(self.masked[end:clause_end]):

@@ -198,7 +198,7 @@ PSEUDO_NEGATIONS = (
     r"(?: the)?)?)*)?",
     r"\bnot (?:only|necessarily)\b",
     r"\b(?:may|might|can|could) not\b",
-    r"\bnot (?:well|fully|completely|optimally) (?:seen|visuali[sz]ed|evaluated|assessed|delineated|defined"
+    r"\bnot (?:well|clearly|fully|completely|optimally) (?:seen|visuali[sz]ed|evaluated|assessed|delineated|defined"
     r"|appreciated)\b",
     r"\bno (?:prior|comparison|previous)\b[^,.;]*",
 )
@@ -259,12 +259,11 @@ UNCERTAIN_STRONG_AFTER = (
     r"(?:cannot|can ?not|could not|can't|not|difficult to|impossible to|must|should) (?:\w+ ){0,3}"
     r"(?:excluded?|rule(?:d)? out|ruling out|say|tell)"
 )
+# Beside plain words of doubt these are the cues of the CheXpert labeler, to which "likely" and "suggests" are not uncertain.
 UNCERTAIN_BEFORE = (
     r"\b(?:possibl[ey]|probabl[ey]|presumabl[ey]|presumed|questionabl[ey]|question(?: of)?|questioned|perhaps|maybe"
-    r"|likely"
-    r"|potentially|potential|equivocal|indeterminate|borderline|apparent|conceivabl[ey])\b",
-    r"\b(?:suspect|suspected|suspicion|suspicious|concern|concerning|worrisome|suggest\w*|favor\w*|consider"
-    r"|considered)\b"
+    r"|less likely|equivocal|indeterminate|borderline|conceivabl[ey])\b",
+    r"\b(?:suspect|suspected|suspicion|suspicious|concern|concerning|worrisome|suggestion|favor\w*|consider|considered)\b"
     r"(?: (?:for|of|that|is|there))*",
     r"\b(?:may|might|could|can|would)\b (?:also |well |potentially |possibly |easily )?(?:be|represent|reflect"
     r"|indicate|include"
@@ -273,22 +272,22 @@ UNCERTAIN_BEFORE = (
     r"\b(?:versus|vs\.?)(?= |$)",
     r"\bdifferential (?:diagnosis )?(?:includes?|considerations?|would include|diagnosis)\b",
     r"\bdoubt\b",
-    r"\beither\b",
     r"\bunlikely\b",
     r"\b(?:correlate|correlation) (?:clinically )?(?:for|with)\b",
     r"\b(?:if|whether)\b",
     r"\?",
     r"\band/or\b",
-    r"\bnot (?:well|fully|completely|optimally) (?:seen|visuali[sz]ed|evaluated|assessed|delineated|defined"
+    r"\bnot (?:well|clearly|fully|completely|optimally) (?:seen|visuali[sz]ed|evaluated|assessed|delineated|defined"
     r"|appreciated)\b",
 )
 UNCERTAIN_AFTER = (
     r"(?:also |still |felt |thought |therefore )*"
-    r"(?:possible|possibly|probable|likely|presumed|suspected|questioned|questionable|unlikely|less likely"
+    r"(?:possible|possibly|probable|presumed|suspected|questioned|questionable|unlikely|less likely"
     r"|considered|favou?red"
-    r"|equivocal|in the differential|a possibility|a consideration|not well (?:seen|evaluated)"
-    r"|difficult to (?:assess|evaluate))\b",
-    r"(?:may|might|could) (?:also |well |be |possibly )*(?:not|present|have|be|considered|there|developing)",
+    r"|equivocal|in the differential|a possibility|a consideration|obscured|difficult to (?:assess|evaluate)"
+    r"|(?:poorly|incompletely|not (?:well|clearly|fully|completely|optimally)) (?:seen|visuali[sz]ed|evaluated|assessed))\b",
+    r"(?:may|might|could) (?:also |well |be |possibly )*(?:not|present|have|be|appear|considered|there|developing)",
+    r"and/or\b",
     r",? ?if (?:any|present)",
     r"(?:versus|vs\.?) ",
     r"\?",

@@ -27,18 +27,24 @@ def classification_scores(
             `f1`, `auroc` and `jaccard`, of shape `(num_classes,)`. F1 and Jaccard of a class without a positive reference are
             NaN (it is not known how well it is found), and AUROC of a class without a positive or without a negative one.
     """
-    scores = predicted if scores is None else scores
     hits = (predicted & reference).sum(axis=0)
     misses = (predicted != reference).sum(axis=0)
     support = reference.sum(axis=0)
+    if scores is None:
+        false_alarms = misses - (support - hits)
+        auroc = _auroc_of_hard_labels(hits, false_alarms, support, len(reference) - support)
+        micro_auroc = _auroc_of_hard_labels(hits.sum(), false_alarms.sum(), support.sum(), (~reference).sum())
+    else:
+        auroc = np.array([_auroc(scores[:, i], reference[:, i]) for i in range(reference.shape[1])])
+        micro_auroc = _auroc(scores.ravel(), reference.ravel())
     per_class = {
         "f1": _ratio(2 * hits, 2 * hits + misses, defined=support > 0),
-        "auroc": np.array([_auroc(scores[:, i], reference[:, i]) for i in range(reference.shape[1])]),
+        "auroc": auroc,
         "jaccard": _ratio(hits, hits + misses, defined=support > 0),
     }
     micro = {
         "f1": float(_ratio(2 * hits.sum(), 2 * hits.sum() + misses.sum(), defined=support.sum() > 0)),
-        "auroc": _auroc(scores.ravel(), reference.ravel()),
+        "auroc": float(micro_auroc),
         "jaccard": float(_ratio(hits.sum(), hits.sum() + misses.sum(), defined=support.sum() > 0)),
     }
     averages = {}
@@ -55,6 +61,11 @@ def classification_scores(
 
 def _ratio(numerator, denominator, defined) -> np.ndarray:
     return np.where(defined, numerator / np.maximum(denominator, 1), np.nan)
+
+
+def _auroc_of_hard_labels(hits, false_alarms, positives, negatives) -> np.ndarray:
+    defined = (positives > 0) & (negatives > 0)
+    return (_ratio(hits, positives, defined) + 1 - _ratio(false_alarms, negatives, defined)) / 2
 
 
 def _auroc(scores: np.ndarray, reference: np.ndarray) -> float:

@@ -60,8 +60,15 @@ def compare_runs(
         make = {"report": report_measures, "vqa": vqa_measures, "image": image_measures}[task]
         patients = [example.patient for example in examples]
         for before, after in zip(*(make(examples, run, arguments) for run in runs)):
-            number = min(num_resamples, before.most_resamples)
-            found = paired_difference(before.aggregate, before.units, after.units, patients, number, seed=seed)
+            found = paired_difference(
+                before.aggregate,
+                before.units,
+                after.units,
+                patients,
+                num_resamples,
+                seed=seed,
+                distinct=before.distinct,
+            )
             differences += [(task, before.prefix + name, difference) for name, difference in found.items()]
     if not differences:
         raise ValueError(f"'{first}' and '{second}' have no metric of reports, answers or drawings in common.")

@@ -172,6 +172,20 @@ def _rng(seed: int, task: str, study: Study) -> random.Random:
     return random.Random(f"{seed}-{task}-{study.image_id}")
 
 
+def read_json(path: str | Path):
+    """
+    What a JSON file holds.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"'{path}' is no JSON file: {error}") from error
+
+
 def _read_records(path: str | Path, columns: Sequence[str]) -> list[dict]:
     path = Path(path)
     if not path.is_file():
@@ -179,7 +193,7 @@ def _read_records(path: str | Path, columns: Sequence[str]) -> list[dict]:
     if path.suffix == ".parquet":
         records = pyarrow.parquet.read_table(path).to_pylist()
     elif path.suffix == ".json":
-        records = json.loads(path.read_text(encoding="utf-8"))
+        records = read_json(path)
         if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
             raise ValueError(f"Expected a list of records in '{path}'.")
     else:

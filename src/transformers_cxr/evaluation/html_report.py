@@ -29,10 +29,10 @@ body { margin: 0 auto; max-width: 72rem; padding: 1rem; color: var(--text); back
 h1 { font-size: 1.5rem; margin: .5rem 0; overflow-wrap: anywhere; }
 h2 { font-size: 1.2rem; margin: 2rem 0 .5rem; border-bottom: 1px solid var(--line); }
 h3 { font-size: 1rem; margin: 1rem 0 .25rem; }
-nav a { margin-right: 1rem; }
+nav { display: flex; flex-wrap: wrap; gap: 0 1rem; margin: 1rem 0; }
 .notice { background: #fff4d6; border: 1px solid #e2c15c; border-radius: .4rem; padding: .5rem .8rem; }
-.dim { color: var(--dim); font-size: .875rem; }
-.scroll { overflow-x: auto; }
+.dim { color: var(--dim); font-size: .875rem; overflow-wrap: anywhere; }
+.scroll { overflow-x: auto; margin-top: 1rem; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
 th, td { border-bottom: 1px solid var(--line); padding: .3rem .7rem; text-align: left; white-space: nowrap; }
 th { background: var(--soft); }
@@ -138,6 +138,7 @@ def html_report(
 def interval_plots(results: Sequence[Result], task: str) -> list[tuple[str, str]]:
     """
     Plots of the shares (values in [0, 1]) of a task in its first group: a dot and its interval a metric, at most 24 a plot.
+    Fewer than two make none.
     """
     group = groups_of(results, task)[0]
     own = [
@@ -148,7 +149,7 @@ def interval_plots(results: Sequence[Result], task: str) -> list[tuple[str, str]
         and 0 <= r.estimate.low <= r.estimate.high <= 1
     ]
     plots = []
-    for start in range(0, len(own), 24):
+    for start in range(0, len(own) if len(own) > 1 else 0, 24):
         part = own[start : start + 24]
         figure = _figure(4.2, 0.6 + 0.22 * len(part))
         axes = figure.add_subplot()
@@ -156,7 +157,9 @@ def interval_plots(results: Sequence[Result], task: str) -> list[tuple[str, str]
             axes.plot([result.estimate.low, result.estimate.high], [row, row], color="#2a6fb0", linewidth=2)
             axes.plot(result.estimate.value, row, "o", color="#123a5e", markersize=4)
         axes.set_yticks(range(len(part)), [result.metric for result in reversed(part)])
-        axes.set_xlim(0, 1)
+        # Room for dots at the ends.
+        axes.set_xlim(-0.02, 1.02)
+        axes.set_ylim(-0.7, len(part) - 0.3)
         axes.grid(axis="x", color="#e3e7ec")
         plots.append((f"{task}, {group}", _svg(figure)))
     return plots
@@ -185,7 +188,7 @@ def corruption_plots(results: Sequence[Result]) -> list[tuple[str, str]]:
                 levels, [e.low for e in estimates], [e.high for e in estimates], alpha=0.15, color=line.get_color()
             )
         axes.set_xticks(range(6))
-        axes.set_ylim(0, 1)
+        axes.set_ylim(-0.02, 1.02)
         axes.set_xlabel(f"level of {name}")
         axes.grid(color="#e3e7ec")
         if shares:

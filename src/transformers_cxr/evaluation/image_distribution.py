@@ -34,9 +34,8 @@ class ImageDistribution(CxrMetric):
     - `precision`, `recall` (Kynkäänniemi et al. 2019, arXiv 1904.06991), `density`, `coverage` (Naeem et al. 2020, arXiv
       2002.09797): with the `nearest_k` nearest neighbours; in [0, 1], density at least 0, higher is better.
 
-    NaN where there are too few images: two for the distances, `nearest_k` + 1 distinct ones for the others. An image that a
-    resample holds twice is its own nearest neighbour, so intervals by resampling lie above the number for `fid` and `kid`, and
-    below it for `recall` and `coverage`.
+    NaN where there are too few images: two for the distances, `nearest_k` + 2 for the others. An image that a set holds twice
+    is its own nearest neighbour, so intervals are by [`bootstrap`] with `distinct=True`.
 
     A unit is a `np.ndarray` of shape `(2, num_features)`: the features of the generated and of the real image.
 
@@ -63,7 +62,7 @@ class ImageDistribution(CxrMetric):
         if len(units) >= 2:
             scores["fid"] = frechet_distance(generated, real)
             scores["kid"] = poly_mmd(torch.from_numpy(real).double(), torch.from_numpy(generated).double()).item()
-        if len(units) > self.nearest_k:
+        if len(units) > self.nearest_k + 1:
             # It prints the numbers of images.
             with redirect_stdout(io.StringIO()):
                 scores |= compute_prdc(real, generated, self.nearest_k)
@@ -161,8 +160,10 @@ class TrainingImageDistance(CxrMetric):
         return list(np.stack(nearest, axis=1))
 
     def _nearest(self, features: np.ndarray) -> np.ndarray:
-        distances = torch.cdist(torch.from_numpy(features).double(), torch.from_numpy(self.training_features).double())
-        return torch.stack(distances.min(dim=1), dim=1).numpy()
+        training = torch.from_numpy(self.training_features).double()
+        # A part at a time: the distances to all training images of a large set would fill the memory.
+        distances = (torch.cdist(part, training) for part in torch.from_numpy(features).double().split(16))
+        return torch.cat([torch.stack(part.min(dim=1), dim=1) for part in distances]).numpy()
 
     def aggregate(self, units: Sequence[np.ndarray]) -> dict[str, float]:
         generated, real = np.stack(units)[:, :, 0].T

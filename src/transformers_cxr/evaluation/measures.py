@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import PIL.Image
 import torch
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -20,10 +21,10 @@ from .examples import Example
 from .generations import is_well_formed
 from .image_distribution import ImageDistribution, PromptDiversity, TrainingImageDistance
 from .image_features import load_image_features
-from .image_labels import ImageLabels
+from .image_labels import ImageClassifier, ImageLabels
 from .metric import CxrMetric
 from .perplexity import Perplexity
-from .pneumonia import PneumoniaAgreement
+from .pneumonia import PneumoniaAgreement, PneumoniaOfImages
 from .radeval_metrics import RadEvalScore
 from .reconstruction import codebook_statistics, image_distances, radial_energy
 from .report_labels import CheXpertLabels
@@ -42,13 +43,13 @@ class Measure:
     units (`Sequence`): a unit an example.
     aggregate (`Callable[[list], dict[str, float]]`): the numbers of any selection of units.
     prefix (`str`): stands before their names.
-    most_resamples (`int`): resamples that an interval takes at most, where a number is slow.
+    distinct (`bool`): whether they are of a set of different things, see [`bootstrap`].
     """
 
     units: Sequence[Any]
     aggregate: Callable[[list], dict[str, float]]
     prefix: str = ""
-    most_resamples: int = 1_000_000
+    distinct: bool = False
 
 
 def measures_of(
@@ -59,7 +60,7 @@ def measures_of(
     processor: LlmCxrProcessor,
     arguments: EvaluationArguments,
 ) -> list[Measure]:
-    """What is measured of a task, from its examples and what the model gave for them."""
+    """What is measured of a task, from its examples and what the model gave for them (of drawings their paths)."""
     if task in ("report", "robustness"):
         return report_measures(examples, outputs, arguments, tables=task == "report")
     if task == "vqa":
@@ -67,7 +68,9 @@ def measures_of(
     if task == "language":
         return [_perplexity(examples, model, processor, arguments)]
     if task == "image":
-        return image_measures(examples, processor.decode_codes(np.stack(outputs).astype(np.int64)), arguments)
+        asked = arguments.classifier or arguments.features
+        reconstructions = reconstructed(examples, model, processor, arguments.batch_size) if asked else None
+        return image_measures(examples, outputs, arguments, reconstructions)
     if task == "diversity":
         codes = np.stack(outputs).astype(np.int64).reshape(len(outputs), -1, processor.num_image_tokens)
         return [_of_metric(PromptDiversity(), [processor.decode_codes(of_prompt) for of_prompt in codes], None)]
@@ -75,7 +78,11 @@ def measures_of(
         units = [{"well_formed": float(is_well_formed(output, processor))} for output in outputs]
         return [Measure(units, means)]
     units = _reconstructions(examples, outputs, model, processor, arguments.batch_size)
-    return [Measure(units, lambda units: _reconstruction_numbers(units, processor.codebook_size))]
+    codes = [torch.from_numpy(output.astype(np.int64)) for output in outputs]
+    codebook = Measure(
+        codes, lambda codes: codebook_statistics(torch.stack(codes), processor.codebook_size), distinct=True
+    )
+    return [Measure(units, _reconstruction_numbers), codebook]
 
 
 def _of_metric(metric: CxrMetric, predictions: Sequence, references: Sequence | None, prefix: str = "") -> Measure:
@@ -92,9 +99,7 @@ def report_measures(
     if not arguments.reports:
         measures.append(_of_metric(PneumoniaAgreement(), reports, given))
     if not tables:
-        averages = ("f1_micro_14", "f1_macro_14")
-        own = Measure(labels.units, lambda units: {n: labels.aggregate(units)[n] for n in averages}, most_resamples=200)
-        return [*measures, own]
+        return [*measures, Measure(labels.units, CheXpertLabels.f1_averages)]
     measures += [labels, _of_metric(TextOverlap(), reports, given), _of_metric(Meteor(), reports, given)]
     return measures + [_of_metric(RadEvalScore(name), reports, given) for name in arguments.radeval]
 
@@ -119,21 +124,70 @@ def _perplexity(
     return _of_metric(metric, [example.prompt for example in examples], None)
 
 
-def image_measures(examples: list[Example], drawn: list, arguments: EvaluationArguments) -> list[Measure]:
-    """Labels and distributions of drawings (PIL images or paths), with the classifier and the features that are asked for."""
-    real, measures = [str(example.image_path) for example in examples], []
+def image_measures(
+    examples: list[Example],
+    drawn: list[str],
+    arguments: EvaluationArguments,
+    reconstructions: list[PIL.Image.Image] | None = None,
+) -> list[Measure]:
+    """
+    Labels and distributions of drawings (paths), with the classifier and the features that are asked for. The same numbers
+    of `reconstructions`, which are the best that can be drawn with these codes, get names with "reconstructed_" before them.
+    """
+    real, prompts = [str(example.image_path) for example in examples], [example.prompt for example in examples]
+    measures = []
     if arguments.classifier:
-        measures.append(_of_metric(ImageLabels(arguments.classifier), drawn, real))
+        classifier = ImageClassifier(arguments.classifier, batch_size=arguments.batch_size)
+        images = {"": drawn} | ({"reconstructed_": reconstructions} if reconstructions else {})
+        if not arguments.reports and set(classifier.label_names) == PneumoniaOfImages.CLASSES:
+            metric = PneumoniaOfImages(classifier)
+            measures += [_of_metric(metric, of, prompts, name) for name, of in [*images.items(), ("real_", real)]]
+        measures += [_of_metric(ImageLabels(classifier), of, real, name) for name, of in images.items()]
     for name in arguments.features:
         features = load_image_features(name, batch_size=arguments.batch_size)
         prefix = f"{Path(name).name}_"
-        distribution = _of_metric(ImageDistribution(features), drawn, real, prefix)
-        # Covariances and neighbours anew in each resample.
-        measures.append(replace(distribution, most_resamples=50))
+        measures.append(_distributions(ImageDistribution(features), drawn, real, reconstructions, prefix))
         if arguments.training_split:
             training = [str(s.image_path) for s in read_image_folder(arguments.data_dir, arguments.training_split)]
             measures.append(_of_metric(TrainingImageDistance(features, training), drawn, real, prefix))
     return measures
+
+
+def _distributions(
+    metric: ImageDistribution,
+    drawn: list[str],
+    real: list[str],
+    reconstructions: list[PIL.Image.Image] | None,
+    prefix: str,
+) -> Measure:
+    """Distances of drawings and, if there are any, of reconstructions from the same real images, and their ratio."""
+    units = metric.prepare(drawn, real)
+    if not reconstructions:
+        return Measure(units, metric.aggregate, prefix, distinct=True)
+    features = metric.image_features(reconstructions)
+    units = [np.stack([of_drawn, of_real, own]) for (of_drawn, of_real), own in zip(units, features)]
+
+    def aggregate(units: Sequence[np.ndarray]) -> dict[str, float]:
+        scores = metric.aggregate([unit[[0, 1]] for unit in units])
+        reconstructed = metric.aggregate([unit[[2, 1]] for unit in units])
+        ratio = scores["fid"] / reconstructed["fid"] if reconstructed["fid"] > 0 else float("nan")
+        return scores | {f"reconstructed_{name}": value for name, value in reconstructed.items()} | {"fid_ratio": ratio}
+
+    return Measure(units, aggregate, prefix, distinct=True)
+
+
+@torch.no_grad()
+def reconstructed(
+    examples: list[Example], model: LlmCxrForCausalLM, processor: LlmCxrProcessor, batch_size: int
+) -> list[PIL.Image.Image]:
+    """The X-rays of examples, encoded and decoded."""
+    images = []
+    for start in tqdm(range(0, len(examples), batch_size), desc="image: reconstructions", unit="batch"):
+        paths = [example.image_path for example in examples[start : start + batch_size]]
+        pixel_values = processor.image_processor(paths, return_tensors="pt").pixel_values.to(model.device)
+        decoded = model.vq_tokenizer.decode(model.vq_tokenizer.encode(pixel_values))
+        images += [image.convert("L") for image in processor.postprocess(decoded)]
+    return images
 
 
 @torch.no_grad()
@@ -156,18 +210,15 @@ def _reconstructions(
         values = image_distances(reconstruction, pixel_values) | {
             "energy": radial_energy(pixel_values, num_rings),
             "reconstructed_energy": radial_energy(reconstruction, num_rings),
-            "codes": batch_codes,
         }
         values = {name: value.cpu().numpy() for name, value in values.items()}
         units += [{name: value[i] for name, value in values.items()} for i in range(len(batch))]
     return units
 
 
-def _reconstruction_numbers(units: Sequence[dict], codebook_size: int) -> dict[str, float]:
+def _reconstruction_numbers(units: Sequence[dict]) -> dict[str, float]:
     scalars = [name for name, value in units[0].items() if np.ndim(value) == 0]
     numbers = {name: float(np.mean([unit[name] for unit in units])) for name in scalars}
     energy = {name: np.mean([unit[name] for unit in units], axis=0) for name in ("energy", "reconstructed_energy")}
     spectrum = energy["reconstructed_energy"] / energy["energy"]
-    numbers |= {"spectral_ratio_mean": float(spectrum.mean()), "spectral_ratio_min": float(spectrum.min())}
-    codes = torch.from_numpy(np.stack([unit["codes"] for unit in units]))
-    return numbers | codebook_statistics(codes, codebook_size)
+    return numbers | {"spectral_ratio_mean": float(spectrum.mean()), "spectral_ratio_min": float(spectrum.min())}

@@ -13,7 +13,22 @@ from .tables import Result, format_number, markdown_table, results_to_markdown
 
 # `<!-- metrics -->` gets all tables, `<!-- metrics: report/kermany/f1_micro, vqa/all/exact_match -->` one of the named rows.
 _SECTION = re.compile(r"(<!-- metrics(?P<names>:[^>]*)? -->\n)(.*?)(<!-- end of metrics -->)", re.DOTALL)
-_PIPELINE_TASKS = {"report": "image-to-text", "vqa": "visual-question-answering", "image": "text-to-image"}
+_PIPELINE_TASKS = {
+    "report": "image-to-text",
+    "vqa": "visual-question-answering",
+    "language": "text-generation",
+    "tokenizer": "image-to-image",
+}
+# What a reader of a hub needs of each task; the ends of the names of `image`, whose beginnings name a feature space.
+_MAIN_METRICS = {
+    "report": ("finding_balanced_accuracy", "etiology_balanced_accuracy", "f1_micro_14", "f1_macro_14", "rouge_l"),
+    "vqa": ("exact_match", "yes_no_accuracy"),
+    "image": ("finding_balanced_accuracy", "etiology_balanced_accuracy", "f1_macro", "_fid", "closer_than_real"),
+    "diversity": ("ms_ssim",),
+    "language": ("perplexity", "perplexity_ratio"),
+    "tokenizer": ("psnr", "ms_ssim"),
+    "well-formed": ("well_formed",),
+}
 
 
 def update_document(path: str | Path, results: Sequence[Result]) -> None:
@@ -30,11 +45,17 @@ def update_document(path: str | Path, results: Sequence[Result]) -> None:
 
 
 def update_model_card(
-    path: str | Path, results: Sequence[Result], model_name: str, dataset_name: str, dataset_split: str
+    path: str | Path,
+    results: Sequence[Result],
+    model_name: str,
+    dataset_name: str,
+    dataset_split: str,
+    cost: str = "",
 ) -> None:
     """
-    Writes results into a model card: as [`update_document`] does, and as `model-index` metadata, which hubs and leaderboards
-    read (one `EvalResult` a number that is defined).
+    Writes results into a model card: as [`update_document`] does, and the main ones as `model-index` metadata, which hubs
+    and leaderboards read, an `EvalResult` a number that is defined. Where there are several sources they are of that one
+    which has the most examples, since the numbers of sources that differ say little when they are mixed.
 
     Args:
         path (`str` or `Path`):
@@ -47,31 +68,50 @@ def update_model_card(
             Name of the dataset.
         dataset_split (`str`):
             The split that was evaluated.
+        cost (`str`, *optional*):
+            A table of what the evaluation cost, as [`cost_summary`] gives it; it goes below the others.
 
     Raises:
         ValueError: the card has no section for the tables.
     """
     card = ModelCard.load(path)
-    card.text = _filled(card.text, results, str(path))
+    card.text = _filled(card.text, results, str(path), cost)
     card.data.model_name = model_name
     card.data.eval_results = [
         EvalResult(
-            task_type=_PIPELINE_TASKS.get(result.task, "other"),
-            task_name=result.task,
+            task_type=_PIPELINE_TASKS.get(result.task, "text-to-image"),
             dataset_type=re.sub(r"\W+", "-", dataset_name.lower()),
-            dataset_name=dataset_name if result.group == "all" else f"{dataset_name}, {result.group}",
+            dataset_name=dataset_name,
+            dataset_config=None if result.group == "all" else result.group,
             dataset_split=dataset_split,
             metric_type=result.metric,
-            metric_name=result.metric,
-            metric_value=result.estimate.value,
+            # Results of one type of task and one dataset are one entry, which would hide this.
+            metric_name=f"{result.task}: {result.metric.replace('_', ' ')}",
+            metric_value=round(result.estimate.value, 4),
         )
-        for result in results
-        if not math.isnan(result.estimate.value) and result.task != "robustness"
+        for result in _main_results(results)
     ]
     card.save(path)
 
 
-def _filled(text: str, results: Sequence[Result], path: str) -> str:
+def _main_results(results: Sequence[Result]) -> list[Result]:
+    main = []
+    for task, metrics in _MAIN_METRICS.items():
+        own = [result for result in results if result.task == task]
+        sources = {r.group: r.estimate.units for r in own if r.group != "all" and ": " not in r.group}
+        group = max(sources, key=sources.get, default="all")
+        for name in metrics:
+            main += [r for r in own if r.group == group and _is_named(r, name) and not math.isnan(r.estimate.value)]
+    return main
+
+
+def _is_named(result: Result, name: str) -> bool:
+    if result.task != "image":
+        return result.metric == name
+    return result.metric.endswith(name) and not result.metric.startswith(("real_", "reconstructed_"))
+
+
+def _filled(text: str, results: Sequence[Result], path: str, cost: str = "") -> str:
     if not _SECTION.search(text):
         raise ValueError(f"'{path}' has no section between '<!-- metrics -->' and '<!-- end of metrics -->'.")
 
@@ -79,7 +119,8 @@ def _filled(text: str, results: Sequence[Result], path: str) -> str:
         if match["names"] is None:
             defined = {(r.task, r.metric) for r in results if not math.isnan(r.estimate.value)}
             shown = [r for r in results if (r.task, r.metric) in defined]
-            return f"{match[1]}{results_to_markdown(shown, '###')}\n{match[4]}"
+            tables = results_to_markdown(shown, "###") + (f"\n### cost\n\n{cost}\n" if cost else "")
+            return f"{match[1]}{tables}\n{match[4]}"
         known = {f"{r.task}/{r.group}/{r.metric}": r.estimate for r in results}
         rows = []
         for name in (name.strip() for name in match["names"][1:].split(",")):

@@ -69,7 +69,7 @@ class Perplexity(CxrMetric):
         models = [(self.model, self.tokenizer), (self.base_model, self.base_tokenizer)]
         for column, (model, tokenizer) in enumerate(models):
             if model is not None:
-                for unit, text in zip(units, tqdm(predictions, desc="Perplexity", unit="text")):
+                for text, unit in zip(tqdm(predictions, desc="Perplexity", unit="text"), units):
                     unit[column] = (*self._negative_log_likelihood(model, tokenizer, text), len(text.encode("utf-8")))
         return list(units)
 

@@ -1,4 +1,4 @@
-"""What reports say of pneumonia, read by rules: the measure of models of label-derived reports."""
+"""What reports and images say of pneumonia: the measures of models of label-derived reports."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
-from datasets import Features, Value
+from datasets import Features, Image, Value
 
 from ..data.instructions import etiology_of_report, finding_of_report
+from .image_labels import ImageClassifier
 from .metric import CxrMetric
 
 
@@ -34,6 +35,46 @@ class PneumoniaAgreement(CxrMetric):
             f"{name}_balanced_accuracy": _balanced_accuracy([u[name] for u in units])
             for name in ("finding", "etiology")
         }
+
+
+class PneumoniaOfImages(PneumoniaAgreement):
+    """
+    Whether a classifier sees in an image what the report says that it was drawn from: the balanced accuracies of
+    [`PneumoniaAgreement`]. An image is "pneumonia" where "normal" is not its most probable class, and "bacterial" or "viral",
+    whichever of these two is more probable. Of real images these are the accuracies of the classifier itself.
+
+    Args:
+        classifier ([`ImageClassifier`]):
+            Of the three classes "normal", "bacterial" and "viral", such as `examples/train_classifier.py` trains.
+
+    Raises:
+        ValueError: the classifier has other classes.
+    """
+
+    CLASSES = frozenset(("normal", "bacterial", "viral"))
+    FEATURES = Features({"predictions": Image(), "references": Value("string")})
+
+    def __init__(self, classifier: ImageClassifier, **kwargs):
+        super().__init__(**kwargs)
+        if set(classifier.label_names) != self.CLASSES:
+            raise ValueError(
+                f"Expected a classifier of the classes {sorted(self.CLASSES)}, got one of {classifier.label_names}."
+            )
+        self.classifier = classifier
+
+    def _units(self, predictions: Sequence, references: Sequence[str]) -> list[dict[str, tuple]]:
+        units = []
+        for row, reference in zip(self.classifier(predictions), references):
+            probability = dict(zip(self.classifier.label_names, row))
+            finding = "normal" if max(probability, key=probability.get) == "normal" else "pneumonia"
+            etiology = max(("bacterial", "viral"), key=probability.get)
+            units.append(
+                {
+                    "finding": (finding_of_report(reference), finding),
+                    "etiology": (etiology_of_report(reference), etiology),
+                }
+            )
+        return units
 
 
 def _balanced_accuracy(pairs: list[tuple[str | None, str | None]]) -> float:

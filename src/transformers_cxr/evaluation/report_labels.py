@@ -43,6 +43,13 @@ class CheXpertLabels(CxrMetric):
         labeler = LABELERS[self.config_name]()
         return list(np.stack([labeler(predictions), labeler(references)], axis=1))
 
+    @staticmethod
+    def f1_averages(units: Sequence[np.ndarray]) -> dict[str, float]:
+        """`f1_micro_14` and `f1_macro_14` alone, quickly, for a curve of many points."""
+        predicted, reference = np.isin(np.stack(units), (POSITIVE, UNCERTAIN)).swapaxes(0, 1)
+        averages, _ = classification_scores(predicted, reference)
+        return {f"{name}_14": averages[name] for name in ("f1_micro", "f1_macro")}
+
     def aggregate(self, units: Sequence[np.ndarray]) -> dict[str, float]:
         labels = np.stack(units)
         five = [CHEXPERT_LABELS.index(label) for label in FIVE_LABELS]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..conversion.output import new_output
 from ..pipelines.cxr_text import REPORT_INSTRUCTION
-from .examples import Example
+from .examples import Example, read_json
 
 _HEADINGS = re.compile(r"\b(findings|impression)\s*:\s*", re.IGNORECASE)
 
@@ -32,7 +32,7 @@ def read_rexrank_studies(path: str | Path, image_root: str | Path) -> tuple[dict
         FileNotFoundError: the file or an image is not there.
         ValueError: the file is no dictionary of studies, has none, or a study has no image.
     """
-    studies = json.loads(Path(path).read_text(encoding="utf-8"))
+    studies = read_json(path)
     if not isinstance(studies, dict) or not studies or not all(isinstance(s, dict) for s in studies.values()):
         raise ValueError(f"Expected a dictionary of studies by their id in '{path}'.")
     examples = []

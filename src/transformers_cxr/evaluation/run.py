@@ -135,7 +135,9 @@ def run_evaluation(arguments: EvaluationArguments) -> list[Result] | None:
     tasks = _tasks(arguments)
     examples = _examples(arguments, tasks)
     folder, state = Path(arguments.output_dir), processes()
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "generations").is_dir():
+    # An evaluation of language alone generates nothing.
+    begun = any((folder / name).is_dir() for name in ("generations", "predictions"))
+    if folder.is_dir() and any(folder.iterdir()) and not begun:
         raise ValueError(f"'{folder}' holds other files than those of an evaluation: choose another output folder.")
     model, processor = load_checkpoint(arguments.model or checkpoint("llm-cxr"), state.device)
 
@@ -151,6 +153,9 @@ def run_evaluation(arguments: EvaluationArguments) -> list[Result] | None:
 
     processor.codec = model.vq_tokenizer
     results, began = [], time.perf_counter()
+    _write_predictions(folder, examples, outputs)
+    if "image" in outputs:
+        outputs["image"] = _write_drawings(folder / "images", outputs["image"], processor)
     for task in tasks:
         measures = measures_of(task, examples[task], outputs.get(task), model, processor, arguments)
         results += _results(task, examples[task], measures, arguments)
@@ -162,7 +167,6 @@ def run_evaluation(arguments: EvaluationArguments) -> list[Result] | None:
         "arguments": asdict(arguments),
         "cost": cost,
     }
-    _write_predictions(folder, examples, outputs, processor)
     _write(folder / "results.json", json.dumps(run | {"results": results_to_json(results)}, indent=1, allow_nan=False))
     header, rows = _cost_table(cost)
     _write(folder / "tables.md", f"{results_to_markdown(results)}\n## cost\n\n{markdown_table(header, rows)}")
@@ -189,6 +193,8 @@ def _tasks(arguments: EvaluationArguments) -> list[str]:
     needed |= dict.fromkeys(("image", "diversity", "tokenizer", "well-formed", "robustness"), needed["report"])
     if lacking := [task for task in arguments.tasks if needed[task]]:
         raise ValueError(f"The task '{lacking[0]}' needs {needed[lacking[0]]}.")
+    if arguments.training_split and not (arguments.data_dir and arguments.features):
+        raise ValueError("`training_split` needs `data_dir`, where its images are, and `features`, to compare them in.")
     tasks = arguments.tasks or [task for task in TASKS if not needed[task]]
     if not tasks:
         raise ValueError("There is nothing to evaluate on: give `data_dir`, `reports`, `questions` or `texts`.")
@@ -303,9 +309,12 @@ def _groups(task: str, examples: list[Example]) -> dict[str, list[int]]:
     if len(by_source) > 1:
         groups |= dict(sorted(by_source.items()))
     if task == "image":
-        groups |= dict(sorted(_rows_by(examples, lambda e: [kind for kind in e.kind.split("|") if kind]).items()))
+        by_finding = _rows_by(examples, lambda e: [f"finding: {kind}" for kind in e.kind.split("|") if kind])
+        groups |= dict(sorted(by_finding.items()))
     if task == "vqa":
-        by_kind = _rows_by(examples, lambda e: [", ".join(filter(None, (e.kind, e.source)))] if e.kind else [])
+        by_kind = _rows_by(
+            examples, lambda e: [f"type: {', '.join(filter(None, (e.kind, e.source)))}"] if e.kind else []
+        )
         groups |= dict(sorted(by_kind.items()))
     return groups
 
@@ -328,8 +337,9 @@ def _results(
             measure.aggregate,
             [measure.units[row] for row in rows],
             [examples[row].patient for row in rows],
-            min(arguments.num_resamples, measure.most_resamples),
+            arguments.num_resamples,
             seed=arguments.seed,
+            distinct=measure.distinct,
         )
         results += [Result(task, name, measure.prefix + metric, estimate) for metric, estimate in estimates.items()]
     return results
@@ -365,10 +375,8 @@ def _write(path: Path, text: str) -> None:
         partial.write_text(text + "\n", encoding="utf-8")
 
 
-def _write_predictions(
-    folder: Path, examples: dict[str, list[Example]], outputs: dict[str, list], processor: LlmCxrProcessor
-) -> None:
-    (folder / "predictions").mkdir(exist_ok=True)
+def _write_predictions(folder: Path, examples: dict[str, list[Example]], outputs: dict[str, list]) -> None:
+    (folder / "predictions").mkdir(parents=True, exist_ok=True)
     for task, own in outputs.items():
         columns = {name: [getattr(e, name) for e in examples[task]] for name in ("id", "patient", "source", "kind")}
         columns |= {"image": [str(e.image_path.resolve()) for e in examples[task]]}
@@ -379,10 +387,15 @@ def _write_predictions(
             columns["prediction"] = pa.array(own, type=pa.list_(pa.uint16()))
         with durable_file(folder / "predictions" / f"{task}.parquet") as partial:
             pyarrow.parquet.write_table(pa.table(columns), partial)
-    if "image" in outputs:
-        (folder / "images").mkdir(exist_ok=True)
-        for row, codes in enumerate(outputs["image"]):
-            save_image(processor.decode_codes([codes.tolist()])[0], folder / "images" / f"{row:05d}.png")
+
+
+def _write_drawings(folder: Path, codes: list[np.ndarray], processor: LlmCxrProcessor) -> list[str]:
+    """Decodes drawings, and gives their paths."""
+    folder.mkdir(exist_ok=True)
+    paths = [str(folder / f"{row:05d}.png") for row in range(len(codes))]
+    for of_image, path in zip(tqdm(codes, desc="image: decoding", unit="image"), paths):
+        save_image(processor.decode_codes([of_image.tolist()])[0], path)
+    return paths
 
 
 def _samples(examples: dict[str, list[Example]], outputs: dict[str, list], processor: LlmCxrProcessor) -> list[Sample]:
@@ -391,7 +404,8 @@ def _samples(examples: dict[str, list[Example]], outputs: dict[str, list], proce
         for example, output in list(zip(examples.get(task, []), outputs.get(task, [])))[:_NUM_SAMPLES]:
             images = [("X-ray", real_image(example.image_path, processor))]
             if task == "image":
-                images.append(("generated", processor.decode_codes([output.tolist()])[0]))
+                with PIL.Image.open(output) as file:
+                    images.append(("generated", file.convert("L")))
                 samples.append(Sample(images, [("report that was drawn", example.prompt)]))
             else:
                 texts = [("question", example.prompt)] if task == "vqa" else []

@@ -16,8 +16,8 @@ class Result:
     """
     One number of an evaluation.
 
-    task (`str`): "report", "image", "vqa", "language", "tokenizer" or "robustness".
-    group (`str`): "all", a source, "type: ..." (questions) or "blur 3" (a corruption and its level).
+    task (`str`): one of `TASKS` of [`run_evaluation`].
+    group (`str`): "all", a source, "type: ..." (questions), "finding: ..." (drawings) or "blur 3" (a corruption and its level).
     metric (`str`): name of the number.
     estimate ([`Estimate`]): the number and its interval.
     """
