@@ -1,5 +1,7 @@
 """Tiny random models and a real tokenizer trained on a few sentences; nothing is downloaded."""
 
+import copy
+
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -50,8 +52,9 @@ def text_tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")
 
 
-@pytest.fixture
-def vq_tokenizer():
+@pytest.fixture(scope="session")
+def untouched_vq_tokenizer():
+    """For fixtures of a session; a test gets a copy of its own, `vq_tokenizer`."""
     torch.manual_seed(0)
     config = CXRVQTokenizerConfig(
         image_size=32,
@@ -70,6 +73,12 @@ def vq_tokenizer():
         latents = model(torch.rand(16, 1, 32, 32) * 2 - 1).latents.movedim(1, -1).flatten(0, -2)
         model.codebook.copy_(latents[torch.randperm(len(latents))[:32]])
     return model
+
+
+@pytest.fixture
+def vq_tokenizer(untouched_vq_tokenizer):
+    torch.manual_seed(0)
+    return copy.deepcopy(untouched_vq_tokenizer)
 
 
 @pytest.fixture(params=sorted(BACKBONES))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from transformers_cxr import CXRVQTokenizer, CXRVQTokenizerConfig, LlmCxrForCausalLM
+from transformers_cxr import LlmCxrForCausalLM
 
 pytest.importorskip("gradio", reason="gradio is not installed: `pip install transformers-cxr[demo]`")
 
@@ -21,24 +21,9 @@ def short_texts():
 
 
 @pytest.fixture(scope="session")
-def checkpoint(text_tokenizer):
+def checkpoint(text_tokenizer, untouched_vq_tokenizer):
     """Model and processor: 16 codes an image of 32x32 pixels, a context of 512 tokens, texts that never end early."""
     torch.manual_seed(0)
-    vq_config = CXRVQTokenizerConfig(
-        image_size=32,
-        in_channels=1,
-        block_out_channels=(8, 8, 16, 16),
-        layers_per_block=1,
-        attention_levels=(),
-        latent_channels=8,
-        norm_num_groups=4,
-        codebook_size=32,
-        codebook_dim=4,
-    )
-    vq_tokenizer = CXRVQTokenizer(vq_config).eval()
-    with torch.no_grad():
-        latents = vq_tokenizer(torch.rand(16, 1, 32, 32) * 2 - 1).latents.movedim(1, -1).flatten(0, -2)
-        vq_tokenizer.codebook.copy_(latents[torch.randperm(len(latents))[:32]])
     backbone = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(text_tokenizer),
@@ -50,7 +35,7 @@ def checkpoint(text_tokenizer):
             max_position_embeddings=CONTEXT,
         )
     )
-    model, processor = LlmCxrForCausalLM.from_language_model(backbone.eval(), text_tokenizer, vq_tokenizer)
+    model, processor = LlmCxrForCausalLM.from_language_model(backbone.eval(), text_tokenizer, untouched_vq_tokenizer)
     model.generation_config.eos_token_id = None
     return model.eval(), processor
 

@@ -1,3 +1,7 @@
+import io
+import sys
+
+import numpy as np
 import PIL.Image
 import pytest
 import torch
@@ -149,7 +153,9 @@ def test_an_image_depends_on_its_seed_and_prompt_and_not_on_its_batch(tiny_model
     alone = model.generate_image(**prompts(processor, ["Normal."]), seed=6).codes
     assert torch.equal(batch[1:2], alone)
     assert not torch.equal(batch[0], batch[1])
-    assert torch.equal(batch[:3], model.generate_image(**prompts(processor, ["Normal."]), num_images=3, seed=5).codes)
+    for seed in (5, np.int64(5), np.arange(5, 8)):
+        same = model.generate_image(**prompts(processor, ["Normal."]), num_images=3, seed=seed).codes
+        assert torch.equal(batch[:3], same)
 
 
 class RecordingStreamer(BaseStreamer):
@@ -233,7 +239,11 @@ def test_guidance_of_one_is_no_guidance(tiny_model):
     [
         ({"num_images": 0}, "`num_images` must be at least 1, got 0"),
         ({"guidance_scale": 0.5}, "`guidance_scale` must be at least 1 .*got 0.5"),
+        ({"guidance_scale": float("nan")}, "`guidance_scale` must be at least 1 .*got nan"),
+        ({"guidance_scale": float("inf")}, "`guidance_scale` must be at least 1 .*got inf"),
         ({"guidance_scale": 2.0}, "needs `negative_input_ids`"),
+        ({"temperature": 0}, "`temperature`.*strictly positive"),
+        ({"top_p": 2.0}, "`top_p`.* 2.0"),
         ({"num_images": 3, "seed": [1, 2]}, "one seed for each of the 3 images, got 2"),
     ],
 )
@@ -247,6 +257,32 @@ def test_prompt_that_leaves_no_room_for_an_image_is_refused(tiny_model):
     model, _ = tiny_model
     with pytest.raises(ValueError, match="at least 268 tokens.*context of 256"):
         model.generate_image(torch.ones((1, 250), dtype=torch.long))
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_is_shown_on_a_terminal_and_nowhere_else(tiny_model, monkeypatch):
+    model, processor = tiny_model
+    for stream, shown in ((Terminal(), True), (io.StringIO(), False)):
+        monkeypatch.setattr(sys, "stderr", stream)
+        model.generate_image(**prompts(processor))
+        assert (f"{NUM_CODES}/{NUM_CODES}" in stream.getvalue()) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ([], ValueError, "at least one text to draw, got none"),
+        ([3], TypeError, "Expected a text to draw, got int"),
+        (["Normal. " * 300], ValueError, "at least [0-9]+ tokens.*context of 256"),
+    ],
+)
+def test_helper_refuses_what_is_no_text_to_draw(tiny_model, text, error, message):
+    with pytest.raises(error, match=message):
+        generate_image(*tiny_model, text)
 
 
 def test_unknown_generation_mode_is_refused(tiny_model):

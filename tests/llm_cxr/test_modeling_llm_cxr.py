@@ -25,6 +25,7 @@ from transformers_cxr import (
     LlmCxrForCausalLM,
     LlmCxrImageProcessor,
     LlmCxrProcessor,
+    generate_image,
 )
 from transformers_cxr.training.instructions import InstructionCollator, InstructionDataset
 
@@ -284,7 +285,20 @@ def test_processor_of_another_model_is_refused(tiny_model, text_tokenizer):
     other = LlmCxrProcessor.from_tokenizer(
         text_tokenizer, CXRVQTokenizerConfig(image_size=32, block_out_channels=(32, 32), attention_levels=())
     )
-    with pytest.raises(ValueError, match="processor does not belong to this model"):
+    with pytest.raises(ValueError, match="processor does not belong to this model.*`codebook_size` is 1024 and not 32"):
+        model.check_processor(other)
+    with pytest.raises(ValueError, match="`num_image_tokens` is 256 and not 16"):
+        generate_image(model, other, "Normal.")
+
+
+def test_processor_of_as_many_codes_in_another_layout_is_refused(tiny_model, text_tokenizer, vq_tokenizer):
+    model, processor = tiny_model
+    model.check_processor(processor)
+    longer = copy.deepcopy(text_tokenizer)
+    longer.add_tokens(["another"])
+    other = LlmCxrProcessor.from_tokenizer(longer, vq_tokenizer.config)
+    offset = processor.image_token_offset
+    with pytest.raises(ValueError, match=f"`image_token_offset` is {offset + 1} and not {offset}"):
         model.check_processor(other)
 
 

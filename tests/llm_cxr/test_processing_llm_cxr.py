@@ -143,6 +143,15 @@ def test_images_and_codes_together_are_refused(tiny_model):
         processor(text=["<image>"], images=np.zeros((40, 40), dtype=np.uint8), image_codes=codes(1))
 
 
+def test_codes_without_a_text_are_refused(tiny_model):
+    model, processor = tiny_model
+    with pytest.raises(ValueError, match="Codes are written into a text: give `text` with a slot"):
+        processor(image_codes=codes(1))
+    processor.codec = model.vq_tokenizer
+    with pytest.raises(ValueError, match="Codes are written into a text: give `text` with a slot"):
+        processor(images=np.zeros((40, 40), dtype=np.uint8))
+
+
 def test_broken_image_in_ids_is_refused(tiny_model):
     _, processor = tiny_model
     ids = processor(text=["a <image>"], image_codes=codes(1), return_tensors="pt").input_ids[0]

@@ -5,6 +5,7 @@ from datasets import Dataset
 from transformers import pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
+from transformers_cxr import CXRVQTokenizerConfig, LlmCxrProcessor
 from transformers_cxr.data.dicom_output import image_to_dicom
 from transformers_cxr.llm_cxr.dicom_llm_cxr import read_dicom
 
@@ -67,6 +68,24 @@ def test_generate_arguments_reach_the_model(folder):
         for n in (1, 12)
     ]
     assert lengths[0] < lengths[1]
+    with pytest.raises(ValueError, match=r"not used by the model: \['max_new_token'\]"):
+        pipe(image(0), max_new_token=3)
+
+
+def test_several_texts_of_an_image_stay_with_it_in_a_batch(folder):
+    pipe = pipeline("cxr-report", model=folder)
+    images, several = [image(i) for i in range(3)], {"num_beams": 3, "num_return_sequences": 2}
+    alone = [pipe(each, **several, **KWARGS) for each in images]
+    assert [len(texts) for texts in alone] == [2, 2, 2] and alone[0] != alone[1] != alone[2]
+    assert pipe(images, batch_size=2, **several, **KWARGS) == alone
+
+
+@pytest.mark.parametrize("task", ["cxr-report", "cxr-vqa", "cxr-generation"])
+def test_processor_of_another_model_is_refused(task, tiny_model, text_tokenizer):
+    config = CXRVQTokenizerConfig(image_size=32, block_out_channels=(32, 32), attention_levels=())
+    other = LlmCxrProcessor.from_tokenizer(text_tokenizer, config)
+    with pytest.raises(ValueError, match="The processor does not belong to this model"):
+        pipeline(task, model=tiny_model[0], processor=other)
 
 
 def test_vqa_takes_a_pair_lists_and_dictionaries(folder):
@@ -83,6 +102,8 @@ def test_vqa_takes_a_pair_lists_and_dictionaries(folder):
         pipe(image=images, question=questions[:1])
     with pytest.raises(ValueError, match="Expected an image and a question"):
         pipe(images[0])
+    with pytest.raises(TypeError, match="Expected a question as a string, got int"):
+        pipe(image=images[0], question=3)
 
 
 def test_generation_gives_images_marked_as_generated(folder):
@@ -96,6 +117,8 @@ def test_generation_gives_images_marked_as_generated(folder):
     assert [b[0]["image"].tobytes() for b in batched] == [a[0]["image"].tobytes() for a in alone]
     with pytest.raises(ValueError, match="`num_images` must be at least 1"):
         pipe("Normal.", generate_kwargs={"num_images": 0})
+    with pytest.raises(TypeError, match="Expected a text to draw, got Image"):
+        pipe(image(0))
 
 
 def test_what_is_not_an_image_is_refused_by_name(folder, tmp_path):
@@ -105,12 +128,15 @@ def test_what_is_not_an_image_is_refused_by_name(folder, tmp_path):
         pipe(str(tmp_path / "notes.txt"))
     with pytest.raises(FileNotFoundError, match="missing.png"):
         pipe("missing.png")
+    with pytest.raises(TypeError, match="Expected an image as .* got NoneType"):
+        pipe(None)
 
 
 def test_a_seeded_text_gets_the_same_images_in_every_batch(folder):
     pipe = pipeline("cxr-generation", model=folder)
     texts = ["Normal.", "Signs of viral pneumonia in an adult.", "Normal."]
-    results = [pipe(texts, seed=3, num_images=2, batch_size=size) for size in (1, 2, 3)]
+    seeds = (3, np.int64(3), 3)
+    results = [pipe(texts, seed=seed, num_images=2, batch_size=size) for size, seed in zip((1, 2, 3), seeds)]
     pixels = [[[entry["image"].tobytes() for entry in images] for images in result] for result in results]
     assert pixels[0] == pixels[1] == pixels[2]
     assert pixels[0][0] == pixels[0][2] != pixels[0][1]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import PIL.Image
@@ -176,14 +178,14 @@ class LlmCxrImageGenerationMixin:
         batch_size, total = input_ids.shape[0], input_ids.shape[0] * num_images
         if num_images < 1:
             raise ValueError(f"`num_images` must be at least 1, got {num_images}.")
-        if guidance_scale < 1:
+        if not 1 <= guidance_scale < math.inf:
             raise ValueError(f"`guidance_scale` must be at least 1 (1 is no guidance), got {guidance_scale}.")
         if guidance_scale > 1 and negative_input_ids is None:
             raise ValueError(
                 f"`guidance_scale={guidance_scale}` needs `negative_input_ids`, the prompt to guide away from; "
                 "`transformers_cxr.generate_image` makes one."
             )
-        seeds = [seed + i for i in range(total)] if isinstance(seed, int) else seed
+        seeds = [seed + i for i in range(total)] if isinstance(seed, Integral) else seed
         if seeds is not None and len(seeds) != total:
             raise ValueError(f"Expected one seed for each of the {total} images, got {len(seeds)}.")
         input_ids = self._with_prompt_images(input_ids, pixel_values)
@@ -201,7 +203,7 @@ class LlmCxrImageGenerationMixin:
 
         uniforms = None
         if do_sample:
-            generators = [torch.Generator().manual_seed(s) for s in seeds] if seeds is not None else [None] * total
+            generators = [torch.Generator().manual_seed(int(s)) for s in seeds] if seeds is not None else [None] * total
             uniforms = torch.stack([torch.rand(num_codes, generator=g, dtype=torch.float64) for g in generators])
             uniforms = uniforms.to(device)
         warpers = LogitsProcessorList()
@@ -209,7 +211,7 @@ class LlmCxrImageGenerationMixin:
             warpers.append(TemperatureLogitsWarper(temperature))
         if top_k:
             warpers.append(TopKLogitsWarper(top_k))
-        if top_p is not None and top_p < 1.0:
+        if top_p is not None and top_p != 1.0:
             warpers.append(TopPLogitsWarper(top_p))
 
         code_logits = self._code_logits_function()
@@ -310,10 +312,13 @@ def generate_image(
         `image.info["comment"]`, which says that it is generated and for research only.
 
     Raises:
-        ValueError: the processor and the model do not belong together, or an argument of `generate_image` is wrong.
+        ValueError: the processor and the model do not belong together, no text is given, or an argument of `generate_image`
+            is wrong.
     """
     model.check_processor(processor)
     texts = [text] if isinstance(text, str) else list(text)
+    if not texts:
+        raise ValueError("Expected at least one text to draw, got none.")
     inputs = processor(text=processor.image_prompts(texts, instruction), return_tensors="pt", padding=True)
     inputs = inputs.to(model.device)
     generate_kwargs = processor.with_negative_prompt(generate_kwargs, instruction, model.device)

@@ -322,14 +322,19 @@ class LlmCxrForCausalLM(LlmCxrImageGenerationMixin, PreTrainedModel, GenerationM
 
     def check_processor(self, processor: LlmCxrProcessor) -> None:
         """Raises a `ValueError` where the processor is not that of this model."""
-        config = self.config
-        mine = (config.image_token_id, config.image_token_offset, config.vq_config.codebook_size)
-        theirs = (processor.image_token_id, processor.image_token_offset, processor.codebook_size)
-        if mine != theirs or config.vq_config.num_image_tokens != processor.num_image_tokens:
+        theirs = {
+            **processor.token_layout,
+            "codebook_size": processor.codebook_size,
+            "num_image_tokens": processor.num_image_tokens,
+        }
+        mine = {name: getattr(self.config, name) for name in processor.token_layout} | {
+            "codebook_size": self.config.vq_config.codebook_size,
+            "num_image_tokens": self.config.vq_config.num_image_tokens,
+        }
+        if different := [name for name in mine if mine[name] != theirs[name]]:
+            values = ", ".join(f"`{name}` is {theirs[name]} and not {mine[name]}" for name in different)
             raise ValueError(
-                "The processor does not belong to this model: (placeholder id, id of code 0, number of codes) is "
-                f"{theirs} with {processor.num_image_tokens} codes an image, and the model has {mine} with "
-                f"{config.vq_config.num_image_tokens}. Load both from the same checkpoint."
+                f"The processor does not belong to this model: its {values}. Load both from the same checkpoint."
             )
 
 

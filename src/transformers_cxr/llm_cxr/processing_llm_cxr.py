@@ -249,12 +249,17 @@ class LlmCxrProcessor(ProcessorMixin):
             no codec is set.
 
         Raises:
-            ValueError: images and slots do not match in number, or codes are not those of a whole image.
+            ValueError: images and slots do not match in number, codes are not those of a whole image, or there are codes
+                and no text to write them into.
         """
         if image_codes is not None:
             if images is not None:
                 raise ValueError("Give `images` or `image_codes`, not both.")
             images = _ImageCodes(self._checked_codes(image_codes))
+        if images is not None and text is None and (image_codes is not None or self.codec is not None):
+            raise ValueError(
+                f"Codes are written into a text: give `text` with a slot ('{self.image_token}') for each image."
+            )
         outputs = super().__call__(images=images, text=text, **kwargs)
         if self.text_image_markers and text is not None:
             outputs["input_ids"] = self._with_text_markers(outputs["input_ids"])
@@ -334,6 +339,9 @@ class LlmCxrProcessor(ProcessorMixin):
 
     def image_prompts(self, texts: Sequence[str], instruction: str) -> list[str]:
         """Prompts that ask for the image of each text, up to and with the begin-of-image token."""
+        for text in texts:
+            if not isinstance(text, str):
+                raise TypeError(f"Expected a text to draw, got {type(text).__name__}.")
         conversations = [
             [{"role": "user", "content": [{"type": "text", "text": instruction}, {"type": "text", "text": text}]}]
             for text in texts

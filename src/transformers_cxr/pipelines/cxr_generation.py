@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 from transformers import Pipeline
 
 from ..llm_cxr.generation_llm_cxr import IMAGE_INSTRUCTION
@@ -54,7 +56,7 @@ class CxrGenerationPipeline(Pipeline):
 
     def _forward(self, model_inputs, instruction: str = IMAGE_INSTRUCTION, **kwargs):
         kwargs = self.processor.with_negative_prompt(kwargs, instruction, self.model.device)
-        if isinstance(seed := kwargs.get("seed"), int):
+        if isinstance(seed := kwargs.get("seed"), Integral):
             # The images of a text do not depend on the texts that are in its batch.
             seeds = [seed + i for i in range(kwargs.get("num_images", 1))]
             kwargs["seed"] = seeds * len(model_inputs["input_ids"])

@@ -22,6 +22,8 @@ class _CxrTextPipeline(Pipeline):
         self.model.check_processor(self.processor)
 
     def _prompt(self, image, instruction: str) -> dict:
+        # Opened here, as Transformers takes `None` for an image that is given elsewhere.
+        image = self.processor.image_processor.fetch_images(image)
         content = [{"type": "text", "text": instruction}, {"type": "image", "image": image}]
         return self.processor.apply_chat_template(
             [{"role": "user", "content": content}],
@@ -34,10 +36,13 @@ class _CxrTextPipeline(Pipeline):
     def _forward(self, model_inputs, **generate_kwargs):
         generate_kwargs = self._prepare_generate_kwargs(generate_kwargs, return_dict_in_generate=False)
         output = self.model.generate(**model_inputs, generation_mode="text", **generate_kwargs)
-        return {"generated_ids": output[:, model_inputs["input_ids"].shape[1] :]}
+        new_ids = output[:, model_inputs["input_ids"].shape[1] :]
+        # One row an image, whatever `num_return_sequences` is: batches are taken apart along the first dimension.
+        return {"generated_ids": new_ids.unflatten(0, (len(model_inputs["input_ids"]), -1))}
 
     def postprocess(self, model_outputs) -> list[dict[str, str]]:
-        texts = self.processor.post_process_multimodal_output(model_outputs["generated_ids"], generation_mode="text")
+        new_ids = model_outputs["generated_ids"].flatten(0, 1)
+        texts = self.processor.post_process_multimodal_output(new_ids, generation_mode="text")
         return [{"generated_text": text.strip()} for text in texts]
 
 
@@ -67,7 +72,8 @@ class CxrReportPipeline(_CxrTextPipeline):
                 Arguments of `generate`; they can also be given by themselves.
 
         Returns:
-            `list[dict]`: `[{"generated_text": str}]` for an image, a list of such lists for several.
+            `list[dict]`: `[{"generated_text": str}]` for an image (with `num_return_sequences` entries), a list of such
+            lists for several.
         """
         return super().__call__(images, **kwargs)
 
@@ -100,13 +106,14 @@ class CxrVqaPipeline(_CxrTextPipeline):
                 Arguments of `generate`; they can also be given by themselves.
 
         Returns:
-            `list[dict]`: `[{"generated_text": str}]` for a question, a list of such lists for several.
+            `list[dict]`: `[{"generated_text": str}]` for a question (with `num_return_sequences` entries), a list of such
+            lists for several.
         """
         if question is None:
             return super().__call__(image, **kwargs)
-        if not isinstance(image, list) and isinstance(question, str):
+        if not isinstance(image, list) and not isinstance(question, list):
             return super().__call__({"image": image, "question": question}, **kwargs)
-        if isinstance(question, str):
+        if not isinstance(question, list):
             question = [question] * len(image)
         if not isinstance(image, list):
             image = [image] * len(question)
@@ -117,4 +124,6 @@ class CxrVqaPipeline(_CxrTextPipeline):
     def preprocess(self, inputs: dict):
         if not isinstance(inputs, dict) or not {"image", "question"} <= inputs.keys():
             raise ValueError('Expected an image and a question: `pipe(image=..., question="...")`.')
+        if not isinstance(inputs["question"], str):
+            raise TypeError(f"Expected a question as a string, got {type(inputs['question']).__name__}.")
         return self._prompt(inputs["image"], inputs["question"])
