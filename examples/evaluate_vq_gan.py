@@ -7,6 +7,10 @@ The tokenizer of the embedded checkpoint is evaluated unless `--model` names a t
 a Hugging Face imagefolder with a `metadata.csv` (columns in `transformers_cxr.data.image_folder`), or any folder of images.
 Writes `metrics.json`, `metrics.md` and `images.png` (images above, reconstructions below) in `OUTPUT_DIR`.
 
+With a classifier of X-rays, `clinical_distance` is the squared difference of its features, and `label_agreement` the share of
+its labels that are the same for image and reconstruction. For one that `train_classifier.py` made, `*_of_images` and
+`*_of_reconstructions` are its balanced accuracies on both.
+
 `spectrum` is the curve of the reconstructions' spectral energy as a share of the images', in rings up to a quarter cycle a
 pixel: 1 is as sharp as the images, 0 is blurred. `spectral_ratio_mean` and `spectral_ratio_min` are of its rings.
 """
@@ -17,11 +21,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import nn
 from tqdm import tqdm
-from transformers import AutoConfig, AutoImageProcessor, AutoModel
+from train_classifier import CLASSES, balanced_accuracies, class_of
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, EvalPrediction
 
 from transformers_cxr import CXRVQTokenizer, checkpoint
-from transformers_cxr.data.image_folder import list_images
+from transformers_cxr.data.image_folder import list_images, read_image_folder
 from transformers_cxr.evaluation.reconstruction import (
     codebook_statistics,
     image_distances,
@@ -29,9 +35,10 @@ from transformers_cxr.evaluation.reconstruction import (
     reconstruction_picture,
 )
 from transformers_cxr.llm_cxr.image_processing_llm_cxr import save_image
-from transformers_cxr.training.arguments import parse_arguments
+from transformers_cxr.training.arguments import run_script
 from transformers_cxr.training.clinical import ClinicalClassifier, load_clinical_classifier
 from transformers_cxr.training.images import ImageDataset
+from transformers_cxr.training.vq_gan import load_lpips
 
 UNITS = {"psnr": "dB", "codebook_perplexity": "codes", "clinical_distance": "squared feature"}
 
@@ -45,6 +52,7 @@ class Arguments:
     clinical_classifier: str = field(
         default="", metadata={"help": "a name of torchxrayvision or the folder of an image classifier"}
     )
+    lpips: bool = field(default=False, metadata={"help": "measure LPIPS too, which needs the weights of VGG-16"})
     batch_size: int = field(default=8, metadata={"help": "images at once"})
 
 
@@ -56,7 +64,10 @@ def load_tokenizer(path: str) -> CXRVQTokenizer:
 
 @torch.no_grad()
 def measure(
-    tokenizer: CXRVQTokenizer, pixel_values: torch.FloatTensor, classifier: ClinicalClassifier | None
+    tokenizer: CXRVQTokenizer,
+    pixel_values: torch.FloatTensor,
+    classifier: ClinicalClassifier | None,
+    perceptual: nn.Module | None,
 ) -> dict[str, torch.Tensor]:
     """What is measured of each image of a batch, each value with the batch as its first dimension."""
     codes = tokenizer.encode(pixel_values)
@@ -68,20 +79,43 @@ def measure(
         "energy": radial_energy(pixel_values, num_rings),
         "reconstructed_energy": radial_energy(reconstruction, num_rings),
     }
+    if perceptual is not None:
+        images = [image.expand(-1, 3, -1, -1) for image in (reconstruction, pixel_values)]
+        values["lpips"] = perceptual(*images).view(-1)
     if classifier is not None:
-        values["clinical_distance"] = (classifier(reconstruction) - classifier(pixel_values)).square().mean(dim=1)
-        same = classifier.predict(reconstruction) == classifier.predict(pixel_values)
-        values["label_agreement"] = same.float().mean(dim=1)
+        features = [classifier(image) for image in (reconstruction, pixel_values)]
+        values["clinical_distance"] = (features[0] - features[1]).square().mean(dim=1)
+        values["logits_of_reconstructions"], values["logits_of_images"] = map(classifier.head, features)
+        labels = [classifier.labels(values[f"logits_of_{of}"]) for of in ("reconstructions", "images")]
+        values["label_agreement"] = (labels[0] == labels[1]).float().mean(dim=1)
     return values
 
 
-def summarize(values: dict[str, torch.Tensor], codebook_size: int) -> dict:
+def read_classes(data_dir: str, split: str) -> torch.LongTensor:
+    """
+    The index in `CLASSES` of each image of a split, -1 where it is not known; of the datasets that `train_classifier.load`
+    reads.
+    """
+    studies = read_image_folder(data_dir, split)
+    sources = {study.source for study in studies if study.etiology}
+    classes = [class_of(study) if study.source in sources else None for study in studies]
+    return torch.tensor([-1 if name is None else CLASSES.index(name) for name in classes])
+
+
+def summarize(values: dict[str, torch.Tensor], codebook_size: int, classes: torch.LongTensor | None) -> dict:
     """The measures of a set of images from those of each."""
     spectrum = values["reconstructed_energy"].mean(dim=0) / values["energy"].mean(dim=0)
     summary = {"images": len(values["psnr"])}
     summary |= {name: value.mean().item() for name, value in values.items() if value.ndim == 1}
     summary |= {"spectral_ratio_mean": spectrum.mean().item(), "spectral_ratio_min": spectrum.min().item()}
     summary |= codebook_statistics(values["codes"], codebook_size)
+    if classes is not None:
+        known = classes >= 0
+        # A balanced accuracy needs images of every class.
+        if len(classes[known].unique()) == len(CLASSES):
+            for of in ("images", "reconstructions"):
+                prediction = EvalPrediction(values[f"logits_of_{of}"][known].numpy(), classes[known].numpy())
+                summary |= {f"{name}_of_{of}": value for name, value in balanced_accuracies(prediction).items()}
     rings = len(spectrum)
     summary["spectrum"] = {
         f"{(i + 1) / rings / 4:.4f} cycles/pixel": share for i, share in enumerate(spectrum.tolist())
@@ -98,9 +132,9 @@ def to_markdown(metrics: dict[str, dict[str, dict]]) -> str:
     for kind in ("measure", "spectrum"):
         rows = [values if kind == "measure" else values["spectrum"] for values in columns.values()]
         lines += [f"| {kind} | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-        for name in [name for name in rows[0] if name != "spectrum"]:
+        for name in dict.fromkeys(name for row in rows for name in row if name != "spectrum"):
             label = f"{name} ({UNITS[name]})" if name in UNITS else name
-            lines.append(f"| {label} | {' | '.join(f'{row[name]:.4g}' for row in rows)} |")
+            lines.append(f"| {label} | {' | '.join(f'{row[name]:.4g}' if name in row else '' for row in rows)} |")
         lines.append("")
     return "\n".join(lines)
 
@@ -109,7 +143,13 @@ def main(args: Arguments):
     path = args.model or checkpoint("llm-cxr")
     tokenizer = load_tokenizer(path)
     image_processor = AutoImageProcessor.from_pretrained(path)
-    classifier = load_clinical_classifier(args.clinical_classifier) if args.clinical_classifier else None
+    classifier, has_classes = None, False
+    if args.clinical_classifier:
+        classifier = load_clinical_classifier(args.clinical_classifier)
+        if Path(args.clinical_classifier).is_dir() and (Path(args.data_dir) / "metadata.csv").is_file():
+            names = AutoConfig.from_pretrained(args.clinical_classifier).id2label.values()
+            has_classes = tuple(names) == CLASSES
+    perceptual = load_lpips() if args.lpips else None
     output_dir = Path(args.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
 
@@ -128,16 +168,21 @@ def main(args: Arguments):
             if examples:
                 readable += examples
                 pixel_values = torch.stack([example["pixel_values"] for example in examples.values()])
-                batches.append(measure(tokenizer, pixel_values, classifier))
+                batches.append(measure(tokenizer, pixel_values, classifier, perceptual))
         if len(readable) < len(paths):
             print(f"{len(paths) - len(readable)} of {len(paths)} images could not be read.")
         values = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+        classes = read_classes(args.data_dir, split)[readable] if has_classes else None
         rows_of = defaultdict(list)
         for position, row in enumerate(readable):
             rows_of[sources[row]].append(position)
             rows_of["all"].append(position)
         metrics[split] = {
-            source: summarize({name: value[rows] for name, value in values.items()}, tokenizer.config.codebook_size)
+            source: summarize(
+                {name: value[rows] for name, value in values.items()},
+                tokenizer.config.codebook_size,
+                None if classes is None else classes[rows],
+            )
             for source, rows in sorted(rows_of.items())
         }
         shown += [dataset[readable[rows[0]]]["pixel_values"] for _, rows in sorted(rows_of.items())]
@@ -149,4 +194,4 @@ def main(args: Arguments):
 
 
 if __name__ == "__main__":
-    main(*parse_arguments(Arguments))
+    run_script(main, Arguments)

@@ -26,9 +26,8 @@ only with the same data and settings. The finished model and its processor are s
 adapter in `OUTPUT_DIR/adapter` and the merged model in `OUTPUT_DIR/final`.
 """
 
-import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -47,7 +46,7 @@ from transformers_cxr import CXRVQTokenizer, LlmCxrForCausalLM, LlmCxrProcessor,
 from transformers_cxr.data.mixture import STAGE_1, Stage, stage_mixture
 from transformers_cxr.data.records import load_rows
 from transformers_cxr.data.tables import table_rows
-from transformers_cxr.training.arguments import parse_arguments
+from transformers_cxr.training.arguments import run_script
 from transformers_cxr.training.callbacks import SampleCallback
 from transformers_cxr.training.instructions import InstructionCollator, InstructionDataset
 from transformers_cxr.training.resuming import checkpoint_of_run, data_fingerprint
@@ -91,6 +90,7 @@ class DataArguments:
         default="", metadata={"help": "questions about them, .parquet; by default from their labels"}
     )
     texts: str = field(default="", metadata={"help": "conversations without images, .parquet"})
+    eval_texts: str = field(default="", metadata={"help": "such conversations to evaluate on, .parquet"})
     ratios: dict = field(
         default_factory=lambda: dict(STAGE_1.ratios), metadata={"help": "shares of report, image, vqa and text"}
     )
@@ -130,16 +130,23 @@ def load_data(args: DataArguments, training_args: TrainingArguments) -> tuple[Se
     if training_args.max_steps < 1:
         raise ValueError("Set `--max_steps`: a mixture of tasks has no end of its own.")
     stage = Stage(args.ratios, tuple(args.views) or None, args.first_study, args.sections)
-    sources = [load_rows(path) if path else None for path in (args.records, args.questions, args.texts)]
+    paths = (args.records, args.questions, args.texts, args.eval_texts)
+    records, questions, texts, eval_texts = (load_rows(path) if path else None for path in paths)
     options = {"both_directions": args.both_directions, "empty_prompt_ratio": args.empty_prompt_ratio}
     size = training_args.max_steps * training_args.train_batch_size * training_args.gradient_accumulation_steps
-    train = stage_mixture(stage, *sources, size=size * training_args.world_size, seed=training_args.seed, **options)
+    size *= training_args.world_size
+    train = stage_mixture(stage, records, questions, texts, size=size, seed=training_args.seed, **options)
     train = reweighted(train, args.source_weights, args.balanced, args.num_questions)
     # The mixture is in random order, and keeps its ratios in this order.
     training_args.train_sampling_strategy = "sequential"
     if not args.eval_size:
         return train, None
-    return train, stage_mixture(stage, *sources, size=args.eval_size, split="validation", seed=training_args.seed)
+    if eval_texts is None:
+        # Texts have no splits: those that are trained on tell nothing.
+        stage = replace(stage, ratios={task: ratio for task, ratio in stage.ratios.items() if task != "text"})
+    return train, stage_mixture(
+        stage, records, questions, eval_texts, size=args.eval_size, split="validation", seed=training_args.seed
+    )
 
 
 def load_language_model(args: ModelArguments, seed: int) -> tuple[LlmCxrForCausalLM, LlmCxrProcessor]:
@@ -210,7 +217,7 @@ def main(
     train, evaluation = load_data(data_args, training_args)
     model, processor = load_model(model_args, training_args)
     # Of the data, what they hold counts and not where they are.
-    files = {"conversations", "eval_conversations", "records", "questions", "texts", "eval_size"}
+    files = {"conversations", "eval_conversations", "records", "questions", "texts", "eval_texts", "eval_size"}
     settings = asdict(model_args) | {name: value for name, value in asdict(data_args).items() if name not in files}
     settings["data_fingerprint"] = data_fingerprint(train)
     resume_from = checkpoint_of_run(training_args, settings)
@@ -236,6 +243,9 @@ def main(
         data_collator=InstructionCollator(processor.tokenizer.pad_token_id, packing, return_tasks=True),
         processing_class=processor,
     )
+    if training_args.fsdp and not trainer.is_fsdp_enabled:
+        # Accelerate would leave it out without a word.
+        raise ValueError("`fsdp` shards over several GPUs or other accelerators. On CPUs train without it.")
     if sample_args.sample_steps:
         shown = train if evaluation is None else evaluation
         trainer.add_callback(
@@ -254,7 +264,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        main(*parse_arguments(ModelArguments, DataArguments, SampleArguments, TrainingArguments))
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"Error: {error}")
+    run_script(main, ModelArguments, DataArguments, SampleArguments, TrainingArguments)

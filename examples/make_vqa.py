@@ -30,7 +30,7 @@ from transformers import (
 
 from transformers_cxr.data.records import load_rows, select_records
 from transformers_cxr.data.vqa import parse_question_answers, why_not_grounded
-from transformers_cxr.training.arguments import parse_arguments
+from transformers_cxr.training.arguments import run_script
 
 PROMPT = """\
 Write {number} short questions that can be asked about the chest X-ray of this report, each about another finding, and answer \
@@ -183,4 +183,4 @@ def main(args: Arguments):
 
 
 if __name__ == "__main__":
-    main(*parse_arguments(Arguments))
+    run_script(main, Arguments)

@@ -12,7 +12,6 @@ the model: `--model runs/new`.
 """
 
 import random
-import sys
 from dataclasses import dataclass, field
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -21,7 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 from transformers_cxr import CXRVQTokenizer, LlmCxrForCausalLM, LlmCxrImageProcessor
 from transformers_cxr.data.image_folder import Study, read_image_folder
 from transformers_cxr.data.instructions import image_conversation, report_conversation, vqa_conversation
-from transformers_cxr.training.arguments import parse_arguments
+from transformers_cxr.training.arguments import run_script
 
 
 @dataclass
@@ -76,7 +75,4 @@ def main(args: Arguments):
 
 
 if __name__ == "__main__":
-    try:
-        main(*parse_arguments(Arguments))
-    except (ValueError, OSError) as error:
-        sys.exit(f"Error: {error}")
+    run_script(main, Arguments)

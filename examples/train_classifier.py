@@ -33,7 +33,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from transformers_cxr import LlmCxrImageProcessor
 from transformers_cxr.data.image_folder import Study, read_image_folder
-from transformers_cxr.training.arguments import parse_arguments
+from transformers_cxr.training.arguments import run_script
 
 CLASSES = ("normal", "bacterial", "viral")
 
@@ -164,4 +164,4 @@ def main(args: ScriptArguments, training_args: TrainingArguments):
 
 
 if __name__ == "__main__":
-    main(*parse_arguments(ScriptArguments, TrainingArguments))
+    run_script(main, ScriptArguments, TrainingArguments)

@@ -16,13 +16,14 @@ With the codes settled, the decoder alone is trained further; no code changes, s
         --output_dir runs/vq_decoder
 
 `DATA` is a Hugging Face imagefolder with a `metadata.csv` (columns in `transformers_cxr.data.image_folder`), whose train
-split is used, or any folder of images. `accelerate launch` in the place of `python` trains on several devices. Training
-resumes from `OUTPUT_DIR/checkpoint-STEP` where there is one, to the same weights as without the interruption; the finished
-tokenizer and its image processor are saved in `OUTPUT_DIR`, pictures of reconstructions in `OUTPUT_DIR/samples`.
-`docs/train_vq_gan.md` explains the losses and settings.
+split is used, any folder of images, or a Parquet or WebDataset file or a folder of these, which are streamed. `accelerate
+launch` in the place of `python` trains on several devices. Training resumes from `OUTPUT_DIR/checkpoint-STEP` where there is
+one, to the same weights as without the interruption; the finished tokenizer and its image processor are saved in
+`OUTPUT_DIR`, pictures of reconstructions in `OUTPUT_DIR/samples`. `docs/train_vq_gan.md` explains the losses and settings.
 """
 
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -38,22 +39,26 @@ from transformers.trainer_utils import SchedulerType
 
 from transformers_cxr import CXRVQTokenizer, CXRVQTokenizerConfig, LlmCxrImageProcessor
 from transformers_cxr.data.image_folder import list_images
+from transformers_cxr.data.sources import open_source
 from transformers_cxr.evaluation.reconstruction import reconstruction_picture
 from transformers_cxr.llm_cxr.image_processing_llm_cxr import save_image
-from transformers_cxr.training.arguments import parse_arguments
-from transformers_cxr.training.checkpoints import last_checkpoint, save_checkpoint
+from transformers_cxr.training.arguments import run_script
+from transformers_cxr.training.checkpoints import check_same_run, last_checkpoint, save_checkpoint
 from transformers_cxr.training.clinical import load_clinical_classifier
 from transformers_cxr.training.codebook import CodebookKeeper
 from transformers_cxr.training.discriminator import PatchDiscriminator
-from transformers_cxr.training.images import ImageDataset
+from transformers_cxr.training.images import ImageDataset, ImageStream, collate_images, is_streamed
 from transformers_cxr.training.vq_gan import AutoencoderLoss, PerceptualLoss, hinge_loss, load_lpips
 
 logger = get_logger(__name__)
 
+# The settings that do not change what comes out.
+FREE_SETTINGS = ("output_dir", "dataloader_num_workers", "save_every", "sample_every", "logging_steps", "report_to")
+
 
 @dataclass
 class Arguments:
-    data_dir: str = field(metadata={"help": "imagefolder with a metadata.csv, or any folder of images"})
+    data_dir: str = field(metadata={"help": "folder of images, or a Parquet or WebDataset file or folder"})
     output_dir: str = field(metadata={"help": "where the tokenizer and the training state are saved"})
     model: dict = field(default_factory=dict, metadata={"help": "fields of CXRVQTokenizerConfig"})
     initial_model: str = field(default="", metadata={"help": "tokenizer to start from, in place of `model`"})
@@ -61,6 +66,7 @@ class Arguments:
 
     gradient_weight: float = field(default=1.0, metadata={"help": "weight of the finite differences in the loss"})
     squared_weight: float = field(default=0.0, metadata={"help": "weight of the squared error in the loss"})
+    spectral_weight: float = field(default=0.0, metadata={"help": "weight of local Fourier amplitudes in the loss"})
     perceptual_weight: float = field(default=0.0, metadata={"help": "weight of LPIPS in the loss"})
     clinical_weight: float = field(default=0.0, metadata={"help": "weight of the clinical term in the loss"})
     clinical_classifier: str = field(
@@ -68,6 +74,7 @@ class Arguments:
         metadata={"help": "of the clinical term: a name of torchxrayvision or the folder of an image classifier"},
     )
     disc_weight: float = field(default=0.0, metadata={"help": "factor of the adversarial loss's adaptive weight"})
+    disc_channels: int = field(default=64, metadata={"help": "channels of the discriminator's first layer"})
     disc_start: int = field(default=0, metadata={"help": "steps before discriminator and adversarial loss begin"})
 
     source_weights: dict = field(
@@ -131,6 +138,7 @@ def main(args: Arguments):
     loss_of = AutoencoderLoss(
         gradient_weight=args.gradient_weight,
         squared_weight=args.squared_weight,
+        spectral_weight=args.spectral_weight,
         perceptual_weight=args.perceptual_weight,
         clinical_weight=args.clinical_weight,
         disc_weight=args.disc_weight,
@@ -139,7 +147,11 @@ def main(args: Arguments):
         loss_of.perceptual = PerceptualLoss(load_lpips()).to(accelerator.device)
     if args.clinical_weight:
         loss_of.clinical = load_clinical_classifier(args.clinical_classifier).to(accelerator.device)
-    discriminator = PatchDiscriminator(config.in_channels) if args.disc_weight else None
+    discriminator = PatchDiscriminator(config.in_channels, args.disc_channels) if args.disc_weight else None
+
+    run = {name: value for name, value in asdict(args).items() if name not in FREE_SETTINGS}
+    check_same_run(accelerator, args.output_dir, run | {"num_processes": accelerator.num_processes})
+    checkpoint, start = last_checkpoint(args.output_dir) or (None, 0)
 
     # The images. Every process takes its part of one order, which the seed fixes.
     image_processor = LlmCxrImageProcessor(
@@ -147,16 +159,33 @@ def main(args: Arguments):
         crop_size={"height": config.image_size, "width": config.image_size},
         do_convert_rgb=config.in_channels == 3,
     )
-    paths, sources = list_images(args.data_dir, "train")
-    dataset = ImageDataset(paths, image_processor)
-    weights = [args.source_weights.get(source, 1.0) for source in sources]
-    images_a_step = args.batch_size * accelerator.num_processes * args.gradient_accumulation_steps
-    sampler = WeightedRandomSampler(
-        weights, args.steps * images_a_step, generator=torch.Generator().manual_seed(args.seed)
-    )
-    order = torch.tensor(list(sampler)).view(-1, accelerator.num_processes, args.batch_size)
-    order = order[:, accelerator.process_index].flatten().tolist()
-    shown = torch.stack([dataset[i]["pixel_values"] for i in range(0, len(dataset), -(-len(dataset) // 8))])
+    if is_streamed(args.data_dir):
+        if args.source_weights:
+            raise ValueError("`source_weights` needs a folder of images: a stream has no sources.")
+        dataset = ImageStream(
+            open_source(args.data_dir, "train", image_column=None, id_column=None),
+            image_processor,
+            args.batch_size,
+            start=start * args.gradient_accumulation_steps,
+            process_index=accelerator.process_index,
+            num_processes=accelerator.num_processes,
+            seed=args.seed,
+        )
+        order = None
+        shown = ImageStream(dataset.source, image_processor, batch_size=1, seed=args.seed)
+        shown = torch.stack([example["pixel_values"] for example in islice(shown, 8)])
+    else:
+        paths, sources = list_images(args.data_dir, "train")
+        dataset = ImageDataset(paths, image_processor)
+        weights = [args.source_weights.get(source, 1.0) for source in sources]
+        images_a_step = args.batch_size * accelerator.num_processes * args.gradient_accumulation_steps
+        sampler = WeightedRandomSampler(
+            weights, args.steps * images_a_step, generator=torch.Generator().manual_seed(args.seed)
+        )
+        order = torch.tensor(list(sampler)).view(-1, accelerator.num_processes, args.batch_size)
+        order = order[:, accelerator.process_index].flatten().tolist()
+        order = order[start * args.gradient_accumulation_steps * args.batch_size :]
+        shown = torch.stack([dataset[i]["pixel_values"] for i in range(0, len(dataset), -(-len(dataset) // 8))])
 
     # The optimizers.
     adam = {
@@ -180,16 +209,15 @@ def main(args: Arguments):
         average = EMAModel(tokenizer.parameters(), decay=args.ema_decay)
         accelerator.register_for_checkpointing(average)
 
-    checkpoint, start = last_checkpoint(args.output_dir) or (None, 0)
     loader = DataLoader(
         dataset,
         args.batch_size,
-        sampler=order[start * args.gradient_accumulation_steps * args.batch_size :],
-        collate_fn=dataset.collate,
-        num_workers=args.dataloader_num_workers,
+        sampler=order,
+        collate_fn=collate_images,
+        num_workers=args.dataloader_num_workers if order else min(args.dataloader_num_workers, 1),
     )
     # A loader that begins draws from the random state, so it begins before that state is restored.
-    batches = iter(loader)
+    batches = islice(iter(loader), (args.steps - start) * args.gradient_accumulation_steps)
     if checkpoint:
         accelerator.load_state(str(checkpoint))
         if args.ema_decay:
@@ -280,7 +308,8 @@ def main(args: Arguments):
 
     progress.close()
     if unreadable:
-        logger.warning(f"{len(unreadable)} of {len(paths)} images could not be read.", main_process_only=False)
+        total = f" of {len(paths)}" if order else ""
+        logger.warning(f"{len(unreadable)}{total} images could not be read.", main_process_only=False)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         if args.ema_decay:
@@ -291,4 +320,4 @@ def main(args: Arguments):
 
 
 if __name__ == "__main__":
-    main(*parse_arguments(Arguments))
+    run_script(main, Arguments)

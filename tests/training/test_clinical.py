@@ -90,10 +90,10 @@ def test_the_network_stays_frozen_in_training(classifier, images):
 
 def test_labels_are_the_most_probable_or_those_above_their_thresholds(classifier, images):
     logits = classifier.head(classifier(images))
-    assert classifier.predict(images).tolist() == logits.argmax(dim=1)[:, None].tolist()
+    assert classifier.labels(logits).tolist() == logits.argmax(dim=1)[:, None].tolist()
     probabilities = logits.sigmoid()
     classifier.thresholds = probabilities[0] + torch.tensor([-0.01, 0.01, 0.0])
-    assert classifier.predict(images[:1]).tolist() == [[1, 0, 1]]
+    assert classifier.labels(logits[:1]).tolist() == [[1, 0, 1]]
 
 
 def test_an_image_classifier_of_transformers_gives_its_own_logits(tmp_path, images):
@@ -110,7 +110,6 @@ def test_an_image_classifier_of_transformers_gives_its_own_logits(tmp_path, imag
     with torch.no_grad():
         torch.testing.assert_close(classifier.head(classifier(images)), model(normalized).logits)
     assert classifier(images).shape == (2, 16)
-    assert classifier.predict(images).tolist() == model(normalized).logits.argmax(dim=1)[:, None].tolist()
 
 
 def test_without_torchxrayvision_the_error_names_the_extra(monkeypatch):
@@ -128,3 +127,10 @@ def test_without_the_weights_the_error_names_the_way_out(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchxrayvision.models", types.SimpleNamespace(DenseNet=offline))
     with pytest.raises(OSError, match=r"'densenet121-res224-all'.*no network.*torchxrayvision/models_data"):
         load_clinical_classifier("densenet121-res224-all")
+
+
+def test_a_classifier_that_is_neither_a_folder_nor_known_is_named():
+    with pytest.raises(
+        ValueError, match="'nowhere' is neither a folder nor a DenseNet of torchxrayvision: densenet121-"
+    ):
+        load_clinical_classifier("nowhere")

@@ -2,12 +2,15 @@
 
 import csv
 import importlib.util
+import runpy
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -277,6 +280,23 @@ def test_any_folder_of_images_trains_and_unreadable_files_are_named_and_counted(
     assert "2 of 13 images could not be read." in caplog.text
 
 
+def test_a_parquet_file_is_streamed_and_resumed_to_the_same_weights(script, plain, data_dir, killed_at, tmp_path):
+    paths = sorted(data_dir.glob("*.png"))
+    rows = [{"bytes": path.read_bytes(), "path": path.name} for path in paths]
+    rows[4]["bytes"] = rows[4]["bytes"][:80]
+    pq.write_table(pa.table({"image": rows}), tmp_path / "images.parquet")
+    args = replace(plain, data_dir=str(tmp_path / "images.parquet"), source_weights={}, save_every=2)
+    script.main(args)
+    resumed = replace(args, output_dir=str(tmp_path / "resumed"))
+    killed_at(resumed, forwards=3)
+    with pytest.raises(ValueError, match="of another run: seed was 0 and is 7"):
+        script.main(replace(resumed, seed=7))
+    script.main(resumed)
+    assert_same_weights(args.output_dir, resumed.output_dir)
+    with pytest.raises(ValueError, match="`source_weights` needs a folder of images"):
+        script.main(replace(args, source_weights={"a": 2.0}, output_dir=str(tmp_path / "weighted")))
+
+
 def test_an_empty_folder_is_an_error(script, plain, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"No image in '.*empty'"):
@@ -309,7 +329,7 @@ def test_a_collapse_of_the_codebook_is_told_once(script, plain, monkeypatch, cap
     assert caplog.text.count("The codebook has collapsed by step 0: the perplexity of 32 codes is") == 1
 
 
-@pytest.mark.parametrize("name", ["vq_gan_paper", "vq_gan_tiny", "vq_gan_tiny_decoder"])
+@pytest.mark.parametrize("name", ["vq_gan_paper", "vq_gan_tiny", "vq_gan_tiny_decoder", "vq_gan_tiny_sharp"])
 def test_recipes_set_what_they_name(script, monkeypatch, name):
     path = EXAMPLES / f"{name}.yaml"
     monkeypatch.setattr(sys, "argv", ["train", "--config", str(path), "--data_dir", "d", "--output_dir", "o"])
@@ -326,3 +346,9 @@ def test_the_paper_recipe_trains_on_a_smaller_model(script, data_dir, tmp_path, 
     (args,) = parse_arguments(script.Arguments)
     script.main(replace(args, model=MODEL | {"in_channels": 3}, steps=3, disc_start=1, dataloader_num_workers=0))
     assert CXRVQTokenizer.from_pretrained(tmp_path / "o").config.in_channels == 3
+
+
+def test_a_missing_folder_is_a_message(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["train", "--data_dir", str(tmp_path / "no"), "--output_dir", str(tmp_path / "o")])
+    with pytest.raises(SystemExit, match="^Error: There is no folder"):
+        runpy.run_path(str(EXAMPLES / "train_vq_gan.py"), run_name="__main__")

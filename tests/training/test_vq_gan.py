@@ -18,6 +18,7 @@ from transformers_cxr.training.vq_gan import (
     hinge_loss,
     load_lpips,
     reconstruction_loss,
+    spectral_loss,
 )
 
 
@@ -68,6 +69,43 @@ def test_reconstruction_loss_has_a_gradient():
     reconstruction_loss(reconstruction, torch.eye(4)[None, None]).backward()
     assert torch.isfinite(reconstruction.grad).all()
     assert reconstruction.grad.any()
+
+
+def test_spectral_loss_equals_numpy_window_by_window():
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.rand(2, 1, 24, 32, generator=generator) * 2 - 1 for _ in range(2))
+    # A periodic Hann window by its definition, scaled to a root mean square of one.
+    hann = np.sin(np.pi * np.arange(16) / 16) ** 2
+    window = np.outer(hann, hann) / np.sqrt((np.outer(hann, hann) ** 2).mean())
+    differences = []
+    for image in range(2):
+        for row in (0, 8):
+            for column in (0, 8, 16):
+                amplitudes = [
+                    np.abs(np.fft.rfft2(of[image, 0, row : row + 16, column : column + 16].double().numpy() * window))
+                    / 16
+                    for of in (first, second)
+                ]
+                differences.append(np.abs(amplitudes[0] - amplitudes[1]))
+    assert spectral_loss(first, second, window_size=16).item() == pytest.approx(np.mean(differences), rel=1e-5)
+
+
+def test_spectral_loss_sees_blur_and_not_the_phase():
+    columns = torch.arange(64)
+    wave, shifted = (torch.cos(2 * math.pi * (columns + shift) / 8).expand(1, 1, 64, 64) for shift in (0, 3))
+    blurred = wave * 0.1
+    assert spectral_loss(shifted, wave).item() < 1e-3
+    assert spectral_loss(blurred, wave).item() == pytest.approx(0.9 * spectral_loss(wave * 0, wave).item(), rel=1e-5)
+    # What a loss of pixels prefers.
+    assert reconstruction_loss(blurred, wave) < reconstruction_loss(shifted, wave)
+
+
+def test_spectral_loss_of_images_smaller_than_its_window_has_a_gradient():
+    image = torch.rand(1, 3, 12, 20, generator=torch.Generator().manual_seed(0))
+    reconstruction = (image * 0.5).requires_grad_()
+    spectral_loss(reconstruction, image).backward()
+    assert torch.isfinite(reconstruction.grad).all() and reconstruction.grad.any()
+    assert spectral_loss(image, image).item() == 0
 
 
 def test_hinge_loss_equals_its_definition_patch_by_patch():
@@ -206,6 +244,7 @@ def test_the_loss_is_the_weighted_sum_of_its_parts(tokenizer, pixel_values, lpip
     loss_of = AutoencoderLoss(
         gradient_weight=0.5,
         squared_weight=2.0,
+        spectral_weight=0.3,
         perceptual=PerceptualLoss(lpips_network),
         perceptual_weight=0.7,
         clinical=clinical,
@@ -215,16 +254,19 @@ def test_the_loss_is_the_weighted_sum_of_its_parts(tokenizer, pixel_values, lpip
     output, last_weight = tokenizer(pixel_values), tokenizer.vq_model.decoder.conv_out.weight
     loss, parts = loss_of(output, pixel_values, last_weight, discriminator)
     assert set(parts) == {
-        "reconstruction", "perceptual", "commitment", "clinical", "adversarial", "adaptive_weight"
+        "reconstruction", "spectral", "perceptual", "commitment", "clinical", "adversarial", "adaptive_weight"
     }  # fmt: skip
     pixels = reconstruction_loss(output.reconstruction, pixel_values, 0.5, 2.0)
     torch.testing.assert_close(parts["reconstruction"], pixels.detach())
-    near = pixels + 0.7 * loss_of.perceptual(output.reconstruction, pixel_values)
+    spectral = spectral_loss(output.reconstruction, pixel_values)
+    torch.testing.assert_close(parts["spectral"], spectral.detach())
+    near = pixels + 0.3 * spectral + 0.7 * loss_of.perceptual(output.reconstruction, pixel_values)
     torch.testing.assert_close(
         parts["adaptive_weight"], adaptive_weight(near, -discriminator(output.reconstruction).mean(), last_weight)
     )
     expected = (
         parts["reconstruction"]
+        + 0.3 * parts["spectral"]
         + 0.7 * parts["perceptual"]
         + parts["commitment"]
         + 3.0 * parts["clinical"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Callable
 
 import yaml
 from transformers import HfArgumentParser
@@ -38,3 +40,14 @@ def parse_arguments(*dataclass_types: type) -> tuple:
             actions[name].required = False
         parser.set_defaults(**defaults)
     return parser.parse_args_into_dataclasses(rest)[: len(dataclass_types)]
+
+
+def run_script(main: Callable, *dataclass_types: type) -> None:
+    """
+    Runs `main` with what [`parse_arguments`] makes of the command line. What the user can put right (a wrong setting or file,
+    an extra that is not installed) is one message and exit code 1.
+    """
+    try:
+        main(*parse_arguments(*dataclass_types))
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"Error: {error}")

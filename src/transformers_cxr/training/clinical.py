@@ -24,7 +24,7 @@ class ClinicalClassifier(nn.Module):
         value_range (`tuple[float, float]`):
             The values of black and white that `features` wants, such as `(-1024, 1024)` for torchxrayvision.
         head (`nn.Module`, *optional*):
-            Takes the pooled features and gives logits, `(batch_size, num_labels)`; only `predict` needs it.
+            Takes the pooled features and gives logits, `(batch_size, num_labels)`.
         thresholds (`torch.FloatTensor` of shape `(num_labels,)`, *optional*):
             Probability from which on a label is there. Without it the labels exclude each other.
     """
@@ -74,13 +74,11 @@ class ClinicalClassifier(nn.Module):
             target = self(pixel_values)
         return F.mse_loss(self(reconstruction), target)
 
-    @torch.no_grad()
-    def predict(self, pixel_values: torch.FloatTensor) -> torch.LongTensor:
+    def labels(self, logits: torch.FloatTensor) -> torch.LongTensor:
         """
-        The labels of images: 0 or 1 for each, `(batch_size, num_labels)`, where there are thresholds, and otherwise the
-        most probable one, `(batch_size, 1)`.
+        What the head's logits, `(batch_size, num_labels)`, say: 0 or 1 for each label, `(batch_size, num_labels)`, where
+        there are thresholds, and otherwise the most probable label, `(batch_size, 1)`.
         """
-        logits = self.head(self(pixel_values))
         if self.thresholds is None:
             return logits.argmax(dim=-1, keepdim=True)
         return (logits.sigmoid() >= self.thresholds).long()
@@ -114,6 +112,7 @@ def load_clinical_classifier(name_or_path: str) -> ClinicalClassifier:
     Raises:
         ImportError: torchxrayvision is not installed.
         OSError: its weights are neither there nor can be downloaded.
+        ValueError: there is no such folder or name.
     """
     if Path(name_or_path).is_dir():
         model = AutoModelForImageClassification.from_pretrained(name_or_path)
@@ -129,12 +128,15 @@ def load_clinical_classifier(name_or_path: str) -> ClinicalClassifier:
             thresholds=torch.full((model.config.num_labels,), 0.5) if several else None,
         )
     try:
-        from torchxrayvision.models import DenseNet
+        from torchxrayvision.models import DenseNet, model_urls
     except ImportError as error:
         raise ImportError(
             f"'{name_or_path}' is no folder, and torchxrayvision, which has classifiers by name, is not installed: `pip "
             "install transformers-cxr[clinical]`."
         ) from error
+    names = [name for name in model_urls if name.startswith("densenet")]
+    if name_or_path not in names:
+        raise ValueError(f"'{name_or_path}' is neither a folder nor a DenseNet of torchxrayvision: {', '.join(names)}.")
     try:
         model = DenseNet(weights=name_or_path)
     except OSError as error:

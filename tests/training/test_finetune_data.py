@@ -1,0 +1,71 @@
+"""What the fine-tuning script trains and evaluates on."""
+
+import importlib.util
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from accelerate.state import AcceleratorState
+from datasets import Dataset
+from transformers import TrainingArguments
+
+from transformers_cxr.data.records import StudyRecord, write_records
+from transformers_cxr.data.texts import write_texts
+
+SCRIPT = Path(__file__).parents[2] / "examples" / "finetune_llm_cxr.py"
+
+
+@pytest.fixture
+def script(monkeypatch):
+    spec = importlib.util.spec_from_file_location("finetune_llm_cxr", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "finetune_llm_cxr", module)
+    spec.loader.exec_module(module)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield module
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Paths of records, of texts to train on, and of texts to evaluate on."""
+    studies = [
+        StudyRecord(
+            str(i), str(i), str(i), "x.png", "AP", "", "", {"Pneumonia": i % 2}, split, "kermany", 1, "", "child"
+        )
+        for i, split in enumerate(["train", "validation"] * 4)
+    ]
+    codes = np.random.default_rng(0).integers(0, 32, (8, 16)).tolist()
+    codes = Dataset.from_dict({"id": [study.id for study in studies], "codes": codes})
+    write_records(studies, tmp_path / "records.parquet", codes, codebook_size=32, num_image_tokens=16)
+    for name in ("texts", "eval_texts"):
+        messages = [
+            {"role": role, "content": [{"type": "text", "text": name}]} for role in ("user", "assistant")
+        ]  # fmt: skip
+        write_texts([{"id": name, "messages": messages}], tmp_path / f"{name}.parquet")
+    return {name: str(tmp_path / f"{name}.parquet") for name in ("records", "texts", "eval_texts")}
+
+
+@pytest.fixture
+def training(tmp_path):
+    def training(**changes):
+        return TrainingArguments(
+            output_dir=str(tmp_path / "run"), max_steps=50, report_to="none", use_cpu=True, disable_tqdm=True, **changes
+        )  # fmt: skip
+
+    return training
+
+
+def test_no_text_that_is_trained_on_is_evaluated_on(script, data, training):
+    ratios = {"report": 30, "image": 30, "vqa": 20, "text": 20}
+    arguments = script.DataArguments(**data, ratios=ratios, eval_size=200)
+    train, evaluation = script.load_data(arguments, training())
+    assert {record["id"] for record in train if record["task"] == "text"} == {"texts"}
+    assert {record["id"] for record in evaluation if record["task"] == "text"} == {"eval_texts"}
+    arguments.eval_texts = ""
+    train, evaluation = script.load_data(arguments, training())
+    assert Counter(record["task"] for record in train)["text"] > 0
+    assert set(Counter(record["task"] for record in evaluation)) == {"report", "image", "vqa"}
+    assert {int(record["id"]) % 2 for record in evaluation} == {1}
