@@ -1,4 +1,6 @@
+import errno
 import filecmp
+import shutil
 
 from transformers_cxr import checkpoint as embedded
 
@@ -15,6 +17,16 @@ def test_get_puts_the_embedded_checkpoint_into_the_current_folder(run, tmp_path,
     assert run("get", "--output", tmp_path / "other").exit_code == 0
     result = run("get", "gpt")
     assert result.exit_code == 1 and "there is llm-cxr" in result.stderr
+
+
+def test_get_on_a_full_disk_is_one_message_and_leaves_nothing(run, tmp_path, monkeypatch):
+    def copy(source, target):
+        raise OSError(errno.ENOSPC, "No space left on device", str(target))
+
+    monkeypatch.setattr(shutil, "copy", copy)
+    result = run("get", "--output", tmp_path / "llm-cxr")
+    assert result.exit_code == 1 and result.stderr.count("No space left on the disk") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_info_names_versions_devices_extras_and_the_configuration(run, checkpoint):

@@ -8,6 +8,10 @@ class OutOfMemoryError(RuntimeError):
     pass
 
 
+class SafetensorError(Exception):
+    pass
+
+
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
@@ -15,6 +19,7 @@ class OutOfMemoryError(RuntimeError):
         (FileNotFoundError("not there"), 1, "Error: not there\n"),
         (ImportError("It needs x: `pip install transformers-cxr[demo]`."), 1, "transformers-cxr[demo]"),
         (OutOfMemoryError("CUDA out of memory."), 1, "smaller `--batch-size`"),
+        (SafetensorError("No space left on device"), 1, "Error: No space left on device\n"),
         (KeyboardInterrupt(), 130, "Interrupted. What was finished is kept."),
     ],
 )

@@ -58,6 +58,11 @@ def test_questions_share_a_file(run, checkpoint, images, tmp_path):
     assert all(isinstance(record["answer"], str) for record in records)
 
 
+def test_an_empty_question_is_wrong_usage(run):
+    result = run("ask", "xray.png", " ")
+    assert result.exit_code == 2 and "The question is empty" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

@@ -42,14 +42,17 @@ def get(
     """
     with mistakes_as_messages():
         from ..conversion.output import new_output
+        from ..data.durable import full_disk_as_message
 
         source, target = checkpoint(name), output or Path(name)
         names = [path.name for path in source.iterdir()]
         if target.is_dir() and filecmp.cmpfiles(source, target, names, shallow=False)[0] == names:
             typer.echo(f"'{target}' is there already.")
             return
-        with new_output(target) as partial:
-            shutil.copytree(source, partial)
+        with full_disk_as_message(target), new_output(target) as partial:
+            partial.mkdir()
+            for file in names:
+                shutil.copy(source / file, partial)
     typer.echo(f"Written to {target}.")
 
 

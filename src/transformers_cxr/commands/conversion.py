@@ -22,8 +22,9 @@ def convert(
     Convert the released LLM-CXR and verify the result.
 
     ```
-    transformers-cxr convert --language-model llm-cxr/ --vq-gan-config vqgan.yaml \\
-        --vq-gan-checkpoint vqgan.ckpt --output llm-cxr-3b
+    transformers-cxr convert --language-model llm-cxr/ \\
+        --vq-gan-config vqgan.yaml --vq-gan-checkpoint vqgan.ckpt \\
+        --output llm-cxr-3b
     ```
     """
     with mistakes_as_messages():

@@ -31,7 +31,7 @@ SUFFIX_OF_FORMAT = {ImageFormat.png: "png", ImageFormat.dicom: "dcm"}
 
 
 def generate(
-    texts: Annotated[list[str], typer.Argument(help="Reports, findings or impressions, in quotes.", metavar="TEXT...")],
+    texts: Annotated[list[str], typer.Argument(help="Reports, findings or impressions, in quotes.", metavar="TEXT")],
     num_images: Annotated[int, typer.Option("--num-images", "-n", min=1, help="Images a text.")] = 1,
     output: Annotated[Path, typer.Option(help="Folder to write to.", file_okay=False)] = Path("generated"),
     seed: Annotated[
@@ -57,7 +57,8 @@ def generate(
 
     ```
     transformers-cxr generate "Normal chest X-ray of a child." -n 4
-    transformers-cxr generate "Signs of viral pneumonia." --seed 7 --guidance-scale 1.5 --format dicom
+    transformers-cxr generate "Signs of viral pneumonia." --seed 7 \\
+        --guidance-scale 1.5 --format dicom
     ```
     """
     sampling = options.sampling_arguments(do_sample, temperature=temperature, top_k=top_k, top_p=top_p)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..data.image_folder import READ_ERRORS
 from . import options
-from .inputs import READ_ERRORS
 from .mistakes import mistakes_as_messages
 from .models import find_device, load_vq_tokenizer
 
@@ -23,13 +23,15 @@ if TYPE_CHECKING:
     import torch
     from accelerate import PartialState
 
+    from ..data.sources import ImageSource
     from ..llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor
     from ..llm_cxr.modeling_cxr_vq_tokenizer import CXRVQTokenizer
-    from .sources import ImageSource
 
 
 def encode(
-    dataset: Annotated[str, typer.Argument(help="A folder or file of images, or a dataset on the Hub.")],
+    dataset: Annotated[
+        str, typer.Argument(help="A folder or file of images, or a dataset on the Hub.", metavar="DATASET")
+    ],
     output: Annotated[Path, typer.Option(help="Folder to write to, or to go on with.", file_okay=False)],
     split: Annotated[str | None, typer.Option(help="Split of the dataset.")] = None,
     image_column: Annotated[str | None, typer.Option(help="Column of the images, where it cannot be told.")] = None,
@@ -57,7 +59,7 @@ def encode(
         from accelerate import PartialState
 
         from ..data.codes import finish_encoding
-        from .sources import open_source
+        from ..data.sources import open_source
 
         state = PartialState(cpu=device == "cpu")
         source = open_source(dataset, split, image_column, id_column)

@@ -12,7 +12,9 @@ from .options import BatchSize, Model
 
 
 def evaluate(
-    output: Annotated[Path, typer.Argument(help="Folder to write; a run that was cut off goes on from there.")],
+    output: Annotated[
+        Path, typer.Argument(help="Folder to write; a run that was cut off goes on from there.", file_okay=False)
+    ],
     data_dir: Annotated[
         Path | None, typer.Option(help="Imagefolder with a metadata.csv: label-derived references.")
     ] = None,
@@ -56,7 +58,17 @@ def evaluate(
         Path | None, typer.Option(help="Model card that the tables and the metadata are written into.")
     ] = None,
 ):
-    """Evaluate a checkpoint: reports, drawings, answers, language, image tokenizer, robustness."""
+    """
+    Evaluate a checkpoint: reports, drawings, answers, language, image tokenizer, robustness.
+
+    ```
+    transformers-cxr evaluate runs/quick --data-dir cxr --limit 8
+    transformers-cxr evaluate runs/evaluation --model my-checkpoint \\
+        --reports reports.json --tasks report,image
+    accelerate launch -m transformers_cxr.commands.main \\
+        evaluate runs/evaluation --data-dir cxr
+    ```
+    """
     with mistakes_as_messages():
         from ..evaluation.model_card import update_model_card
         from ..evaluation.run import EvaluationArguments, cost_summary, run_evaluation
@@ -94,7 +106,8 @@ def evaluate(
             return
         if model_card is not None:
             name = Path(model).name if model else "llm-cxr"
-            update_model_card(model_card, results, name, (data_dir or reports or questions or texts).stem, split)
+            data = (data_dir or reports or questions or texts).stem
+            update_model_card(model_card, results, name, data, split, cost_summary(output))
     typer.echo(results_to_markdown(results))
     typer.echo(cost_summary(output))
     typer.echo(f"Written to {output}: results.json, tables.md, report.html.")
@@ -106,7 +119,13 @@ def compare(
     num_resamples: Annotated[int, typer.Option(min=1, help="Resamples and exchanges.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of both.")] = 0,
 ):
-    """Compare two evaluations: differences with intervals, and their significance, paired by patient."""
+    """
+    Compare two evaluations: differences with intervals, and their significance, paired by patient.
+
+    ```
+    transformers-cxr compare runs/evaluation_before runs/evaluation_after
+    ```
+    """
     with mistakes_as_messages():
         from ..evaluation.comparison import compare_runs
         from ..evaluation.tables import differences_to_markdown
@@ -123,7 +142,15 @@ def reader_study(
     num_reports: Annotated[int, typer.Option(min=0, help="Pairs of reports.")] = 50,
     seed: Annotated[int, typer.Option(help="Seed of the order and of the sides.")] = 0,
 ):
-    """Export blinded pairs of real and generated X-rays and reports, with sheets to fill in."""
+    """
+    Export blinded pairs of real and generated X-rays and reports, with sheets to fill in.
+
+    ```
+    transformers-cxr reader-study runs/evaluation study --key key.json
+    transformers-cxr reader-study runs/evaluation study --key key.json \\
+        --num-images 20 --num-reports 0
+    ```
+    """
     with mistakes_as_messages():
         from ..evaluation.comparison import reader_study_pairs
         from ..evaluation.reader_study import export_reader_study
@@ -137,7 +164,13 @@ def score_reader_study(
     study: Annotated[Path, typer.Argument(help="Folder of a reader study with its sheets filled in.")],
     key: Annotated[Path, typer.Option(help="Its key.")],
 ):
-    """Score the filled sheets of a reader study."""
+    """
+    Score the filled sheets of a reader study.
+
+    ```
+    transformers-cxr score-reader-study study --key key.json
+    ```
+    """
     with mistakes_as_messages():
         from ..evaluation.reader_study import score_reader_study as score
         from ..evaluation.tables import format_estimate, markdown_table
@@ -155,7 +188,15 @@ def rexrank(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of a report in tokens, at most.")] = 256,
     batch_size: BatchSize = 32,
 ):
-    """Write the reports that the ReXrank leaderboard asks for. A run that was cut off goes on."""
+    """
+    Write the reports that the ReXrank leaderboard asks for. A run that was cut off goes on.
+
+    ```
+    transformers-cxr rexrank ReXRank_IUXray_test.json predictions.json images/
+    transformers-cxr rexrank ReXRank_MIMICCXR_test.json predictions.json \\
+        mimic-cxr-jpg/files --model my-checkpoint
+    ```
+    """
     with mistakes_as_messages():
         from ..checkpoints import checkpoint
         from ..evaluation.generations import fingerprint, generate, processes, text_generator

@@ -4,45 +4,18 @@ from __future__ import annotations
 
 import glob
 import os
-import struct
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from ..data.image_folder import IMAGE_SUFFIXES
+from ..data.image_folder import IMAGE_SUFFIXES, READ_ERRORS, walk_images
 
 if TYPE_CHECKING:
     import torch
 
     from ..llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor
-
-SUFFIXES = (*IMAGE_SUFFIXES, ".dcm")
-# What the readers of images raise on a broken file depends on the format.
-READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, TypeError, struct.error, zlib.error)
-
-
-def walk_images(folder: Path) -> Iterator[Path]:
-    """
-    The images of a folder at any depth, in the order of their names: files with a suffix of an image or of DICOM, and files
-    of any other name that hold DICOM.
-
-    Raises:
-        OSError: a folder or a file cannot be read.
-    """
-    # It imports numpy, which a command's help must not wait for.
-    from ..llm_cxr.dicom_llm_cxr import is_dicom
-
-    # `rglob` and `os.walk` pass over a folder that they cannot read.
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        path = folder / entry.name
-        if entry.is_dir():
-            yield from walk_images(path)
-        # A DICOMDIR is the table of contents of a DICOM folder (PS3.10, section 8.6).
-        elif path.suffix.lower() in SUFFIXES or (path.name.upper() != "DICOMDIR" and is_dicom(path)):
-            yield path
 
 
 def list_images(arguments: Sequence[str]) -> list[str]:
@@ -63,7 +36,9 @@ def list_images(arguments: Sequence[str]) -> list[str]:
         for path in paths:
             found = [str(image) for image in walk_images(Path(path))] if os.path.isdir(path) else [path]
             if not found:
-                raise FileNotFoundError(f"No image in '{path}': expected files {', '.join(SUFFIXES)} at any depth.")
+                raise FileNotFoundError(
+                    f"No image in '{path}': expected files {', '.join(IMAGE_SUFFIXES)} at any depth."
+                )
             images.update(dict.fromkeys(found))
     return list(images)
 

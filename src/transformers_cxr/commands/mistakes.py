@@ -11,8 +11,8 @@ import typer
 @contextmanager
 def mistakes_as_messages() -> Iterator[None]:
     """
-    What the user can put right (a wrong file, a folder that exists, an extra that is not installed, a device without memory)
-    is one message and exit code 1; Ctrl-C is exit code 130.
+    What the user can put right (a wrong file, a folder that exists, an extra that is not installed, a device without memory,
+    weights that a full disk does not take) is one message and exit code 1; Ctrl-C is exit code 130.
     """
     try:
         yield
@@ -26,11 +26,14 @@ def mistakes_as_messages() -> Iterator[None]:
         if "pip install" not in str(error):
             raise
         raise _message(error) from error
-    except RuntimeError as error:
-        # torch, which has this error, is not imported for its name alone.
-        if type(error).__name__ != "OutOfMemoryError":
-            raise
-        raise _message(f"{error} Try a smaller `--batch-size` or another `--device`.") from error
+    except Exception as error:
+        # torch and safetensors, which have these errors, are not imported for their names alone.
+        name = type(error).__name__
+        if name == "OutOfMemoryError":
+            raise _message(f"{error} Try a smaller `--batch-size` or another `--device`.") from error
+        if name == "SafetensorError":
+            raise _message(error) from error
+        raise
     except KeyboardInterrupt as error:
         typer.echo("Interrupted. What was finished is kept.", err=True)
         raise typer.Exit(130) from error

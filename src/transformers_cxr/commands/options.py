@@ -17,7 +17,7 @@ class DtypeName(StrEnum):
     float16 = "float16"
 
 
-Images = Annotated[list[str], typer.Argument(help="Images: files, folders, globs in quotes, URLs.", metavar="IMAGE...")]
+Images = Annotated[list[str], typer.Argument(help="Images: files, folders, globs in quotes, URLs.", metavar="IMAGE")]
 Model = Annotated[
     str | None, typer.Option(help="Checkpoint: a folder or a name on the Hub; the embedded one if not given.")
 ]

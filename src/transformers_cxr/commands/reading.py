@@ -86,6 +86,8 @@ def ask(
     transformers-cxr ask scans/ "Which view is this?" --output answers.jsonl
     ```
     """
+    if not question.strip():
+        raise typer.BadParameter("The question is empty.")
     sampling = options.sampling_arguments(do_sample, temperature=temperature, top_k=top_k, top_p=top_p)
     with mistakes_as_messages():
         _read_images(

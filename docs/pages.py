@@ -1,0 +1,21 @@
+"""Pages of the site whose text stands elsewhere in the repository (hooks of mkdocs, named in mkdocs.yml)."""
+
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+SOURCE_OF_PAGE = {
+    "model_cards/llm-cxr.md": "model_cards/llm-cxr.md",
+    "model_cards/llm-cxr-3b.md": "model_cards/llm-cxr-3b.md",
+    "changelog.md": "CHANGELOG.md",
+}
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    root = Path(config.config_file_path).parent
+    for page, source in SOURCE_OF_PAGE.items():
+        # In the repository a card is beside docs/, on the site below what is in docs/.
+        text = (root / source).read_text(encoding="utf-8").replace("](../docs/", "](../")
+        files.append(File.generated(config, page, content=text))
+    return files

@@ -1,0 +1,28 @@
+"""docs/backbone.md, run as it stands, with a tiny random model of the name that it mentions."""
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, Qwen2Config
+
+from transformers_cxr.data.records import StudyRecord, write_records
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`")  # PEFT asks by the old name
+def test_page_extends_saves_and_trains_a_model(page, qwen, one_step, tmp_path):
+    study = StudyRecord("1", "1", "1", "1.png", "AP", "Clear lungs.", "Normal.", {"No Finding": 1}, "train", "a", 1)
+    codes = Dataset.from_dict({"id": ["1"], "codes": [list(range(256))]})
+    write_records([study], tmp_path / "records.parquet", codes)
+    page = page("docs/backbone.md")
+    for language, block in page.blocks:
+        if language == "python":
+            page.run_python(block)
+        for words in page.commands(block) if language == "bash" else ():
+            if words[1] == "examples/new_llm_cxr.py":
+                page.check_command(words)
+            else:
+                page.run_command(words, one_step)
+    loaded = page.namespace["loaded"]
+    assert (loaded.dtype, loaded.vq_tokenizer.dtype) == (torch.bfloat16, torch.float32)
+    trained = AutoModelForCausalLM.from_pretrained(tmp_path / "runs/qwen_lora/final")
+    assert isinstance(trained.config.text_config, Qwen2Config)

@@ -1,0 +1,60 @@
+"""docs/mimic.md, on the invented studies of the reader's tests, with a tiny random language model, for a step a stage."""
+
+import json
+
+from transformers import AutoModelForCausalLM, GPTNeoXConfig
+
+from transformers_cxr.data.records import load_rows
+
+FEW = ["--max-new-tokens", "4", "--num-resamples", "2"]
+
+
+def test_page_leads_from_the_download_to_the_tables(page, mimic, text_tokenizer, embedded, one_step, tmp_path):
+    page = page("docs/mimic.md")
+    name = tmp_path / "databricks/dolly-v2-3b"
+    config = GPTNeoXConfig(
+        vocab_size=len(text_tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(name)
+    text_tokenizer.save_pretrained(name)
+    model, processor = embedded
+    model.vq_tokenizer.save_pretrained("runs/vq")
+    processor.image_processor.save_pretrained("runs/vq")
+    question = {"source": "mimic-cxr", "study": "53189527", "questions": [{"question": "Edema?", "answer": "No."}]}
+    (tmp_path / "vqa.jsonl").write_text(json.dumps(question) + "\n")
+    dolly = {"instruction": "What is a lung?", "context": "", "response": "An organ.", "category": "open_qa"}
+    (tmp_path / "databricks-dolly-15k.jsonl").write_text(json.dumps(dolly) + "\n")
+    image = "p10/p10000032/s50414267/aaaa1111-0001.jpg"
+    (tmp_path / "ReXRank_MIMICCXR_test.json").write_text(json.dumps({"s1": {"key_image_path": image}}))
+
+    outputs = []
+    for language, block in page.blocks:
+        if language == "python":
+            page.run_python(block)
+        for words in page.commands(block) if language == "bash" else ():
+            command = " ".join(words[:2])
+            if command in (
+                "python examples/train_vq_gan.py",
+                "python examples/make_vqa.py",
+                "python examples/evaluate_vq_gan.py",
+            ):
+                page.check_command(words)
+            elif command == "python examples/finetune_llm_cxr.py":
+                # DeepSpeed needs GPUs.
+                page.run_command([word for word in words if "zero3" not in word], one_step)
+            elif command == "python examples/evaluate_llm_cxr.py":
+                page.run_command(words, [option.replace("-", "_").replace("__", "--", 1) for option in FEW])
+            elif command == "transformers-cxr evaluate":
+                # The weights of CheXbert and torchxrayvision are downloads.
+                page.run_command(words[: words.index("--tasks") + 2], [*FEW, "--num-drawings", "1"])
+            elif command == "transformers-cxr rexrank":
+                page.run_command(words, ["--max-new-tokens", "4"])
+            elif words[0] not in ("wget", "unzip") and command != "transformers-cxr convert-vq-gan":
+                outputs.append(page.run_command(words))
+
+    assert "6 images in 1 shards" in outputs[0]
+    assert len(load_rows("mimic.parquet")) == 6 and len(load_rows("questions.parquet")) == 1
+    assert len(page.namespace["references"]) == 1 and page.namespace["references"][0]["findings"] == ""
+    assert "| bleu" in (tmp_path / "runs/evaluation/tables.md").read_text()
+    assert "model-index" in (tmp_path / "runs/stage2/final/README.md").read_text()
+    assert json.loads((tmp_path / "predictions.json").read_text())["s1"]["model_prediction"] is not None
