@@ -9,30 +9,30 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "src/transformers_cxr/__i
 # transformers 5.23 and diffusers 0.42 are the oldest that the package is tested with; most other bounds are those that
 # these two set themselves.
 INSTALL_REQUIRES = [
-    "accelerate>=1.1",  # `from_pretrained(device_map=...)`
+    "accelerate>=1.3",  # the Trainer of transformers 5.23 calls what 1.2 does not have
     "datasets>=5.2",
     "diffusers>=0.42",
     "fsspec>=2023.5",
     "huggingface-hub>=1.32",
     "numpy>=1.26",
     "packaging>=23",
-    "pillow>=10.0.1",
+    "pillow>=11.3",
     "pyarrow>=24",
     "pydicom>=3.0",
-    "pyyaml>=5.1",
+    "pyyaml>=6.0",
     "safetensors>=0.8",
     "tokenizers>=0.23.1",
     "torch>=2.6",
     "tqdm>=4.66.3",
     "transformers>=5.23",
-    "typer>=0.16",
+    "typer>=0.18",
 ]
 EXTRAS_REQUIRE = {
     "train": ["lpips>=0.1.4", "peft>=0.21", "tensorboard>=2.21"],
     "evaluate": [
         "evaluate>=0.4.6",
         "matplotlib>=3.10",
-        "nltk>=3.9",
+        "nltk>=3.9.1",
         "prdc>=0.2",
         "pycocoevalcap>=1.2",
         "scikit-learn>=1.5",
@@ -41,9 +41,9 @@ EXTRAS_REQUIRE = {
     ],
     "radeval": ["radeval>=2.2.1"],
     "clinical": ["torchxrayvision>=1.5"],
-    "dicom": ["python-gdcm>=3.2"],  # JPEG lossless and JPEG-LS
+    "dicom": ["python-gdcm>=3.2.2"],  # JPEG lossless and JPEG-LS
     "demo": ["gradio>=6.31"],
-    "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.30"],
+    "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.30", "ruff>=0.17"],
     "test": [
         "einops>=0.8",  # taming-transformers needs it and does not say so
         "ipykernel>=6.29",
