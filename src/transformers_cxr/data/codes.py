@@ -230,7 +230,11 @@ def load_codes(folder: str | os.PathLike, vq_tokenizer: CXRVQTokenizer | None = 
             raise FileNotFoundError(
                 f"'{path}' is missing. Remove '{folder / ENCODING}' and all shards, and encode anew."
             )
-        table = pq.read_table(path)
+        try:
+            table = pq.read_table(path)
+        except pa.ArrowInvalid as error:
+            # Before pyarrow 26 also where an image has none.
+            raise ValueError(f"The codes in '{path}' cannot be read, or an image has no codes: {error}") from error
         _check_shard(path, table, fingerprint)
         tables.append(table.replace_schema_metadata())
     return Dataset(pa.concat_tables(tables))

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import csv
+import os
+import struct
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +16,9 @@ CHESTXRAY14_LABELS = (
 )  # fmt: skip
 # The labels that a dataset gives for every image that it labels: one that is missing there is absent. Elsewhere it is unknown.
 LABELS_OF_SOURCE = {"nih64": CHESTXRAY14_LABELS, "kermany": ("Pneumonia",)}
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".dcm")
+# What the readers of images raise on a broken file depends on the format.
+READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, TypeError, struct.error, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -129,18 +135,29 @@ def list_images(data_dir: str | Path, split: str) -> tuple[list[Path], list[str]
         return [study.image_path for study in studies], [study.source for study in studies]
     if not data_dir.is_dir():
         raise FileNotFoundError(f"There is no folder '{data_dir}'.")
-    paths = sorted(path for path in data_dir.rglob("*") if path.is_file() and _is_image(path))
+    paths = list(walk_images(data_dir))
     if not paths:
-        raise FileNotFoundError(
-            f"No image in '{data_dir}': expected files {', '.join(IMAGE_SUFFIXES)} or DICOM at any depth."
-        )
+        raise FileNotFoundError(f"No image in '{data_dir}': expected files {', '.join(IMAGE_SUFFIXES)} at any depth.")
     folders = [path.relative_to(data_dir).parts[:-1] for path in paths]
     return paths, [folder[0] if folder else "" for folder in folders]
 
 
-def _is_image(path: Path) -> bool:
+def walk_images(folder: Path) -> Iterator[Path]:
+    """
+    The images of a folder at any depth, in the order of their names: files with a suffix of an image or of DICOM, and files
+    of any other name that hold DICOM.
+
+    Raises:
+        OSError: a folder or a file cannot be read.
+    """
     # It imports numpy, which a command's help must not wait for.
     from ..llm_cxr.dicom_llm_cxr import is_dicom
 
-    # A DICOMDIR is the table of contents of a DICOM folder (PS3.10, section 8.6).
-    return path.suffix.lower() in IMAGE_SUFFIXES or (path.name.upper() != "DICOMDIR" and is_dicom(path))
+    # `rglob` and `os.walk` pass over a folder that they cannot read.
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        path = folder / entry.name
+        if entry.is_dir():
+            yield from walk_images(path)
+        # A DICOMDIR is the table of contents of a DICOM folder (PS3.10, section 8.6).
+        elif path.suffix.lower() in IMAGE_SUFFIXES or (path.name.upper() != "DICOMDIR" and is_dicom(path)):
+            yield path

@@ -264,7 +264,7 @@ def _row_of_id(ids: Iterable[str]) -> dict[str, int]:
     names = {}
     for name, row in rows.items():
         stem, suffix = os.path.splitext(os.path.basename(name))
-        if suffix.lower() in (*IMAGE_SUFFIXES, ".dcm"):
+        if suffix.lower() in IMAGE_SUFFIXES:
             names[stem] = row if stem not in names else None
     return {name: row for name, row in names.items() if row is not None} | rows
 

@@ -1,4 +1,4 @@
-"""The datasets that `encode` reads: one stream of rows, whatever the format."""
+"""Datasets of images: one stream of rows, whatever the format."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from .inputs import SUFFIXES, walk_images
+from .image_folder import IMAGE_SUFFIXES, walk_images
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -105,7 +105,7 @@ def open_source(dataset: str, split: str | None, image_column: str | None, id_co
     by_datasets = (file.suffix in (".parquet", ".tar") or file.name == "metadata.jsonl" for file in path.rglob("*"))
     if path.is_dir() and not any(by_datasets):
         if next(walk_images(path), None) is None:
-            raise FileNotFoundError(f"No image in '{path}': expected files {', '.join(SUFFIXES)} at any depth.")
+            raise FileNotFoundError(f"No image in '{path}': expected files {', '.join(IMAGE_SUFFIXES)} at any depth.")
         if split is not None:
             raise ValueError(
                 f"'{path}' has no splits: a folder of images needs a `metadata.csv` with a column `split`."
