@@ -70,7 +70,7 @@ class ModelArguments:
         metadata={"help": "image tokenizer of `language_model`: folder of one or of an LLM-CXR; the embedded one"},
     )
     new_embeddings: str = field(
-        default="random", metadata={"help": "rows of new tokens of `language_model`: random, mean or codebook"}
+        default="mean", metadata={"help": "rows of new tokens of `language_model`: mean, random or codebook"}
     )
     dtype: str = field(default="float32", metadata={"help": "dtype of the loaded weights, such as bfloat16"})
     attn_implementation: str = field(default="sdpa", metadata={"help": "attention, such as flash_attention_2"})

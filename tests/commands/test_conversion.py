@@ -111,7 +111,7 @@ def test_a_vq_gan_goes_there_and_back(tmp_path, vq_gan):
 
 
 def test_the_vq_gan_of_a_whole_model_is_exported(tmp_path, vq_gan, llama, text_tokenizer):
-    model, _ = LlmCxrForCausalLM.from_language_model(llama, text_tokenizer, vq_gan[0])
+    model, _ = LlmCxrForCausalLM.from_language_model(llama, text_tokenizer, vq_gan[0], new_embeddings="random")
     model.save_pretrained(tmp_path / "model")
     assert run("export-vq-gan", tmp_path / "model", tmp_path / "back").exit_code == 0
     exported = vq_tokenizer_from_taming(tmp_path / "back" / "vq_gan.yaml", tmp_path / "back" / "vq_gan.ckpt")

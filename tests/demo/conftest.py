@@ -35,7 +35,9 @@ def checkpoint(text_tokenizer, untouched_vq_tokenizer):
             max_position_embeddings=CONTEXT,
         )
     )
-    model, processor = LlmCxrForCausalLM.from_language_model(backbone.eval(), text_tokenizer, untouched_vq_tokenizer)
+    model, processor = LlmCxrForCausalLM.from_language_model(
+        backbone.eval(), text_tokenizer, untouched_vq_tokenizer, new_embeddings="random"
+    )
     model.generation_config.eos_token_id = None
     return model.eval(), processor
 

@@ -104,4 +104,4 @@ def test_a_smaller_sample_is_the_beginning_of_a_larger_one():
 def test_a_broken_json_file_is_named(tmp_path):
     (tmp_path / "reports.json").write_text("[{")
     with pytest.raises(ValueError, match="reports.json' is no JSON file"):
-        read_reports(tmp_path / "reports.json")
+        read_reports(tmp_path / "reports.json", "Write a report.")

@@ -40,10 +40,12 @@ def test_one_window_equals_the_loss_of_transformers(llama, text_tokenizer):
     assert scores["perplexity"] == pytest.approx(np.exp(loss), rel=1e-4)
 
 
-def test_a_model_made_of_a_base_speaks_as_its_base_over_the_tokens_of_text(llama, text_tokenizer, vq_tokenizer):
+def test_a_model_made_of_a_base_speaks_as_its_base_over_the_tokens_of_text(
+    llama, text_tokenizer, vq_tokenizer, new_embeddings="random"
+):
     from transformers_cxr import LlmCxrForCausalLM
 
-    model, _ = LlmCxrForCausalLM.from_language_model(llama, text_tokenizer, vq_tokenizer)
+    model, _ = LlmCxrForCausalLM.from_language_model(llama, text_tokenizer, vq_tokenizer, new_embeddings="random")
     metric = Perplexity(model, text_tokenizer, base_model=model.language_model, max_length=64, stride=32)
     scores = metric.compute(predictions=TEXTS)
     assert scores["perplexity_ratio"] == pytest.approx(1, rel=1e-5)

@@ -139,7 +139,9 @@ def test_backbone_that_changes_its_logits_draws_as_plain_generate(text_tokenizer
         final_logit_softcapping=0.05,
     )
     base = AutoModelForCausalLM.from_config(config)
-    model, processor = LlmCxrForCausalLM.from_language_model(base, text_tokenizer, vq_tokenizer)
+    model, processor = LlmCxrForCausalLM.from_language_model(
+        base, text_tokenizer, vq_tokenizer, new_embeddings="random"
+    )
     inputs = prompts(processor)
     plain = model.generate(**inputs, do_sample=False, max_new_tokens=NUM_CODES)[:, -NUM_CODES:]
     codes = model.generate_image(**inputs, do_sample=False).codes
@@ -395,7 +397,9 @@ def test_granite_draws_from_its_scaled_logits(text_tokenizer, vq_tokenizer):
         logits_scaling=8.0,
     )
     base = AutoModelForCausalLM.from_config(config)
-    model, processor = LlmCxrForCausalLM.from_language_model(base, text_tokenizer, vq_tokenizer)
+    model, processor = LlmCxrForCausalLM.from_language_model(
+        base, text_tokenizer, vq_tokenizer, new_embeddings="random"
+    )
     inputs = prompts(processor)
     positions = torch.arange(inputs.input_ids.shape[1])[None]
     with torch.no_grad():

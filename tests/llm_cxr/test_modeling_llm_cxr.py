@@ -349,7 +349,9 @@ def test_turns_with_images_give_the_same_ids_as_pixels_codes_and_codec(tiny_mode
 def test_an_extended_backbone_can_be_wrapped_again(any_model, vq_tokenizer, tmp_path):
     model, processor = any_model
     model.language_model.save_pretrained(tmp_path)
-    again, again_processor = LlmCxrForCausalLM.from_language_model(tmp_path, processor.tokenizer, vq_tokenizer)
+    again, again_processor = LlmCxrForCausalLM.from_language_model(
+        tmp_path, processor.tokenizer, vq_tokenizer, new_embeddings="random"
+    )
     assert again.config.image_token_offset == model.config.image_token_offset
     assert again_processor.tokenizer.get_vocab() == processor.tokenizer.get_vocab()
     inputs = pixel_inputs(processor)
@@ -374,7 +376,9 @@ def test_attention_implementation_reaches_the_backbone(tiny_model, tmp_path):
 
 
 def test_bf16_backbone_is_extended_in_bf16(llama, text_tokenizer, vq_tokenizer):
-    model, processor = LlmCxrForCausalLM.from_language_model(llama.to(torch.bfloat16), text_tokenizer, vq_tokenizer)
+    model, processor = LlmCxrForCausalLM.from_language_model(
+        llama.to(torch.bfloat16), text_tokenizer, vq_tokenizer, new_embeddings="random"
+    )
     assert model.config.dtype == torch.bfloat16 and model.dtype == torch.bfloat16
     assert model.vq_tokenizer.dtype == torch.float32
     assert torch.isfinite(model(**pixel_inputs(processor)).logits).all()

@@ -1,5 +1,4 @@
 import sys
-import types
 
 import pytest
 import torch
@@ -123,8 +122,7 @@ def test_without_the_weights_the_error_names_the_way_out(monkeypatch):
     def offline(weights):
         raise OSError("no network")
 
-    monkeypatch.setitem(sys.modules, "torchxrayvision", types.ModuleType("torchxrayvision"))
-    monkeypatch.setitem(sys.modules, "torchxrayvision.models", types.SimpleNamespace(DenseNet=offline))
+    monkeypatch.setattr("torchxrayvision.models.DenseNet", offline)
     with pytest.raises(OSError, match=r"'densenet121-res224-all'.*no network.*torchxrayvision/models_data"):
         load_clinical_classifier("densenet121-res224-all")
 

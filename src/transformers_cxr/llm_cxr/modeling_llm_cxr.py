@@ -59,7 +59,7 @@ class LlmCxrForCausalLM(LlmCxrImageGenerationMixin, PreTrainedModel, GenerationM
         language_model: PreTrainedModel | str | os.PathLike,
         tokenizer: PreTrainedTokenizerBase,
         vq_tokenizer: CXRVQTokenizer,
-        new_embeddings: str = "random",
+        new_embeddings: str = "mean",
         seed: int = 0,
     ) -> tuple[LlmCxrForCausalLM, LlmCxrProcessor]:
         """
@@ -73,11 +73,11 @@ class LlmCxrForCausalLM(LlmCxrImageGenerationMixin, PreTrainedModel, GenerationM
                 The backbone's tokenizer. Tokens are added to a copy.
             vq_tokenizer ([`CXRVQTokenizer`]):
                 The image tokenizer. It becomes part of the new model.
-            new_embeddings (`str`, *optional*, defaults to `"random"`):
+            new_embeddings (`str`, *optional*, defaults to `"mean"`):
                 What the new rows begin as, with the mean and standard deviation that each dimension has over the old rows:
 
-                - `"random"`: draws from the normal distribution of the two.
-                - `"mean"`: the mean, all rows alike.
+                - `"mean"`: the mean, all rows alike. The new tokens then take hardly any probability from the old ones.
+                - `"random"`: draws from the normal distribution of the two; for a backbone without training.
                 - `"codebook"`: for the codes, a random projection of their vectors in the codebook, scaled to the two, so
                   that codes that look alike begin alike; for the other new tokens `"random"`.
             seed (`int`, *optional*, defaults to 0):
