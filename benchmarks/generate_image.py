@@ -26,7 +26,6 @@ attempts, all rounds together.
 """
 
 import argparse
-import json
 import statistics
 import time
 from dataclasses import asdict, dataclass
@@ -34,7 +33,7 @@ from multiprocessing.connection import Connection
 
 import torch
 import transformers
-from taking_turns import PeakMemory, measure
+from taking_turns import PeakMemory, measure, write_results
 from transformers import AutoProcessor, GenerationMixin, GPTNeoXConfig, LlamaConfig
 from transformers.utils import logging
 
@@ -263,10 +262,7 @@ def main(args: argparse.Namespace) -> None:
         for case, peak, runs in measured:
             print(table_row(case, peak, runs, seconds_of), flush=True)
             results.append({**asdict(case), "peak_memory_bytes": peak, "runs": [asdict(run) for run in runs]})
-    if args.output:
-        versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-        with open(args.output, "w", encoding="utf-8") as file:
-            json.dump({**versions, "threads": torch.get_num_threads(), "results": results}, file, indent=2)
+    write_results(args.output, results)
 
 
 def parse_args() -> argparse.Namespace:

@@ -1,12 +1,14 @@
 """How the benchmarks measure: each way in a process of its own, which keeps its memory apart, and all of them in turns."""
 
 import argparse
+import json
 import threading
 from collections.abc import Callable
 from multiprocessing import get_context
 
 import psutil
 import torch
+import transformers
 
 
 class PeakMemory:
@@ -66,3 +68,11 @@ def measure(work: Callable, args: argparse.Namespace, ways: list) -> list[tuple]
         connection.send(None)
         process.join()
     return list(zip(ways, peaks, rounds))
+
+
+def write_results(path: str | None, results: list[dict]) -> None:
+    """Writes single runs with the versions they ran on as JSON, where a path is given."""
+    if path:
+        versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump({**versions, "threads": torch.get_num_threads(), "results": results}, file, indent=2)

@@ -23,7 +23,6 @@ The images are those of `--data_dir`, a folder of images, by default of `example
 """
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -33,13 +32,13 @@ from pathlib import Path
 
 import torch
 import transformers
-from taking_turns import PeakMemory, measure
+from taking_turns import PeakMemory, measure, write_results
 from torch import nn
 from transformers.utils import logging
 
 import transformers_cxr
 from transformers_cxr import CXRVQTokenizer, CXRVQTokenizerConfig, LlmCxrForCausalLM, LlmCxrImageProcessor
-from transformers_cxr.conversion.taming import _taming_names, _taming_shape
+from transformers_cxr.conversion.taming import _taming_names, _taming_shape, taming_ddconfig
 from transformers_cxr.data.image_folder import list_images
 
 IMAGES = Path(__file__).parents[1] / "examples" / "images"
@@ -92,20 +91,9 @@ class TamingVQGAN(nn.Module):
 
         super().__init__()
         config = tokenizer.config
-        channels = config.block_out_channels
         # taming-transformers has 32 groups only, which the embedded tokenizer has not.
         model.Normalize = lambda width: nn.GroupNorm(config.norm_num_groups, width, eps=1e-6)
-        settings = {
-            "double_z": False,
-            "z_channels": config.latent_channels,
-            "resolution": config.image_size,
-            "in_channels": config.in_channels,
-            "out_ch": config.in_channels,
-            "ch": channels[0],
-            "ch_mult": [width // channels[0] for width in channels],
-            "num_res_blocks": config.layers_per_block,
-            "attn_resolutions": [config.image_size // 2**level for level in config.attention_levels],
-        }
+        settings = taming_ddconfig(config)
         self.encoder = model.Encoder(**settings)
         self.decoder = model.Decoder(**settings)
         self.quantize = VectorQuantizer2(config.codebook_size, config.codebook_dim, beta=0.25)
@@ -213,10 +201,7 @@ def main(args: argparse.Namespace) -> None:
                     flush=True,
                 )
                 results.append({**asdict(case), **asdict(warmup), "encode_and_decode_seconds": runs})
-    if args.output:
-        versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-        with open(args.output, "w", encoding="utf-8") as file:
-            json.dump({**versions, "threads": torch.get_num_threads(), "results": results}, file, indent=2)
+    write_results(args.output, results)
 
 
 def parse_args() -> argparse.Namespace:

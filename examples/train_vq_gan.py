@@ -43,11 +43,12 @@ from transformers_cxr.data.sources import open_source
 from transformers_cxr.evaluation.reconstruction import reconstruction_picture
 from transformers_cxr.llm_cxr.image_processing_llm_cxr import save_image
 from transformers_cxr.training.arguments import run_script
-from transformers_cxr.training.checkpoints import check_same_run, last_checkpoint, save_checkpoint
+from transformers_cxr.training.checkpoints import last_checkpoint, save_checkpoint
 from transformers_cxr.training.clinical import load_clinical_classifier
 from transformers_cxr.training.codebook import CodebookKeeper
 from transformers_cxr.training.discriminator import PatchDiscriminator
 from transformers_cxr.training.images import ImageDataset, ImageStream, collate_images, is_streamed
+from transformers_cxr.training.resuming import check_same_run
 from transformers_cxr.training.vq_gan import AutoencoderLoss, PerceptualLoss, hinge_loss, load_lpips
 
 logger = get_logger(__name__)
@@ -150,8 +151,9 @@ def main(args: Arguments):
     discriminator = PatchDiscriminator(config.in_channels, args.disc_channels) if args.disc_weight else None
 
     run = {name: value for name, value in asdict(args).items() if name not in FREE_SETTINGS}
-    check_same_run(accelerator, args.output_dir, run | {"num_processes": accelerator.num_processes})
+    run["num_processes"] = accelerator.num_processes
     checkpoint, start = last_checkpoint(args.output_dir) or (None, 0)
+    check_same_run(args.output_dir, run, has_checkpoints=checkpoint is not None, writes=accelerator.is_main_process)
 
     # The images. Every process takes its part of one order, which the seed fixes.
     image_processor = LlmCxrImageProcessor(

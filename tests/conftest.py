@@ -1,11 +1,16 @@
 """Tiny random models and a real tokenizer trained on a few sentences; nothing is downloaded."""
 
 import copy
+import importlib.util
+import sys
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config
+from transformers.utils import logging
 
 from transformers_cxr import CXRVQTokenizer, CXRVQTokenizerConfig, LlmCxrForCausalLM
 
@@ -35,6 +40,37 @@ BACKBONES = {
         vocab_size=n + 200, max_position_embeddings=256, num_key_value_heads=2, tie_word_embeddings=True, **TINY
     ),
 }
+
+
+@pytest.fixture(scope="session")
+def load_script():
+    """`with load_script("examples/NAME.py") as module:` a script as a module, which finds those beside it."""
+
+    @contextmanager
+    def load(script):
+        path = Path(__file__).parents[1] / script
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        known = set(sys.modules)
+        sys.path.insert(0, str(path.parent))
+        sys.modules[path.stem] = module
+        try:
+            spec.loader.exec_module(module)
+            yield module
+        finally:
+            sys.path.remove(str(path.parent))
+            for name in {beside.stem for beside in path.parent.glob("*.py")} - known:
+                sys.modules.pop(name, None)
+
+    return load
+
+
+@pytest.fixture
+def no_progress_bars():
+    """The command line switches them off in the environment, which is read only once."""
+    logging.disable_progress_bar()
+    yield
+    logging.enable_progress_bar()
 
 
 @pytest.fixture(scope="session")

@@ -3,18 +3,14 @@
 import numpy as np
 import PIL.Image
 import pytest
-from transformers.utils import logging
 from typer.testing import CliRunner
 
 from transformers_cxr.commands.main import app
 
 
 @pytest.fixture(autouse=True)
-def no_progress_bars():
-    """`main` switches them off in the environment, which is read only once."""
-    logging.disable_progress_bar()
-    yield
-    logging.enable_progress_bar()
+def quiet(no_progress_bars):
+    """No progress bars in what a command prints."""
 
 
 @pytest.fixture

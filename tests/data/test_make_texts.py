@@ -1,6 +1,4 @@
-import importlib.util
 import random
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,14 +11,9 @@ CHAT_TEMPLATE = "{% for message in messages %}{{ message['role'] + ': ' + messag
 
 
 @pytest.fixture
-def make_texts(monkeypatch):
-    monkeypatch.syspath_prepend(EXAMPLES)
-    spec = importlib.util.spec_from_file_location("make_texts", EXAMPLES / "make_texts.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "make_texts", module)
-    spec.loader.exec_module(module)
-    yield module
-    sys.modules.pop("make_vqa")
+def make_texts(load_script):
+    with load_script("examples/make_texts.py") as module:
+        yield module
 
 
 @pytest.fixture

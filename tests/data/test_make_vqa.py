@@ -1,6 +1,4 @@
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,11 +14,9 @@ CHAT_TEMPLATE = (
 
 
 @pytest.fixture(scope="module")
-def make_vqa():
-    spec = importlib.util.spec_from_file_location("make_vqa", SCRIPT)
-    sys.modules["make_vqa"] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def make_vqa(load_script):
+    with load_script("examples/make_vqa.py") as module:
+        yield module
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 from transformers import AutoModel, AutoModelForCausalLM, AutoProcessor, Qwen2Config
-from transformers.utils import logging
 from typer.testing import CliRunner
 
 import transformers_cxr
@@ -94,11 +93,8 @@ def mimic(tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def no_progress_bars():
-    """The command line switches them off in the environment, which is read only once."""
-    logging.disable_progress_bar()
-    yield
-    logging.enable_progress_bar()
+def quiet(no_progress_bars):
+    """No progress bars in what a command prints."""
 
 
 @pytest.fixture

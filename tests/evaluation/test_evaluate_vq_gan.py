@@ -1,8 +1,6 @@
 """`examples/evaluate_vq_gan.py`, run on a tiny random tokenizer."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +15,9 @@ from transformers_cxr.training.clinical import ClinicalClassifier
 
 
 @pytest.fixture(scope="module")
-def script():
-    path = Path(__file__).parents[2] / "examples" / "evaluate_vq_gan.py"
-    # Where a script finds the one beside it.
-    sys.path.insert(0, str(path.parent))
-    spec = importlib.util.spec_from_file_location("evaluate_vq_gan", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
-    sys.path.remove(str(path.parent))
+def script(load_script):
+    with load_script("examples/evaluate_vq_gan.py") as module:
+        yield module
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """The script of the ablations on tiny models: what a variant changes, and that finished runs stay."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,17 +16,11 @@ TINY_LLAMA = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 
 
 
 @pytest.fixture
-def ablations(monkeypatch):
-    monkeypatch.syspath_prepend(EXAMPLES)
-    spec = importlib.util.spec_from_file_location("ablations", EXAMPLES / "ablations.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "ablations", module)
-    spec.loader.exec_module(module)
+def ablations(load_script):
     AcceleratorState._reset_state(reset_partial_state=True)
-    yield module
+    with load_script("examples/ablations.py") as module:
+        yield module
     AcceleratorState._reset_state(reset_partial_state=True)
-    for name in ("finetune_llm_cxr", "new_llm_cxr"):
-        sys.modules.pop(name)
 
 
 @pytest.fixture

@@ -3,7 +3,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from transformers_cxr.training.checkpoints import check_same_run, last_checkpoint, save_checkpoint
+from transformers_cxr.training.checkpoints import last_checkpoint, save_checkpoint
+from transformers_cxr.training.resuming import check_same_run
 
 
 @pytest.fixture
@@ -49,15 +50,19 @@ def test_of_two_checkpoints_that_a_kill_left_the_newer_is_taken(accelerator, tmp
 
 def test_checkpoints_of_a_run_with_other_settings_are_refused(accelerator, tmp_path):
     folder = tmp_path / "run"
-    check_same_run(accelerator, folder, {"steps": 10, "model": {"codebook_size": 8}})
+
+    def check(settings):
+        check_same_run(folder, settings, has_checkpoints=last_checkpoint(folder) is not None, writes=True)
+
+    check({"steps": 10, "model": {"codebook_size": 8}})
     # Nothing is lost by other settings before the first checkpoint.
-    check_same_run(accelerator, folder, {"steps": 20, "model": {"codebook_size": 8}})
+    check({"steps": 20, "model": {"codebook_size": 8}})
     save_checkpoint(accelerator, folder, 8)
-    check_same_run(accelerator, folder, {"steps": 20, "model": {"codebook_size": 8}})
+    check({"steps": 20, "model": {"codebook_size": 8}})
     with pytest.raises(
         ValueError, match=r"of another run: model was {'codebook_size': 8} and is {'codebook_size': 16}\."
     ):
-        check_same_run(accelerator, folder, {"steps": 20, "model": {"codebook_size": 16}})
+        check({"steps": 20, "model": {"codebook_size": 16}})
     (folder / "run.json").unlink()
     with pytest.raises(ValueError, match="model was None and is"):
-        check_same_run(accelerator, folder, {"model": {"codebook_size": 8}})
+        check({"model": {"codebook_size": 8}})

@@ -1,9 +1,5 @@
 """The quantizers of `benchmarks/codebooks.py`."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
@@ -11,14 +7,9 @@ from torch.nn import functional as F
 
 
 @pytest.fixture(scope="module")
-def ways():
-    path = Path(__file__).parents[2] / "benchmarks" / "codebooks.py"
-    spec = importlib.util.spec_from_file_location("codebooks", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+def ways(load_script):
+    with load_script("benchmarks/codebooks.py") as module:
+        yield module
 
 
 @pytest.fixture

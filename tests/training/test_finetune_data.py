@@ -1,7 +1,5 @@
 """What the fine-tuning script trains and evaluates on."""
 
-import importlib.util
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -18,13 +16,10 @@ SCRIPT = Path(__file__).parents[2] / "examples" / "finetune_llm_cxr.py"
 
 
 @pytest.fixture
-def script(monkeypatch):
-    spec = importlib.util.spec_from_file_location("finetune_llm_cxr", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "finetune_llm_cxr", module)
-    spec.loader.exec_module(module)
+def script(load_script):
     AcceleratorState._reset_state(reset_partial_state=True)
-    yield module
+    with load_script("examples/finetune_llm_cxr.py") as module:
+        yield module
     AcceleratorState._reset_state(reset_partial_state=True)
 
 

@@ -1,6 +1,5 @@
 """The fine-tuning script, end to end on tiny models: data, resuming, processes, recipes, mistakes."""
 
-import importlib.util
 import json
 import os
 import random
@@ -29,18 +28,10 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 RECIPES = EXAMPLES / "finetune"
 
 
-def load_script(name):
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
-def script():
-    yield load_script("finetune_llm_cxr")
-    del sys.modules["finetune_llm_cxr"]
+def script(load_script):
+    with load_script("examples/finetune_llm_cxr.py") as module:
+        yield module
 
 
 @pytest.fixture(autouse=True)
@@ -314,8 +305,7 @@ def test_settings_of_deepspeed_are_zero_3_and_leave_to_the_trainer_what_it_knows
     }  # fmt: skip
 
 
-def test_a_new_model_with_its_own_tokenizer_trains(run, settings, vq_tokenizer, tmp_path, monkeypatch):
-    new = load_script("new_llm_cxr")
+def test_a_new_model_with_its_own_tokenizer_trains(run, settings, vq_tokenizer, tmp_path, load_script):
     data_dir = tmp_path / "data"
     data_dir.mkdir()
     header = "file_name,split,source,patient_id,view,sex,age_group,finding_labels,etiology\n"
@@ -323,7 +313,10 @@ def test_a_new_model_with_its_own_tokenizer_trains(run, settings, vq_tokenizer, 
     (data_dir / "a.png").write_bytes(b"")
     vq_tokenizer.save_pretrained(tmp_path / "vq")
     AutoProcessor.from_pretrained(settings["model"]).image_processor.save_pretrained(tmp_path / "vq")
-    new.main(new.Arguments(str(data_dir), str(tmp_path / "vq"), str(tmp_path / "new"), TINY_LLAMA, text_vocab_size=400))
+    with load_script("examples/new_llm_cxr.py") as new:
+        new.main(
+            new.Arguments(str(data_dir), str(tmp_path / "vq"), str(tmp_path / "new"), TINY_LLAMA, text_vocab_size=400)
+        )
     run(model=str(tmp_path / "new"), max_steps=2, activation_checkpointing=True)
     model, processor = (
         AutoModel.from_pretrained(tmp_path / "run/final"),

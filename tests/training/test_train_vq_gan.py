@@ -1,7 +1,6 @@
 """`examples/train_vq_gan.py`, run on images of 32 pixels with models of a few thousand parameters."""
 
 import csv
-import importlib.util
 import runpy
 import sys
 from dataclasses import replace
@@ -37,13 +36,9 @@ MODEL = {
 
 
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("train_vq_gan", EXAMPLES / "train_vq_gan.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+def script(load_script):
+    with load_script("examples/train_vq_gan.py") as module:
+        yield module
 
 
 @pytest.fixture(autouse=True)

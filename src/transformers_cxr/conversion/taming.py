@@ -290,6 +290,23 @@ def vq_tokenizer_to_taming(vq_tokenizer: CXRVQTokenizer) -> dict[str, torch.Tens
     }
 
 
+def taming_ddconfig(config: CXRVQTokenizerConfig) -> dict:
+    """What taming-transformers' encoder and decoder are built with for this architecture."""
+    channels = config.block_out_channels
+    return {
+        "double_z": False,
+        "z_channels": config.latent_channels,
+        "resolution": config.image_size,
+        "in_channels": config.in_channels,
+        "out_ch": config.in_channels,
+        "ch": channels[0],
+        "ch_mult": [n // channels[0] for n in channels],
+        "num_res_blocks": config.layers_per_block,
+        "attn_resolutions": [config.image_size // 2**level for level in config.attention_levels],
+        "dropout": 0.0,
+    }
+
+
 def save_taming(vq_tokenizer: CXRVQTokenizer, folder: str | os.PathLike) -> tuple[Path, Path]:
     """
     Writes a folder of `vq_gan.yaml` and `vq_gan.ckpt` for taming-transformers.
@@ -303,22 +320,10 @@ def save_taming(vq_tokenizer: CXRVQTokenizer, folder: str | os.PathLike) -> tupl
     """
     state = vq_tokenizer_to_taming(vq_tokenizer)
     config = vq_tokenizer.config
-    channels = config.block_out_channels
     params = {
         "embed_dim": config.codebook_dim,
         "n_embed": config.codebook_size,
-        "ddconfig": {
-            "double_z": False,
-            "z_channels": config.latent_channels,
-            "resolution": config.image_size,
-            "in_channels": config.in_channels,
-            "out_ch": config.in_channels,
-            "ch": channels[0],
-            "ch_mult": [n // channels[0] for n in channels],
-            "num_res_blocks": config.layers_per_block,
-            "attn_resolutions": [config.image_size // 2**level for level in config.attention_levels],
-            "dropout": 0.0,
-        },
+        "ddconfig": taming_ddconfig(config),
         # Its model cannot be built without a loss; this one has no weights.
         "lossconfig": {"target": "taming.modules.losses.vqperceptual.DummyLoss"},
     }

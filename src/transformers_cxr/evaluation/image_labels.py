@@ -144,7 +144,12 @@ class ImageLabels(CxrMetric):
         self.classifier = classifier
 
     def _units(self, predictions: Sequence, references: Sequence) -> list[np.ndarray]:
-        return list(np.stack([self.classifier(predictions), self.classifier(references)], axis=1))
+        return self.units_of(self.classifier(predictions), self.classifier(references))
+
+    @staticmethod
+    def units_of(generated: np.ndarray, real: np.ndarray) -> list[np.ndarray]:
+        """The units of images whose probabilities, `(num_images, num_labels)` each, the classifier has given before."""
+        return list(np.stack([generated, real], axis=1))
 
     def aggregate(self, units: Sequence[np.ndarray]) -> dict[str, float]:
         probabilities = np.stack(units)

@@ -139,10 +139,14 @@ def image_measures(
     if arguments.classifier:
         classifier = ImageClassifier(arguments.classifier, batch_size=arguments.batch_size)
         images = {"": drawn} | ({"reconstructed_": reconstructions} if reconstructions else {})
+        probabilities = {name: classifier(of) for name, of in images.items()}
+        of_real = classifier(real)
         if not arguments.reports and set(classifier.label_names) == PneumoniaOfImages.CLASSES:
             metric = PneumoniaOfImages(classifier)
-            measures += [_of_metric(metric, of, prompts, name) for name, of in [*images.items(), ("real_", real)]]
-        measures += [_of_metric(ImageLabels(classifier), of, real, name) for name, of in images.items()]
+            for name, rows in [*probabilities.items(), ("real_", of_real)]:
+                measures.append(Measure(metric.units_of(rows, prompts), metric.aggregate, name))
+        labels = ImageLabels(classifier)
+        measures += [Measure(labels.units_of(rows, of_real), labels.aggregate, n) for n, rows in probabilities.items()]
     for name in arguments.features:
         features = load_image_features(name, batch_size=arguments.batch_size)
         prefix = f"{Path(name).name}_"

@@ -63,8 +63,12 @@ class PneumoniaOfImages(PneumoniaAgreement):
         self.classifier = classifier
 
     def _units(self, predictions: Sequence, references: Sequence[str]) -> list[dict[str, tuple]]:
+        return self.units_of(self.classifier(predictions), references)
+
+    def units_of(self, probabilities: np.ndarray, references: Sequence[str]) -> list[dict[str, tuple]]:
+        """The units of images whose probabilities, `(num_images, 3)`, the classifier has given before."""
         units = []
-        for row, reference in zip(self.classifier(predictions), references):
+        for row, reference in zip(probabilities, references):
             probability = dict(zip(self.classifier.label_names, row))
             finding = "normal" if max(probability, key=probability.get) == "normal" else "pneumonia"
             etiology = max(("bacterial", "viral"), key=probability.get)

@@ -56,18 +56,31 @@ def checkpoint_of_run(arguments: TrainingArguments, settings: dict[str, Any]) ->
     settings["conversations_a_step"] = (
         arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     )
-    settings = json.loads(json.dumps(settings, default=str))
     output_dir = Path(arguments.output_dir)
-    path = output_dir / RUN
     # Its state is what the Trainer writes last into a checkpoint.
     states = output_dir.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")
     steps = [int(state.parent.name.removeprefix("checkpoint-")) for state in states]
-    if not steps:
-        if arguments.process_index == 0:
+    check_same_run(output_dir, settings, has_checkpoints=bool(steps), writes=arguments.process_index == 0)
+    return str(output_dir / f"checkpoint-{max(steps)}") if steps else None
+
+
+def check_same_run(output_dir: str | Path, settings: dict[str, Any], has_checkpoints: bool, writes: bool) -> None:
+    """
+    Refuses to go on with checkpoints of a run with other settings, which are those in `OUTPUT_DIR/run.json`. For a run without
+    checkpoints the process that `writes` writes its own there.
+
+    Raises:
+        ValueError: the folder holds checkpoints of another run.
+    """
+    settings = json.loads(json.dumps(settings, default=str))
+    output_dir = Path(output_dir)
+    path = output_dir / RUN
+    if not has_checkpoints:
+        if writes:
             output_dir.mkdir(parents=True, exist_ok=True)
             with durable_file(path) as partial:
                 partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        return None
+        return
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if differing := sorted(name for name in {**known, **settings} if known.get(name) != settings.get(name)):
         changes = "; ".join(f"{name} was {known.get(name)!r} and is {settings.get(name)!r}" for name in differing)
@@ -75,4 +88,3 @@ def checkpoint_of_run(arguments: TrainingArguments, settings: dict[str, Any]) ->
             f"'{output_dir}' holds checkpoints of another run: {changes}. Resume with the data and settings of that run, or "
             "choose another `output_dir`."
         )
-    return str(output_dir / f"checkpoint-{max(steps)}")
