@@ -144,3 +144,8 @@ def test_drawn_pneumonia_is_what_the_classifier_sees_of_what_was_asked_for():
 def test_a_classifier_of_other_classes_says_nothing_of_pneumonia():
     with pytest.raises(ValueError, match=r"classes \['bacterial', 'normal', 'viral'\], got one of \['left', 'right'\]"):
         PneumoniaOfImages(ImageClassifier(Halves(), ["left", "right"], device="cpu"))
+
+
+def test_no_images_are_an_error():
+    with pytest.raises(ValueError, match="at least one image to classify, got none"):
+        ImageClassifier(torch.nn.Identity(), ["a", "b"], device="cpu")([])

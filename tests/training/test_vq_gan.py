@@ -358,3 +358,8 @@ def test_bf16_training_keeps_the_quantizer_and_the_output_in_fp32(tokenizer, pix
     loss, _ = AutoencoderLoss()(fast, pixel_values, tokenizer.vq_model.decoder.conv_out.weight)
     loss.backward()
     assert all(parameter.grad is not None for parameter in tokenizer.parameters())
+
+
+def test_the_spectral_loss_of_images_of_another_size_is_refused():
+    with pytest.raises(ValueError, match=r"shape \(1, 1, 64, 64\), got \(1, 1, 32, 32\)"):
+        spectral_loss(torch.zeros(1, 1, 32, 32), torch.zeros(1, 1, 64, 64))

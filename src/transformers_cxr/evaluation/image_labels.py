@@ -106,8 +106,10 @@ class ImageClassifier:
             `np.ndarray` of shape `(len(images), len(label_names))` and dtype `float32`.
 
         Raises:
-            ValueError: a module does not give as many logits as there are names.
+            ValueError: there are no images, or a module does not give as many logits as there are names.
         """
+        if not len(images):
+            raise ValueError("Expected at least one image to classify, got none.")
         processor, rows = LlmCxrImageProcessor(do_convert_rgb=False), []
         for start in tqdm(range(0, len(images), self.batch_size), desc="Labels", unit="batch", leave=False):
             batch = list(images[start : start + self.batch_size])

@@ -55,7 +55,14 @@ def spectral_loss(
     Returns:
         `torch.FloatTensor` of shape `()`, in the units of pixels: white noise of standard deviation `s` has amplitudes of
         root mean square `s`.
+
+    Raises:
+        ValueError: the two differ in shape.
     """
+    if reconstruction.shape != pixel_values.shape:
+        raise ValueError(
+            f"Expected a reconstruction of the images' shape {tuple(pixel_values.shape)}, got {tuple(reconstruction.shape)}."
+        )
     size = min(window_size, *pixel_values.shape[-2:])
     window = torch.hann_window(size, device=pixel_values.device)
     window = torch.outer(window, window) / window.square().mean()
