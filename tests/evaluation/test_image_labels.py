@@ -137,6 +137,9 @@ def test_drawn_pneumonia_is_what_the_classifier_sees_of_what_was_asked_for():
     assert metric.compute(predictions=images, references=reports) == pytest.approx(expected)
     units = metric.prepare(images, reports)
     assert metric.aggregate(units[::-1]) == pytest.approx(expected)
+    # One more that is viral and seen as such: pneumonia 3 of 4, viral 1 of 2. Exchanged, the two causes would give 0.25.
+    more = metric.aggregate(units + metric.prepare([thirds(60, 10, 50)], ["Viral pneumonia."]))
+    assert more == pytest.approx({"finding_balanced_accuracy": (2 / 3 + 3 / 4) / 2, "etiology_balanced_accuracy": 0.75})
     only = metric.aggregate(units[-1:])
     assert np.isnan(list(only.values())).all()
 
