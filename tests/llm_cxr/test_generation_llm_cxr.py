@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, GenerationMixin, GraniteConfig
 from transformers.generation.streamers import BaseStreamer
 
-from transformers_cxr import ImageGrammarLogitsProcessor, LlmCxrForCausalLM, generate_image, save_image
+from transformers_cxr import ImageGrammarLogitsProcessor, LlmCxrConfig, LlmCxrForCausalLM, generate_image, save_image
 
 NUM_CODES = 16
 
@@ -227,6 +227,27 @@ def test_guidance_equals_two_forwards_a_step(tiny_model):
     expected = rows[0][:, -NUM_CODES:] - offset
     assert torch.equal(drawn, expected.repeat(2, 1))
     assert not torch.equal(expected, model.generate_image(**inputs, do_sample=False).codes)
+
+
+def test_a_checkpoint_says_how_it_draws(tiny_model, tmp_path):
+    model, processor = tiny_model
+    given = {"guidance_scale": 3.0, "temperature": 0.5, "top_k": 5, "top_p": 0.8}
+    explicit = generate_image(model, processor, "Normal.", seed=1, **given)[0]
+    plain = generate_image(model, processor, "Normal.", seed=1)[0]
+    model.save_pretrained(tmp_path)
+    config = LlmCxrConfig.from_pretrained(tmp_path, image_generation=given)
+    other = LlmCxrForCausalLM.from_pretrained(tmp_path, config=config)
+    assert np.array_equal(generate_image(other, processor, "Normal.", seed=1)[0], explicit)
+    # An argument goes before it.
+    whole = {"guidance_scale": 1.0, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+    assert np.array_equal(generate_image(other, processor, "Normal.", seed=1, **whole)[0], plain)
+    assert not np.array_equal(plain, explicit)
+    # Without a prompt to guide away from there is no guidance.
+    inputs = prompts(processor)
+    sampling = {name: value for name, value in given.items() if name != "guidance_scale"}
+    assert torch.equal(
+        other.generate_image(**inputs, seed=1).codes, model.generate_image(**inputs, seed=1, **sampling).codes
+    )
 
 
 def test_guidance_of_one_is_no_guidance(tiny_model):

@@ -310,6 +310,12 @@ def test_codebook_beyond_the_vocabulary_is_refused(tiny_model):
         LlmCxrConfig(**config)
 
 
+def test_unknown_settings_of_drawing_are_refused(tiny_model):
+    model, _ = tiny_model
+    with pytest.raises(ValueError, match=r"`image_generation` has \['guidance'\]"):
+        LlmCxrConfig(**model.config.to_dict() | {"image_generation": {"guidance": 3.0}})
+
+
 def test_tokenizer_larger_than_the_embeddings_is_refused(llama, text_tokenizer, vq_tokenizer):
     llama.resize_token_embeddings(100)
     with pytest.raises(ValueError, match="only 100 embeddings"):

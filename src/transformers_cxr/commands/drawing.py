@@ -37,7 +37,9 @@ def generate(
     seed: Annotated[
         int | None, typer.Option(help="Seed of the first image of a text, the next ones follow; random if not given.")
     ] = None,
-    guidance_scale: Annotated[float, typer.Option(min=1.0, help="Weight of the text; 1 is no guidance.")] = 1.0,
+    guidance_scale: Annotated[
+        float | None, typer.Option(min=1.0, help="Weight of the text; 1 is no guidance. The checkpoint has a default.")
+    ] = None,
     do_sample: Annotated[bool, typer.Option(help="Sample, or else take the likeliest code.")] = True,
     temperature: options.Temperature = None,
     top_k: options.TopK = None,
@@ -58,10 +60,12 @@ def generate(
     ```
     transformers-cxr generate "Normal chest X-ray of a child." -n 4
     transformers-cxr generate "Signs of viral pneumonia." --seed 7 \\
-        --guidance-scale 1.5 --format dicom
+        --guidance-scale 2.5 --format dicom
     ```
     """
     sampling = options.sampling_arguments(do_sample, temperature=temperature, top_k=top_k, top_p=top_p)
+    if guidance_scale is not None:
+        sampling["guidance_scale"] = guidance_scale
     with mistakes_as_messages():
         from ..llm_cxr.generation_llm_cxr import IMAGE_INSTRUCTION
 
@@ -72,7 +76,6 @@ def generate(
             "instruction": instruction or IMAGE_INSTRUCTION,
             "model": model_name(model),
             "dtype": dtype,
-            "guidance_scale": guidance_scale,
             **sampling,
         }
         wanted = [

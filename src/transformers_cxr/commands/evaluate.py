@@ -49,8 +49,12 @@ def evaluate(
     ] = "",
     training_split: Annotated[str, typer.Option(help="Split that is searched for copies among the drawings.")] = "",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of a report or answer in tokens, at most.")] = 256,
-    guidance_scale: Annotated[float, typer.Option(min=1.0, help="Classifier-free guidance of drawing.")] = 1.5,
-    top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Draw from the likeliest codes of that mass.")] = 0.95,
+    guidance_scale: Annotated[
+        float | None, typer.Option(min=1.0, help="Classifier-free guidance of drawing; that of the checkpoint.")
+    ] = None,
+    top_p: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="Draw from the likeliest codes of that mass.")
+    ] = None,
     batch_size: BatchSize = 32,
     num_resamples: Annotated[int, typer.Option(min=0, help="Resamples of the intervals.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of wording, samples, drawings and resamples.")] = 0,

@@ -37,7 +37,7 @@ TEXT_TO_DRAW = (
 )
 MAX_CHARACTERS = 4000
 MAX_IMAGES = 4
-MAX_GUIDANCE = 5
+MAX_GUIDANCE = 10
 MAX_SEED = 2**31 - 1
 # The model works on one request at a time, and so many may wait.
 MAX_WAITING = 64
@@ -249,7 +249,12 @@ def build_page(reader: Reader, title: str) -> gr.Blocks:
                         )
                         num_images = gr.Slider(1, MAX_IMAGES, value=2, step=1, label="Samples", elem_id="samples")
                         guidance = gr.Slider(
-                            1, MAX_GUIDANCE, value=1, step=0.1, label="Guidance (1 is none)", elem_id="guidance"
+                            1,
+                            MAX_GUIDANCE,
+                            value=reader.model.config.image_generation.get("guidance_scale", 1),
+                            step=0.1,
+                            label="Guidance (1 is none)",
+                            elem_id="guidance",
                         )
                         seed = gr.Number(0, label="Seed of the first sample", elem_id="seed")
                         with gr.Row():

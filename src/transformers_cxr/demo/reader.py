@@ -122,7 +122,7 @@ class Reader:
             yield text.strip().removesuffix("\N{REPLACEMENT CHARACTER}")
 
     def draw(
-        self, text: str, num_images: int = 1, seed: int = 0, guidance_scale: float = 1.0
+        self, text: str, num_images: int = 1, seed: int = 0, guidance_scale: float | None = None
     ) -> Iterator[list[PIL.Image.Image]]:
         """
         Draws X-rays for a text.

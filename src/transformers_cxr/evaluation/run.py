@@ -99,8 +99,12 @@ class EvaluationArguments:
     )
     training_split: str = field(default="", metadata={"help": "split that is searched for copies among the drawings"})
     max_new_tokens: int = field(default=256, metadata={"help": "longest report and answer"})
-    guidance_scale: float = field(default=1.5, metadata={"help": "classifier-free guidance of drawing"})
-    top_p: float = field(default=0.95, metadata={"help": "nucleus of drawing"})
+    guidance_scale: float | None = field(
+        default=None, metadata={"help": "classifier-free guidance of drawing; that of the checkpoint by default"}
+    )
+    top_p: float | None = field(
+        default=None, metadata={"help": "nucleus of drawing; that of the checkpoint by default"}
+    )
     instruction: str = field(default=REPORT_INSTRUCTION, metadata={"help": "the prompt of reports"})
     batch_size: int = field(default=32, metadata={"help": "sequences at once"})
     num_resamples: int = field(default=1000, metadata={"help": "resamples of the intervals"})
@@ -260,7 +264,8 @@ def _generators(
 ) -> dict[str, tuple[Callable, dict]]:
     """For each task that the model gives something for: what gives it, and what it depends on."""
     seed, text = arguments.seed, {"max_new_tokens": arguments.max_new_tokens}
-    drawing = {"guidance_scale": arguments.guidance_scale, "top_p": arguments.top_p}
+    given = {"guidance_scale": arguments.guidance_scale, "top_p": arguments.top_p}
+    drawing = model.config.image_generation | {name: value for name, value in given.items() if value is not None}
     read = text_generator(model, processor, **text)
 
     def corrupted(pixels: torch.FloatTensor, example: Example) -> torch.FloatTensor:

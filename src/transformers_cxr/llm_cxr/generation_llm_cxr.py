@@ -127,11 +127,11 @@ class LlmCxrImageGenerationMixin:
         attention_mask: torch.LongTensor | None = None,
         pixel_values: torch.FloatTensor | None = None,
         num_images: int = 1,
-        guidance_scale: float = 1.0,
+        guidance_scale: float | None = None,
         negative_input_ids: torch.LongTensor | None = None,
         negative_attention_mask: torch.LongTensor | None = None,
         do_sample: bool = True,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | Sequence[int] | None = None,
@@ -151,16 +151,17 @@ class LlmCxrImageGenerationMixin:
                 Images of the prompts, for the placeholders in `input_ids`.
             num_images (`int`, *optional*, defaults to 1):
                 Images a prompt.
-            guidance_scale (`float`, *optional*, defaults to 1.0):
-                Weight of the prompt against `negative_input_ids`; 1 is no guidance.
+            guidance_scale (`float`, *optional*):
+                Weight of the prompt against `negative_input_ids`; 1 is no guidance. The default is that of
+                `config.image_generation`, or else 1.
             negative_input_ids (`torch.LongTensor` of shape `(1 or batch_size, negative_length)`, *optional*):
-                Prompts to be guided away from; needed for a `guidance_scale` above 1.
+                Prompts to be guided away from; needed for a `guidance_scale` above 1, and without them its default is 1.
             negative_attention_mask (`torch.LongTensor` of shape `(1 or batch_size, negative_length)`, *optional*):
                 1 for tokens, 0 for padding.
             do_sample (`bool`, *optional*, defaults to `True`):
                 Draw from the distribution; `False` takes the likeliest code.
             temperature, top_k, top_p:
-                As in `generate`.
+                As in `generate`. The defaults are those of `config.image_generation`, or else the whole distribution.
             seed (`int` or sequence of `int`, *optional*):
                 One seed an image (`batch_size * num_images`), or one from which image `i` gets `seed + i`. An image
                 depends on its seed and prompt, not on the batch that it is drawn in.
@@ -175,6 +176,12 @@ class LlmCxrImageGenerationMixin:
             ValueError: no images asked for, guidance below 1 or without a negative prompt, a wrong number of seeds, or a
                 prompt that leaves no room for an image in the context.
         """
+        defaults = self.config.image_generation
+        if guidance_scale is None:
+            guidance_scale = defaults.get("guidance_scale", 1.0) if negative_input_ids is not None else 1.0
+        temperature = defaults.get("temperature", 1.0) if temperature is None else temperature
+        top_k = defaults.get("top_k") if top_k is None else top_k
+        top_p = defaults.get("top_p") if top_p is None else top_p
         batch_size, total = input_ids.shape[0], input_ids.shape[0] * num_images
         if num_images < 1:
             raise ValueError(f"`num_images` must be at least 1, got {num_images}.")

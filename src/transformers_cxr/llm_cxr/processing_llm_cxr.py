@@ -350,8 +350,8 @@ class LlmCxrProcessor(ProcessorMixin):
         return [prompt + self.boi_token for prompt in prompts]
 
     def with_negative_prompt(self, generate_kwargs: dict, instruction: str, device: torch.device) -> dict:
-        """Adds the prompt of an empty text, which classifier-free guidance steers away from, where it is needed."""
-        if generate_kwargs.get("guidance_scale", 1.0) <= 1 or "negative_input_ids" in generate_kwargs:
+        """Adds the prompt of an empty text, which classifier-free guidance steers away from, where there is no other."""
+        if "negative_input_ids" in generate_kwargs:
             return generate_kwargs
         negative = self(text=self.image_prompts([""], instruction), return_tensors="pt").to(device)
         return {**generate_kwargs, "negative_input_ids": negative.input_ids}
