@@ -118,6 +118,9 @@ def test_parquet_and_webdataset_are_read(encode, images, tmp_path, monkeypatch):
     result = encode(damaged, tmp_path / "codes-damaged", shard_size=1)
     assert result.exit_code == 1 and "damaged.tar' is damaged" in result.stderr
     assert (tmp_path / "codes-damaged/codes-00000.parquet").is_file()
+    damaged.write_bytes(b"no tar archive" * 100)
+    result = encode(damaged, tmp_path / "codes-none")
+    assert result.exit_code == 1 and "damaged.tar' is damaged" in result.stderr
 
 
 def test_a_kill_in_the_middle_of_a_shard_changes_nothing_in_the_end(encode, encode_in_process, images, tmp_path):

@@ -18,6 +18,8 @@ from .image_folder import IMAGE_SUFFIXES, walk_images
 if TYPE_CHECKING:
     from datasets import Features
 
+# Files that hold many images, and what reads them in `datasets`.
+SHARD_BUILDERS = {".parquet": "parquet", ".tar": "webdataset"}
 # Where the id of an image is looked for; else it is the image's path, or its number.
 ID_COLUMNS = ("id", "image_id", "file_name", "__key__")
 
@@ -102,7 +104,7 @@ def open_source(dataset: str, split: str | None, image_column: str | None, id_co
         path = path.absolute()
     if (path / "metadata.csv").is_file():
         return _open_metadata(path, split, id_column)
-    by_datasets = (file.suffix in (".parquet", ".tar") or file.name == "metadata.jsonl" for file in path.rglob("*"))
+    by_datasets = (file.suffix in SHARD_BUILDERS or file.name == "metadata.jsonl" for file in path.rglob("*"))
     if path.is_dir() and not any(by_datasets):
         if next(walk_images(path), None) is None:
             raise FileNotFoundError(f"No image in '{path}': expected files {', '.join(IMAGE_SUFFIXES)} at any depth.")
@@ -169,16 +171,19 @@ def _open_datasets(dataset: str, split: str, image_column: str | None, id_column
     from datasets import Image, load_dataset
 
     path = Path(dataset)
-    if path.is_file():
-        builders = {".parquet": "parquet", ".tar": "webdataset"}
-        if path.suffix not in builders:
-            raise ValueError(f"Expected a folder, a Parquet file or a WebDataset tar, got '{dataset}'.")
-        stream = load_dataset(builders[path.suffix], data_files=dataset, split=split, streaming=True)
-    else:
-        try:
+    if path.is_file() and path.suffix not in SHARD_BUILDERS:
+        raise ValueError(f"Expected a folder, a Parquet file or a WebDataset tar, got '{dataset}'.")
+    try:
+        if path.is_file():
+            stream = load_dataset(SHARD_BUILDERS[path.suffix], data_files=dataset, split=split, streaming=True)
+        else:
             stream = load_dataset(dataset, split=split, streaming=True)
-        except OSError as error:
-            raise ValueError(f"'{dataset}' is no file or folder, and no dataset on the Hub: {error}") from error
+    except tarfile.TarError as error:
+        raise ValueError(f"'{dataset}' is damaged: {error}.") from error
+    except OSError as error:
+        if path.is_file():
+            raise
+        raise ValueError(f"'{dataset}' is no file or folder, and no dataset on the Hub: {error}") from error
     features = stream.features
     image_column = image_column or _find_image_column(features, dataset)
     _check_columns(list(features), [image_column, *filter(None, [id_column])], dataset)

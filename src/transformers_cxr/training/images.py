@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import Dataset, IterableDataset
 
 from ..data.image_folder import READ_ERRORS
-from ..data.sources import ImageSource
+from ..data.sources import SHARD_BUILDERS, ImageSource
 from ..llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor
 
 
@@ -59,7 +59,7 @@ def is_streamed(data_dir: str | Path) -> bool:
     path = Path(data_dir)
     if (path / "metadata.csv").is_file():
         return False
-    return path.is_file() or any(file.suffix in (".parquet", ".tar") for file in path.rglob("*"))
+    return path.is_file() or any(file.suffix in SHARD_BUILDERS for file in path.rglob("*"))
 
 
 class ImageStream(IterableDataset):
