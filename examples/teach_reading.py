@@ -1,19 +1,35 @@
 """
 The second stage of the embedded checkpoint: a model that draws learns to read.
 
-    python examples/teach_reading.py --config examples/teach_reading_1.yaml --data_dir DATA --model runs/llm/final \
-        --output_dir runs/reading_1
-    python examples/teach_reading.py --config examples/teach_reading_2.yaml --data_dir DATA --model runs/reading_1/final \
-        --output_dir runs/reading_2
+    transformers-cxr encode DATA --split train --output runs/train_codes --model runs/vq
+    transformers-cxr encode DATA --split validation --output runs/validation_codes --model runs/vq
+    python examples/teach_reading.py --config examples/teach_reading_1.yaml --data_dir DATA --codes runs/train_codes \
+        --model runs/llm/final --output_dir runs/reading_1
+    python examples/teach_reading.py --config examples/teach_reading_2.yaml --data_dir DATA --codes runs/train_codes \
+        --model runs/reading_1/final --output_dir runs/reading_2
+    python examples/train_code_classifier.py --config examples/code_classifier_tiny.yaml --data_dir DATA \
+        --vq_tokenizer runs/vq --codes runs/train_codes runs/validation_codes --output_dir runs/teacher
+    python examples/teach_reading.py --config examples/teach_reading_3.yaml --data_dir DATA --codes runs/train_codes \
+        --model runs/reading_2/final --teacher runs/teacher/final --output_dir runs/reading_3
+    python examples/teach_reading.py --config examples/teach_reading_4.yaml --data_dir DATA --codes runs/train_codes \
+        --model runs/reading_3/final --teacher runs/teacher/final --student runs/reading_3/student.safetensors \
+        --output_dir runs/reading_4
 
-Two things differ from `finetune_llm_cxr.py`. The input embeddings of the codes begin anew (`codebook_embeddings`), as a linear
-map of the codebook's vectors, and stay: codes that look alike are then alike to the model from the start, where rows of
-their own learn from each code's few occurrences. And an auxiliary loss (`finding_weight`) asks every code of the lower half
-of an image for the finding of its study, which a report tells in a few of its words only.
+What differs from `finetune_llm_cxr.py`:
+
+- The input embeddings of the codes begin anew (`codebook_embeddings`), as a linear map of the codebook's vectors, and stay:
+  codes that look alike are then alike to the model from the start, where rows of their own learn from each code's few
+  occurrences.
+- An auxiliary loss (`finding_weight`) asks every code of the lower half of an image for the finding of its study, which a
+  report tells in a few of its words only.
+- A convolutional classifier of codes is the `teacher`: the model learns its features of the parts of an image, of the whole
+  and its opinion of the finding, so that what convolutions know of neighbourhoods need not be learnt from the images alone
+  (distillation, arXiv 2012.12877). The codes of an image that is read are then moved and changed as the teacher's were, what
+  is not normal is bacterial as often as viral, and every turn weighs the same, be it a report or the one word of an answer.
 
 `DATA` is a Hugging Face imagefolder with a `metadata.csv` (columns in `transformers_cxr.data.image_folder`); only its train
-split is read. Codes are kept in `OUTPUT_DIR/codes.npy`, and training resumes from the last checkpoint in `OUTPUT_DIR`. Every
-setting of `transformers.TrainingArguments` is an argument.
+split is trained on. Training resumes from the last checkpoint in `OUTPUT_DIR`. Every setting of
+`transformers.TrainingArguments` is an argument.
 """
 
 import copy
@@ -24,19 +40,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_model, save_model
 from torch.nn import functional as F
 from torch.utils.data import Dataset
-from tqdm import tqdm
+from train_classifier import CLASSES, class_of
+from train_code_classifier import REACH, CodeAugmentation, CodeClassifier, codes_of
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from transformers_cxr import LlmCxrForCausalLM, LlmCxrProcessor
+from transformers_cxr.data.codes import load_codes
 from transformers_cxr.data.image_folder import Study, read_image_folder
 from transformers_cxr.data.instructions import image_conversation, question_answers, report_conversation
 from transformers_cxr.training.arguments import run_script
 from transformers_cxr.training.instructions import InstructionCollator, encode_conversation
 
-FINDINGS = ("normal", "bacterial", "viral")
 # Of questions that decide what a report says.
 DECIDING = ("finding", "etiology", "label")
 
@@ -44,11 +62,15 @@ DECIDING = ("finding", "etiology", "label")
 @dataclass
 class ScriptArguments:
     data_dir: str = field(metadata={"help": "imagefolder with a metadata.csv"})
+    codes: str = field(metadata={"help": "codes of the train split by `transformers-cxr encode`"})
     model: str = field(metadata={"help": "LLM-CXR checkpoint to start from, a Llama"})
     codebook_embeddings: bool = field(
         default=False, metadata={"help": "begin the input rows of codes from the codebook"}
     )
     finding_weight: float = field(default=0.0, metadata={"help": "weight of the auxiliary loss"})
+    teacher: str | None = field(default=None, metadata={"help": "classifier of codes by train_code_classifier.py"})
+    student: str | None = field(default=None, metadata={"help": "student.safetensors of the stage before"})
+    feature_weight: float = field(default=0.5, metadata={"help": "weight of the loss on the teacher's features"})
     drawing_ratio: float = field(default=0.12, metadata={"help": "share of the examples that draw"})
     questions: list[int] = field(default_factory=lambda: [1, 2], metadata={"help": "fewest and most a reading example"})
     deciding_first: float = field(default=0.0, metadata={"help": "how often the finding is asked for before the view"})
@@ -89,18 +111,29 @@ class ReadingDataset(Dataset):
         size: int,
         seed: int,
         args: ScriptArguments,
+        augmentation: CodeAugmentation | None,
     ):
+        self.augmentation = augmentation
         self.studies, self.codes, self.processor = studies, codes, processor
         self.size, self.seed, self.args = size, seed, args
         # The normal and the other studies of a source are drawn equally often.
-        groups = [(study.source, study.findings == ("No Finding",)) for study in studies]
+        is_taught = augmentation is not None
+        groups = [
+            (study.source, study.findings == ("No Finding",), study.etiology if is_taught else "") for study in studies
+        ]
         sizes, studies_of = Counter(groups), Counter(study.source for study in studies)
-        groups_of = Counter(source for source, _ in sizes)
+        halves_of = Counter(source for source, _ in {group[:2] for group in sizes})
+        parts_of = Counter(group[:2] for group in sizes)
+
         weights = [
-            args.source_weights.get(group[0], 1.0) * studies_of[group[0]] / groups_of[group[0]] / sizes[group]
+            args.source_weights.get(group[0], 1.0)
+            * studies_of[group[0]]
+            / (halves_of[group[0]] * parts_of[group[:2]] * sizes[group])
             for group in groups
         ]
         self.cumulative_weights = np.cumsum(weights).tolist()
+        # The teacher knows the normal of the datasets that know bacterial from viral.
+        self.asked_sources = {study.source for study in studies if study.etiology or not is_taught}
 
     def __len__(self) -> int:
         return self.size
@@ -111,15 +144,14 @@ class ReadingDataset(Dataset):
         study = self.studies[position]
         is_drawing = rng.random() < self.args.drawing_ratio
         messages = self._drawing(study, rng) if is_drawing else self._reading(study, rng)
-        record = {
-            "messages": messages,
-            "task": "image" if is_drawing else "report",
-            "image_codes": [self.codes[position].tolist()],
-        }
+        codes = self.codes[position]
+        if self.augmentation is not None and not is_drawing:
+            codes = self.augmentation(codes, np.random.default_rng((self.seed, index)))
+        record = {"messages": messages, "task": "image" if is_drawing else "report", "image_codes": [codes.tolist()]}
         example = encode_conversation(self.processor, record)
-        finding = "normal" if study.findings == ("No Finding",) else study.etiology
         # The prompt of a drawing tells the finding: there is nothing to learn from it.
-        example["finding"] = -100 if is_drawing or not finding else FINDINGS.index(finding)
+        is_asked = not is_drawing and study.source in self.asked_sources and class_of(study)
+        example["finding"] = CLASSES.index(class_of(study)) if is_asked else -100
         return example
 
     @staticmethod
@@ -147,51 +179,99 @@ class ReadingDataset(Dataset):
         return [message for turn in turns for message in turn]
 
 
-class ReadingTrainer(Trainer):
-    """Trainer with the auxiliary loss: a linear layer on the hidden states two thirds up the backbone tells the finding."""
+class Student(torch.nn.Module):
+    """
+    What is asked of the hidden states beside the text, by linear layers that train with the model: a third up the backbone
+    the teacher's local features, two thirds up, on the codes of the lower half, the finding and the teacher's features of the
+    image. A code has seen what is above and left of it: it is asked for the place whose 7x7 codes end with it.
+    """
 
-    def __init__(self, model: LlmCxrForCausalLM, finding_weight: float, **kwargs):
-        config = model.config.text_config
+    def __init__(self, config, teacher: CodeClassifier | None):
+        super().__init__()
+        self.local_layer, self.layer = config.num_hidden_layers // 3, 2 * config.num_hidden_layers // 3
+        self.finding = torch.nn.Linear(config.hidden_size, len(CLASSES))
+        if teacher:
+            width = teacher.config.hidden_size
+            self.local_features = torch.nn.Linear(config.hidden_size, width)
+            self.features = torch.nn.Linear(config.hidden_size, 2 * width)
+
+    def forward(
+        self,
+        hidden_states: tuple[torch.FloatTensor],
+        image_codes: torch.LongTensor,
+        finding: torch.LongTensor,
+        teacher: CodeClassifier | None,
+    ) -> tuple[torch.FloatTensor, torch.FloatTensor]:
+        """
+        The loss of the finding and that of the features. `hidden_states` are of the codes alone, `(batch_size,
+        num_image_tokens, hidden_size)` each, `image_codes` are `(batch_size, num_image_tokens)`, and `finding` `(batch_size,)`.
+        """
+        local, upper = (
+            F.rms_norm(hidden_states[i], hidden_states[i].shape[-1:]) for i in (self.local_layer, self.layer)
+        )
+        lower_half = upper[:, image_codes.shape[1] // 2 :]
+        logits = self.finding(lower_half).flatten(0, 1)
+        targets = F.one_hot(finding, len(CLASSES)).float()
+        feature_loss = logits.new_zeros(())
+        if teacher:
+            with torch.no_grad():
+                local_features, features = teacher.features(image_codes)
+                targets = (targets + teacher.classifier(features).softmax(-1)) / 2
+            size = teacher.config.grid_size
+            local = self.local_features(local).unflatten(1, (size, size))[:, 2 * REACH :, 2 * REACH :]
+            local_features = local_features.movedim(1, -1)[:, REACH:-REACH, REACH:-REACH]
+            feature_loss = F.mse_loss(local, F.layer_norm(local_features, local_features.shape[-1:]))
+            features = F.layer_norm(features, features.shape[-1:])[:, None].expand(-1, lower_half.shape[1], -1)
+            feature_loss = feature_loss + F.mse_loss(self.features(lower_half), features)
+        targets = targets.repeat_interleave(lower_half.shape[1], dim=0)
+        return F.cross_entropy(logits, targets), feature_loss
+
+
+class ReadingTrainer(Trainer):
+    """Trainer with the losses of the [`Student`]."""
+
+    def __init__(
+        self, model: LlmCxrForCausalLM, script_args: ScriptArguments, teacher: CodeClassifier | None, **kwargs
+    ):
         # It trains with the model, and is taken off when training ends.
-        model.finding_head = torch.nn.Linear(config.hidden_size, len(FINDINGS))
-        self.finding_weight = finding_weight
-        self.layer = 2 * config.num_hidden_layers // 3
+        model.student = Student(model.config.text_config, teacher)
+        if script_args.student:
+            load_model(model.student, script_args.student)
+        self.script_args, self.teacher = script_args, teacher
         super().__init__(model=model, **kwargs)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         finding = inputs.pop("finding")
-        inputs = {**inputs, "output_hidden_states": True}
-        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        unwrapped = self.accelerator.unwrap_model(model)
-        is_code = inputs["input_ids"] >= unwrapped.config.image_token_offset
-        lower_half = is_code & (is_code.cumsum(-1) > unwrapped.config.vq_config.num_image_tokens // 2)
-        hidden = outputs.hidden_states[self.layer][lower_half]
-        logits = unwrapped.finding_head(F.rms_norm(hidden, hidden.shape[-1:]))
-        targets = finding[:, None].expand_as(is_code)[lower_half]
-        if (targets >= 0).any():
-            loss = loss + self.finding_weight * F.cross_entropy(logits, targets)
+        labels, ids = inputs["labels"], inputs["input_ids"]
+        outputs = model(**{**inputs, "output_hidden_states": True})
+        loss = turn_loss(outputs.logits, labels) if self.teacher else outputs.loss
+        asked = finding >= 0
+        if asked.any():
+            unwrapped = self.accelerator.unwrap_model(model)
+            offset, number = unwrapped.config.image_token_offset, unwrapped.config.vq_config.num_image_tokens
+            is_code = (ids >= offset) & asked[:, None]
+            hidden_states = [hidden[is_code].unflatten(0, (-1, number)) for hidden in outputs.hidden_states]
+            image_codes = (ids[is_code] - offset).unflatten(0, (-1, number))
+            finding_loss, feature_loss = unwrapped.student(hidden_states, image_codes, finding[asked], self.teacher)
+            loss = (
+                loss + self.script_args.finding_weight * finding_loss + self.script_args.feature_weight * feature_loss
+            )
         return (loss, outputs) if return_outputs else loss
 
 
-@torch.no_grad()
-def encode_images(model: LlmCxrForCausalLM, processor: LlmCxrProcessor, studies: list[Study], path: Path) -> np.ndarray:
-    """Codes of the studies' images, `np.uint16` of shape `(num_studies, num_image_tokens)`, kept in `path`."""
-    if path.is_file():
-        return np.load(path)
-    rows, batch_size = [], 16
-    for start in tqdm(range(0, len(studies), batch_size), desc="Encoding"):
-        images = [study.image_path for study in studies[start : start + batch_size]]
-        pixel_values = processor.image_processor(images, return_tensors="pt").pixel_values
-        rows.append(model.vq_tokenizer.encode(pixel_values.to(model.vq_tokenizer.device)).cpu().numpy())
-    codes = np.concatenate(rows).astype(np.uint16)
-    np.save(path, codes)
-    return codes
+def turn_loss(logits: torch.FloatTensor, labels: torch.LongTensor) -> torch.FloatTensor:
+    """Mean over the responses of a batch of the mean cross-entropy of a response's tokens: each run of labels is a response."""
+    logits, targets = logits[:, :-1], labels[:, 1:]
+    is_label = targets >= 0
+    begins = is_label & (F.pad(targets[:, :-1], (1, 0), value=-100) < 0)
+    turns = begins.flatten().cumsum(0)[is_label.flatten()] - 1
+    losses = F.cross_entropy(logits[is_label], targets[is_label], reduction="none")
+    return (losses / turns.bincount()[turns]).sum() / begins.sum()
 
 
 def main(args: ScriptArguments, training_args: TrainingArguments):
     set_seed(training_args.seed)
     output_dir = Path(training_args.output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
     studies = read_image_folder(args.data_dir, "train")
     model = LlmCxrForCausalLM.from_pretrained(args.model)
     processor = LlmCxrProcessor.from_pretrained(args.model)
@@ -199,20 +279,25 @@ def main(args: ScriptArguments, training_args: TrainingArguments):
         begin_from_codebook(model)
     model.get_input_embeddings().weight.requires_grad_(False)
     model.vq_tokenizer.eval().requires_grad_(False)
-    codes = encode_images(model, processor, studies, output_dir / "codes.npy")
+    codes = codes_of(studies, load_codes(args.codes, model.vq_tokenizer))
+    teacher = CodeClassifier.from_pretrained(args.teacher).eval().requires_grad_(False) if args.teacher else None
+    augmentation = CodeAugmentation(model.vq_tokenizer) if teacher else None
     size = training_args.max_steps * training_args.train_batch_size * training_args.world_size
     pad = InstructionCollator(processor.tokenizer.pad_token_id)
     trainer = ReadingTrainer(
         model=model,
-        finding_weight=args.finding_weight,
+        script_args=args,
+        teacher=teacher.to(training_args.device) if teacher else None,
         args=training_args,
-        train_dataset=ReadingDataset(studies, codes, processor, size, training_args.seed, args),
+        train_dataset=ReadingDataset(studies, codes, processor, size, training_args.seed, args, augmentation),
         data_collator=lambda examples: pad(examples) | {"finding": torch.tensor([e["finding"] for e in examples])},
     )
     trainer.train(resume_from_checkpoint=get_last_checkpoint(output_dir))
     if trainer.is_world_process_zero():
-        del model.finding_head
+        student = model.student
+        del model.student
         model.save_pretrained(output_dir / "final")
+        save_model(student, output_dir / "student.safetensors")
         processor.save_pretrained(output_dir / "final")
 
 

@@ -62,6 +62,8 @@ class CXRVQTokenizer(PreTrainedModel):
     input_modalities = ("image",)
     output_modalities = ("image",)
     _keep_in_fp32_modules_strict = ["vq_model"]
+    # It is loaded from an LLM-CXR checkpoint too.
+    _keys_to_ignore_on_load_unexpected = [r"^language_model\."]
     _no_split_modules = ["VQModel"]
     supports_gradient_checkpointing = False
     # Its attention is diffusers' own, whatever implementation the backbone beside it is loaded with.
