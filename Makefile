@@ -2,16 +2,24 @@
 
 PYTHON ?= python3
 VENV := .venv
+CONSTRAINTS := constraints.txt
 RUN := $(VENV)/bin/python
-INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
-.PHONY: demo test bench docs lint
+.PHONY: demo test test-lowest bench docs lint
 
 demo: $(VENV)/installed
 	$(RUN) examples/demo.py
 
 test: $(VENV)/installed-for-tests
 	$(RUN) -m pytest
+
+# The tests with the lowest version of everything that setup.py allows.
+test-lowest: lowest.txt
+	$(MAKE) test VENV=.venv-lowest CONSTRAINTS=lowest.txt
+
+lowest.txt: setup.py
+	grep --only-matching --extended-regexp '"[a-z0-9-]+>=[0-9.]+"' $< | tr -d '"' | sed 's/>=/==/' > $@
 
 bench: $(VENV)/installed
 	$(RUN) benchmarks/import_time.py
@@ -24,17 +32,17 @@ lint: $(VENV)/installed-for-tests
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 
-$(VENV)/installed: setup.py constraints.txt
+$(VENV)/installed: setup.py $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) --editable .
 	touch $@
 
-$(VENV)/installed-for-tests: setup.py constraints.txt
+$(VENV)/installed-for-tests: setup.py $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) --editable ".[clinical,demo,dicom,evaluate,test,train]"
 	touch $(VENV)/installed $@
 
-$(VENV)/installed-for-docs: setup.py constraints.txt
+$(VENV)/installed-for-docs: setup.py $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) --editable ".[docs]"
 	touch $(VENV)/installed $@
