@@ -44,7 +44,7 @@ from safetensors.torch import load_model, save_model
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 from train_classifier import CLASSES, class_of
-from train_code_classifier import REACH, CodeAugmentation, CodeClassifier, codes_of
+from train_code_classifier import REACH, CodeAugmentation, CodeClassifier, codebook_directions, codes_of
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -89,10 +89,9 @@ def begin_from_codebook(model: LlmCxrForCausalLM, norm: float = 2.0) -> None:
     language_model = AutoModelForCausalLM.from_config(config)
     table = model.get_input_embeddings().weight.detach()
     language_model.load_state_dict({**model.language_model.state_dict(), "lm_head.weight": table.clone()})
-    codebook = model.vq_tokenizer.codebook.float()
-    directions, _, _ = torch.linalg.svd(codebook - codebook.mean(0), full_matrices=False)
-    inputs = torch.cat([directions[:, :3] * len(codebook) ** 0.5, torch.ones(len(codebook), 1)], dim=1)
-    codes = slice(model.config.image_token_offset, model.config.image_token_offset + len(codebook))
+    directions = codebook_directions(model.vq_tokenizer)
+    inputs = torch.cat([directions, torch.ones(len(directions), 1)], dim=1)
+    codes = slice(model.config.image_token_offset, model.config.image_token_offset + len(directions))
     rows = inputs @ torch.linalg.lstsq(inputs, table[codes]).solution
     with torch.no_grad():
         language_model.get_input_embeddings().weight[codes] = rows * (norm / rows.norm(dim=1).median())

@@ -73,7 +73,7 @@ def training_arguments(output_dir, **settings):
     )
 
 
-def test_a_classifier_of_codes_teaches_a_model_that_then_goes_on(scripts, folder, capsys):
+def test_a_classifier_of_codes_teaches_a_model_that_then_goes_on(scripts, folder):
     arguments = scripts.classifier.ScriptArguments(
         str(folder), str(folder / "vq"), [str(folder / f"{split}_codes") for split in ("train", "validation")]
     )

@@ -37,7 +37,7 @@ TEXT_TO_DRAW = (
 )
 MAX_CHARACTERS = 4000
 MAX_IMAGES = 4
-MAX_GUIDANCE = 10
+MAX_GUIDANCE = 5
 MAX_SEED = 2**31 - 1
 # The model works on one request at a time, and so many may wait.
 MAX_WAITING = 64
