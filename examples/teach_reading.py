@@ -269,6 +269,8 @@ def turn_loss(logits: torch.FloatTensor, labels: torch.LongTensor) -> torch.Floa
 
 
 def main(args: ScriptArguments, training_args: TrainingArguments):
+    if args.student and not args.teacher:
+        raise ValueError(f"`student` '{args.student}' needs the `teacher` that it learnt from.")
     set_seed(training_args.seed)
     output_dir = Path(training_args.output_dir)
     studies = read_image_folder(args.data_dir, "train")

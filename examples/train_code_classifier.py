@@ -134,6 +134,8 @@ def codes_of(studies: list[Study], store: Dataset) -> np.ndarray:
 
 
 def main(args: ScriptArguments, training_args: TrainingArguments):
+    if len(args.codes) != 2:
+        raise ValueError(f"`codes` must name the codes of the train and of the validation split, got {args.codes}.")
     set_seed(training_args.seed)
     output_dir = Path(training_args.output_dir)
     vq_tokenizer = CXRVQTokenizer.from_pretrained(args.vq_tokenizer).eval()

@@ -152,3 +152,12 @@ def test_every_turn_weighs_the_same(scripts):
     losses = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="none").view(2, 8)
     expected = (losses[0, 1:5].mean() + losses[0, 6] + losses[1, 3:5].mean()) / 3
     assert scripts.reading.turn_loss(logits, labels) == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_mistakes_are_named(scripts, tmp_path):
+    with pytest.raises(ValueError, match=r"train and of the validation split, got \['codes'\]"):
+        scripts.classifier.main(scripts.classifier.ScriptArguments("", "", ["codes"]), training_arguments(tmp_path))
+    with pytest.raises(ValueError, match="'a.safetensors' needs the `teacher`"):
+        scripts.reading.main(
+            scripts.reading.ScriptArguments("", "", "", student="a.safetensors"), training_arguments(tmp_path)
+        )
