@@ -21,6 +21,7 @@ The images of the train split are trained on; PSNR, use and perplexity of the co
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable
 
@@ -274,4 +275,7 @@ def parse_args() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main(parse_args())
+    try:
+        main(parse_args())
+    except (OSError, ValueError, ImportError) as error:
+        sys.exit(f"Error: {error}")

@@ -24,6 +24,7 @@ The images are those of `--data_dir`, a folder of images, by default of `example
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -160,9 +161,8 @@ def work(connection: Connection, args: argparse.Namespace, case: Case) -> None:
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     torch.manual_seed(0)
-    paths, _ = list_images(args.data_dir, "validation")
     processor = LlmCxrImageProcessor(do_convert_rgb=case.model == "paper")
-    images = [paths[i % len(paths)] for i in range(case.batch_size)]
+    images = [args.paths[i % len(args.paths)] for i in range(case.batch_size)]
     pixel_values = processor(images, return_tensors="pt").pixel_values
     tokenizer = LOAD[case.model](pixel_values).eval().requires_grad_(False)
     codes = tokenizer.encode(pixel_values)
@@ -179,6 +179,7 @@ def work(connection: Connection, args: argparse.Namespace, case: Case) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
+    args.paths, _ = list_images(args.data_dir, "validation")
     print(f"torch {torch.__version__}, transformers {transformers.__version__}, {torch.get_num_threads()} threads\n")
     print(
         "| model | batch | way | encode, images/s | x taming | decode, images/s | x taming | other codes | other pixels | "
@@ -217,4 +218,7 @@ def parse_args() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main(parse_args())
+    try:
+        main(parse_args())
+    except (OSError, ValueError, ImportError) as error:
+        sys.exit(f"Error: {error}")
