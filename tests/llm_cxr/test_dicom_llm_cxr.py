@@ -415,7 +415,7 @@ def test_pixels_of_other_depths_are_refused(name):
 
 def test_palette_colours_are_refused():
     with pytest.raises(ValueError, match="expected pixels that are grey or RGB, got PALETTE COLOR"):
-        read_dicom(sample("examples_palette.dcm"), force=True)
+        read_dicom(sample("OBXXXX1A.dcm"), force=True)
 
 
 @pytest.mark.parametrize("elements", [{"WindowWidth": 0}, {"WindowWidth": -5}, {"VOILUTFunction": "CUBIC"}])
