@@ -1,6 +1,8 @@
 import random
 from pathlib import Path
 
+import pytest
+
 from transformers_cxr.data.conversations import (
     has_label_questions,
     image_example,
@@ -99,6 +101,23 @@ def test_uncertain_labels_are_neither_asked_nor_reported():
     assert not has_label_questions(row)
     assert has_label_questions(ROW) and has_label_questions(row | {"sex": "F"})
     assert "edema" not in texts(report_example(row, random.Random(0)))[1].lower()
+
+
+@pytest.mark.parametrize(
+    ("label", "value", "asked"),
+    [
+        ("Edema", 1, True),
+        ("No Finding", 1, True),
+        ("Pneumonia", 0, True),
+        ("Edema", 0, False),
+        ("No Finding", 0, False),
+        ("Support Devices", 1, False),
+    ],
+)
+def test_label_questions_are_those_that_can_be_written(label, value, asked):
+    row = ROW | {"labels": [{"name": label, "value": value}], "view": ""}
+    assert has_label_questions(row) == asked
+    assert not asked or label_vqa_example(row, random.Random(0))
 
 
 def test_study_of_a_label_only_dataset_keeps_its_labels_as_a_record():

@@ -112,8 +112,7 @@ def report_text(row: dict, rng: random.Random, sections: str = "findings+impress
 
 def has_label_questions(row: dict) -> bool:
     """Whether the columns of a row answer a question."""
-    known = any(label["value"] >= 0 for label in row["labels"])
-    return bool(known or row["view"] or row["sex"] or row["age_group"])
+    return bool(question_answers(labelled_study(row), random.Random(0)))
 
 
 def labelled_study(row: dict) -> Study:

@@ -189,7 +189,10 @@ def stage_mixture(
         tasks["image"] = Task(pairs["image"], draw)
         if questions is None and "vqa" in asked:
             labelled = select_records(records, **filters)
-            columns = labelled.select_columns(["labels", "view", "sex", "age_group"])
+            # What `labelled_study` reads, and not the codes.
+            columns = labelled.select_columns(
+                ["id", "image", "labels", "patient", "source", "split", "view", "sex", "age_group"]
+            )
             answering = [i for i, row in enumerate(columns) if has_label_questions(row)]
             tasks["vqa"] = Task(labelled.select(answering), label_vqa_example)
     if questions is not None and "vqa" in asked:
