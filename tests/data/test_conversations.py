@@ -120,6 +120,22 @@ def test_label_questions_are_those_that_can_be_written(label, value, asked):
     assert not asked or label_vqa_example(row, random.Random(0))
 
 
+@pytest.mark.parametrize(
+    ("labels", "findings", "etiology", "absent"),
+    [
+        ({"Viral Pneumonia": 1}, ("Pneumonia",), "viral", ()),
+        ({"Edema": 1, "Pneumonia": 0, "Viral Pneumonia": 1}, ("Edema", "Pneumonia"), "viral", ()),
+        ({"Bacterial Pneumonia": 1, "Viral Pneumonia": 1}, ("Pneumonia",), "", ()),
+        ({"No Finding": 0, "Edema": 0}, (), "", ("Edema",)),
+        ({"Normal": 1, "No Finding": 1}, ("No Finding",), "", ()),
+        ({"Normal": 0}, (), "", ()),
+    ],
+)
+def test_labels_that_imply_others_do_not_contradict_them(labels, findings, etiology, absent):
+    study = labelled_study(ROW | {"labels": [{"name": name, "value": value} for name, value in labels.items()]})
+    assert (study.findings, study.etiology, study.absent) == (findings, etiology, absent)
+
+
 def test_study_of_a_label_only_dataset_keeps_its_labels_as_a_record():
     for etiology, absent in (("viral", ()), ("", ("Edema",))):
         study = Study(**{**STUDY.__dict__, "etiology": etiology, "absent": absent})

@@ -11,6 +11,8 @@ from .records import StudyRecord
 
 # Labels that name the cause of a pneumonia.
 ETIOLOGY_LABELS = {"Bacterial Pneumonia": "bacterial", "Viral Pneumonia": "viral"}
+# What a label that is present says in the words of `Study`.
+_FINDING_OF_LABEL = dict.fromkeys(ETIOLOGY_LABELS, "Pneumonia") | {"Normal": "No Finding"}
 
 
 def report_example(row: dict, rng: random.Random, sections: str = "findings+impression") -> dict:
@@ -116,10 +118,14 @@ def has_label_questions(row: dict) -> bool:
 
 
 def labelled_study(row: dict) -> Study:
-    """What the labels of a row say, uncertain ones left out."""
+    """
+    What the labels of a row say, uncertain ones left out. A cause of pneumonia implies pneumonia; "Normal" is "No Finding", and
+    that one of these is absent says nothing.
+    """
     present = [label["name"] for label in row["labels"] if label["value"] == 1]
     absent = [label["name"] for label in row["labels"] if label["value"] == 0]
     causes = [ETIOLOGY_LABELS[name] for name in present if name in ETIOLOGY_LABELS]
+    findings = tuple(dict.fromkeys(_FINDING_OF_LABEL.get(name, name) for name in present))
     return Study(
         image_path=Path(row["image"]),
         image_id=row["id"],
@@ -129,9 +135,9 @@ def labelled_study(row: dict) -> Study:
         view=row["view"],
         age_group=row["age_group"],
         sex=row["sex"],
-        findings=tuple(name for name in present if name not in ETIOLOGY_LABELS),
+        findings=findings,
         etiology=causes[0] if len(causes) == 1 else "",
-        absent=tuple(name for name in absent if name not in ETIOLOGY_LABELS),
+        absent=tuple(name for name in absent if name not in {*findings, *_FINDING_OF_LABEL, "No Finding"}),
     )
 
 
