@@ -80,6 +80,15 @@ def test_patient_in_two_splits_raises_whichever_split_is_read(tmp_path):
             read_image_folder(tmp_path, split)
 
 
+def test_sex_and_age_group_have_the_names_of_records_and_others_are_named_with_their_row(tmp_path):
+    write_metadata(tmp_path, ROWS[0].replace("F,61,adult", "Female,61,Adult"))
+    (study,) = read_image_folder(tmp_path, "train")
+    assert (study.sex, study.age_group) == ("F", "adult")
+    write_metadata(tmp_path, ROWS[1], ROWS[0].replace("adult", "60-69"))
+    with pytest.raises(ValueError, match="Row 2 of '.*metadata.csv' has the age_group '60-69'; expected one of"):
+        read_image_folder(tmp_path, "train")
+
+
 def test_split_without_images_raises_and_names_it(tmp_path):
     write_metadata(tmp_path, *ROWS)
     with pytest.raises(ValueError, match="split 'test'"):

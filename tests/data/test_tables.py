@@ -119,6 +119,26 @@ def test_what_cannot_be_used_is_counted_under_its_reason_and_listed(folder):
     assert [record.id for record in without_files] == ["007.png", "missing.png"]
 
 
+@pytest.mark.parametrize(
+    ("sex", "age_group", "read"),
+    [
+        ("Male", "Adult", ("M", "adult")),
+        ("f", "child", ("F", "child")),
+        ("O", "", ("", "")),
+        ("unknown", "Unknown", ("", "")),
+        ("X", "adult", None),
+        ("M", "60-69", None),
+    ],
+)
+def test_sex_and_age_group_are_named_as_records_name_them_or_counted(folder, sex, age_group, read):
+    report = SkipReport()
+    path = write(folder / "t.csv", [{"file": "007.png", "text": "Clear.", "sex": sex, "age": age_group}])
+    columns = {"image": "file", "findings": "text", "sex": "sex", "age_group": "age"}
+    records = list(read_table(path, columns, skip_report=report))
+    assert [(record.sex, record.age_group) for record in records] == ([read] if read else [])
+    assert report.counts == ({} if read else {"a sex or an age group of another name": 1})
+
+
 def test_mistakes_in_the_map_and_the_file_are_named(folder):
     path = write(folder / "t.csv", ROWS)
     with pytest.raises(ValueError, match=r"unknown fields \['picture'\]"):

@@ -16,6 +16,9 @@ CHESTXRAY14_LABELS = (
 )  # fmt: skip
 # The labels that a dataset gives for every image that it labels: one that is missing there is absent. Elsewhere it is unknown.
 LABELS_OF_SOURCE = {"nih64": CHESTXRAY14_LABELS, "kermany": ("Pneumonia",)}
+# Sexes and age groups as tables write them, in lower case, and as records do.
+SEXES = {"m": "M", "male": "M", "f": "F", "female": "F"} | dict.fromkeys(("", "o", "other", "u", "unknown"), "")
+AGE_GROUPS = {"child": "child", "adult": "adult"} | dict.fromkeys(("", "unknown"), "")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".dcm")
 # What the readers of images raise on a broken file depends on the format.
 READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, TypeError, struct.error, zlib.error)
@@ -65,7 +68,8 @@ def read_image_folder(data_dir: str | Path, split: str) -> list[Study]:
 
     Raises:
         FileNotFoundError: the folder has no `metadata.csv`.
-        ValueError: a column is missing, a patient is in two splits, or the split is empty.
+        ValueError: a column is missing, a sex or an age group has another name, a patient is in two splits, or the split is
+            empty.
     """
     path = Path(data_dir) / "metadata.csv"
     if not path.is_file():
@@ -79,7 +83,12 @@ def read_image_folder(data_dir: str | Path, split: str) -> list[Study]:
     if missing:
         raise ValueError(f"'{path}' lacks the columns {sorted(missing)}.")
     split_of_patient: dict[str, str] = {}
-    for row in rows:
+    for number, row in enumerate(rows, start=1):
+        for column, values in (("sex", SEXES), ("age_group", AGE_GROUPS)):
+            if row[column].lower() not in values:
+                raise ValueError(
+                    f"Row {number} of '{path}' has the {column} '{row[column]}'; expected one of {list(values)}."
+                )
         if split_of_patient.setdefault(row["patient_id"], row["split"]) != row["split"]:
             raise ValueError(f"Patient '{row['patient_id']}' of '{path}' is in two splits.")
     studies = [
@@ -90,8 +99,8 @@ def read_image_folder(data_dir: str | Path, split: str) -> list[Study]:
             source=row["source"],
             patient_id=row["patient_id"],
             view=row["view"],
-            age_group=row["age_group"],
-            sex=row["sex"],
+            age_group=AGE_GROUPS[row["age_group"].lower()],
+            sex=SEXES[row["sex"].lower()],
             findings=(findings := tuple(filter(None, row["finding_labels"].split("|")))),
             etiology=row["etiology"],
             absent=_absent(row["source"], findings),

@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from .image_folder import AGE_GROUPS, SEXES
 from .records import SkipReport, StudyRecord
 from .reports import parse_report
 
@@ -55,7 +56,7 @@ def read_table(
             Split where no column has it. "val", "valid", "validate" and "dev" are "validation".
         skip_report ([`SkipReport`], *optional*):
             Counts what is skipped: rows without an image or whose file is missing, ids that come again, rows with neither
-            report nor label, and labels that are no number.
+            report nor label, and labels, sexes and age groups of another form.
         images_needed (`bool`, *optional*, defaults to `True`):
             Skip images that have no file. Without this, codes suffice for training.
 
@@ -95,6 +96,7 @@ def read_table(
             sections = parse_report(text)
             findings, impression = findings or sections.findings, impression or sections.impression
         image = images_dir / values["image"]
+        sex, age_group = values.get("sex", "").lower(), values.get("age_group", "").lower()
         if not values["image"]:
             report.skip(where, "no image")
         elif image_id in seen:
@@ -103,6 +105,8 @@ def read_table(
             report.skip(where, "no image file")
         elif not (findings or impression or labels):
             report.skip(where, "neither a report nor a label")
+        elif sex not in SEXES or age_group not in AGE_GROUPS:
+            report.skip(where, "a sex or an age group of another name")
         else:
             report.used += 1
             row_split = (values.get("split") or split).lower()
@@ -118,8 +122,8 @@ def read_table(
                 split=SPLIT_NAMES.get(row_split, row_split),
                 source=values.get("source") or source or path.stem,
                 study_order=study_order,
-                sex=values.get("sex", "")[:1].upper(),
-                age_group=values.get("age_group", ""),
+                sex=SEXES[sex],
+                age_group=AGE_GROUPS[age_group],
             )
         seen.add(image_id)
 
