@@ -94,6 +94,42 @@ def test_labels_come_from_columns_and_from_a_list(folder):
     assert of_list.labels == {"Hernia": 1}
 
 
+@pytest.mark.parametrize(
+    ("found", "labels"),
+    [
+        ({"Edema": 1, "Mass": 0, "Fracture": -1.0, "Nodule": None}, {"Edema": 1, "Mass": 0, "Fracture": -1}),
+        ('{"Edema": 1, "Mass": "0.0"}', {"Edema": 1, "Mass": 0}),
+        (["Edema", "nan"], {"Edema": 1}),
+        (float("nan"), {}),
+        ("nan", {}),
+        ({"Edema": 0.9}, None),
+        ({"Edema": 2}, None),
+        ({"Edema": 300}, None),
+        ({"Edema": float("inf")}, None),
+        ({"Edema": [1]}, None),
+        ({"Edema": "yes"}, None),
+        ([1, 0], None),
+        (1, None),
+    ],
+)
+def test_labels_are_present_absent_uncertain_or_counted_as_neither(folder, found, labels):
+    report = SkipReport()
+    path = write(folder / "t.jsonl", [{"file": "007.png", "text": "Clear.", "found": found}])
+    columns = {"image": "file", "findings": "text", "labels": "found"}
+    records = list(read_table(path, columns, skip_report=report))
+    assert [record.labels for record in records] == ([] if labels is None else [labels])
+    assert report.counts == ({"a label other than 1, 0 and -1": 1} if labels is None else {})
+
+
+def test_missing_cells_and_whole_numbers_are_read_as_pandas_writes_them(folder):
+    rows = [{"file": "007.png", "findings": "Clear.", "impression": float("nan"), "order": 1.0}]
+    (record,) = read_table(
+        write(folder / "t.parquet", rows),
+        {"image": "file", "findings": "findings", "impression": "impression", "study_order": "order"},
+    )
+    assert (record.findings, record.impression, record.study_order) == ("Clear.", "", 1)
+
+
 def test_what_cannot_be_used_is_counted_under_its_reason_and_listed(folder):
     rows = [
         {"file": "007.png", "text": "Clear.", "order": "1"},
@@ -113,7 +149,7 @@ def test_what_cannot_be_used_is_counted_under_its_reason_and_listed(folder):
         ("missing.png", "no image file"),
         ("row 4", "no image"),
         ("b/2.png", "neither a report nor a label"),
-        ("c.png", "a label or a study's order that is no number"),
+        ("c.png", "a study's order that is no whole number"),
     ]
     without_files = list(read_table(folder / "t.csv", columns, images_needed=False))
     assert [record.id for record in without_files] == ["007.png", "missing.png"]

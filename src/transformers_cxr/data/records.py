@@ -370,6 +370,19 @@ def select_records(
     return rows.select(kept)
 
 
+def label_value(text: str) -> int:
+    """
+    The value of a label, which tables also write as "1.0".
+
+    Raises:
+        ValueError: it is none of 1, 0 and -1.
+    """
+    value = float(text)
+    if value not in (1, 0, -1):
+        raise ValueError(f"Expected a label of 1, 0 or -1, got '{text}'.")
+    return int(value)
+
+
 def record_row(record: StudyRecord) -> dict[str, Any]:
     """The record as a row of a Parquet file."""
     row = {item.name: getattr(record, item.name) for item in dataclasses.fields(record)}

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from .image_folder import AGE_GROUPS, SEXES
-from .records import SkipReport, StudyRecord
+from .records import SkipReport, StudyRecord, label_value
 from .reports import parse_report
 
 # What a map may name: the fields of a record, and a column with the whole report in place of its sections.
@@ -44,8 +44,8 @@ def read_table(
         columns (`Mapping[str, str]`):
             The column of each field of [`StudyRecord`], for instance `{"image": "file_name", "patient": "patient_id",
             "report": "text"}`. `image` is needed. `report` is a whole report, whose sections are found by `parse_report`.
-            `labels` is a list or a text of the labels that are present, with "|" between them. Without a column, the id is
-            the image's path as the table has it, study and patient are the id.
+            `labels` is a list or a text of the labels that are present, with "|" between them, or an object of labels with 1,
+            0 or -1. Without a column, the id is the image's path as the table has it, study and patient are the id.
         label_columns (`Sequence[str]`, *optional*):
             Columns named after a label, with 1, 0, -1 or nothing, as CheXpert has them.
         images_dir (`str` or `os.PathLike`, *optional*):
@@ -87,9 +87,14 @@ def read_table(
         where = image_id or f"row {number}"
         try:
             labels = _labels(cell.get("labels"), {name: row[name] for name in label_columns})
-            study_order = int(values.get("study_order") or 0)
         except ValueError:
-            report.skip(where, "a label or a study's order that is no number")
+            report.skip(where, "a label other than 1, 0 and -1")
+            continue
+        try:
+            # pandas writes whole numbers as "1.0" where another row has none.
+            study_order = int(values.get("study_order", "").removesuffix(".0") or 0)
+        except ValueError:
+            report.skip(where, "a study's order that is no whole number")
             continue
         findings, impression = values.get("findings", ""), values.get("impression", "")
         if text := values.get("report"):
@@ -169,17 +174,23 @@ def _json(text: str, path: Path, where: str) -> list[dict]:
 
 
 def _text(value: Any) -> str:
-    return "" if value is None else str(value).strip()
+    text = "" if value is None else str(value).strip()
+    # pandas writes what is missing so.
+    return "" if text.lower() == "nan" else text
 
 
-def _labels(present: Any, by_column: Mapping[str, Any]) -> dict[str, int]:
-    names = present.split("|") if isinstance(present, str) else present or ()
-    labels = {name.strip(): 1 for name in names if name.strip()}
-    for name, value in by_column.items():
-        # pandas writes what is missing as "nan".
-        if _text(value).lower() not in ("", "nan"):
-            labels[name] = int(float(_text(value)))
-    return labels
+def _labels(found: Any, by_column: Mapping[str, Any]) -> dict[str, int]:
+    """Of each label its value. What names labels without one, a list or a text with "|", names those that are present."""
+    if not _text(found):
+        found = []
+    elif isinstance(found, str):
+        found = json.loads(found) if found.startswith("{") else found.split("|")
+    if isinstance(found, list) and all(isinstance(name, str) for name in found):
+        found = {_text(name): 1 for name in found if _text(name)}
+    if not isinstance(found, dict):
+        raise ValueError(f"Expected labels as a list, a text or an object, got {found!r}.")
+    values = {name: _text(value) for name, value in {**found, **by_column}.items()}
+    return {name: label_value(value) for name, value in values.items() if value}
 
 
 __all__ = ["read_table", "table_rows"]
