@@ -4,6 +4,7 @@ import json
 import os
 import random
 import runpy
+import shutil
 import socket
 import subprocess
 import sys
@@ -198,7 +199,9 @@ def test_two_processes_give_the_losses_of_one(run, settings, tmp_path):
                 assert second[name] == pytest.approx(first[name], rel=1e-5), name
 
 
-def test_own_conversations_train_for_epochs(run, settings, tmp_path):
+@pytest.fixture
+def own_conversations(tmp_path):
+    """Settings of a training on 8 conversations, and 3 to evaluate on."""
     rng = random.Random(0)
     for name, count in (("train", 8), ("validation", 3)):
         lines = []
@@ -210,15 +213,29 @@ def test_own_conversations_train_for_epochs(run, settings, tmp_path):
             ]
             lines.append({"messages": messages, "task": "vqa", "image_codes": [[i] * 16]})
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    run(
-        records=None,
-        conversations=str(tmp_path / "train.jsonl"),
-        eval_conversations=str(tmp_path / "validation.jsonl"),
-        max_steps=-1,
-        num_train_epochs=3,
-    )
+    return {
+        "records": None,
+        "conversations": str(tmp_path / "train.jsonl"),
+        "eval_conversations": str(tmp_path / "validation.jsonl"),
+    }
+
+
+def test_own_conversations_train_for_epochs(run, own_conversations, tmp_path):
+    run(**own_conversations, max_steps=-1, num_train_epochs=3)
     assert (tmp_path / "run/checkpoint-6").is_dir()
     assert json.loads((tmp_path / "run/eval_results.json").read_text())["eval_loss_vqa"] > 0
+
+
+@pytest.mark.parametrize("steps", [1, 3])  # of epochs of 2
+def test_a_finished_run_trains_no_more(run, own_conversations, tmp_path, steps):
+    # The default learning rate is 0 at the end.
+    own_conversations |= {"max_steps": steps, "lr_scheduler_type": "constant"}
+    run(**own_conversations)
+    before = weights(tmp_path / "run/final")
+    shutil.rmtree(tmp_path / "run/final")
+    run(**own_conversations)
+    after = weights(tmp_path / "run/final")
+    assert [name for name in before if not torch.equal(before[name], after[name])] == []
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`")  # PEFT asks by the old name

@@ -60,6 +60,11 @@ class InstructionTrainer(Trainer):
                 logs["skipped_conversations"] = self._skipped
         super().log(logs, start_time)
 
+    def _run_epoch(self, **kwargs):
+        # Transformers takes one more step with a finished run whose last epoch is not whole.
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(**kwargs)
+
     def prediction_step(self, *args, **kwargs):
         outputs = super().prediction_step(*args, **kwargs)
         # Without the conversations that fill up the last batch of a process.
