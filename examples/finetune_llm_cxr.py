@@ -54,6 +54,8 @@ from transformers_cxr.training.studies import reweighted
 from transformers_cxr.training.trainable import add_lora, freeze_old_rows, new_token_ids
 from transformers_cxr.training.trainer import InstructionTrainer
 
+TRAIN_FILES = ("conversations", "records", "questions", "texts")
+
 
 @dataclass
 class ModelArguments:
@@ -217,9 +219,11 @@ def main(
     train, evaluation = load_data(data_args, training_args)
     model, processor = load_model(model_args, training_args)
     # Of the data, what they hold counts and not where they are.
-    files = {"conversations", "eval_conversations", "records", "questions", "texts", "eval_texts", "eval_size"}
-    settings = asdict(model_args) | {name: value for name, value in asdict(data_args).items() if name not in files}
-    settings["data_fingerprint"] = data_fingerprint(train)
+    free = {*TRAIN_FILES, "eval_conversations", "eval_texts", "eval_size"}
+    settings = asdict(model_args) | {name: value for name, value in asdict(data_args).items() if name not in free}
+    for name in TRAIN_FILES:
+        if path := getattr(data_args, name):
+            settings[f"{name}_fingerprint"] = data_fingerprint(path)
     resume_from = checkpoint_of_run(training_args, settings)
 
     # Backbones without learned or rotary positions have no such limit.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +19,14 @@ _RESULT_SETTINGS = (
     "adam_beta1 adam_beta2 adam_epsilon max_grad_norm label_smoothing_factor neftune_noise_alpha bf16 fp16 seed data_seed "
     "train_sampling_strategy"
 ).split()
-_NUM_HASHED_RECORDS = 64
 
 
-def data_fingerprint(conversations: Sequence[dict]) -> str:
-    """
-    Tells datasets apart: SHA-256 of their length and of up to 64 records evenly from first to last, as 64 hexadecimal digits.
-    """
-    digest = hashlib.sha256(str(len(conversations)).encode())
-    for index in range(0, len(conversations), -(-len(conversations) // _NUM_HASHED_RECORDS)):
-        # Images and numbers of numpy are not JSON.
-        record = json.dumps(conversations[index], sort_keys=True, default=lambda value: value.tobytes().hex())
-        digest.update(record.encode())
+def data_fingerprint(path: str | Path) -> str:
+    """SHA-256, as 64 hexadecimal digits, of a file, or of the Parquet files of a folder, which `load_rows` opens."""
+    path, digest = Path(path), hashlib.sha256()
+    for name in sorted(path.glob("*.parquet")) if path.is_dir() else [path]:
+        with name.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
 
 
