@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -89,6 +90,16 @@ def test_questions_about_a_study_are_about_each_of_its_images(tmp_path):
     ]
     assert (found[0].patient, found[0].split, found[0].labels) == ("p1", "test", {"Edema": 0})
     assert report.skipped == [("v.json:4", "no record of the study")]
+
+
+def test_studies_of_two_sources_are_told_apart_by_the_source_or_counted(tmp_path):
+    records = [make_record(1, "7"), replace(make_record(2, "7"), source="openi"), make_record(3, "8")]
+    question = {"question": "Is it normal?", "answer": "Yes."}
+    rows = [{"source": "openi", "study": "7"}, {"source": "openi", "study": "8"}, {"study": "8"}, {"study": "7"}]
+    report = SkipReport()
+    path = write(tmp_path / "v.json", [row | question for row in rows])
+    assert [record.id for record in read_vqa(path, records=records, skip_report=report)] == ["image-2", "image-3"]
+    assert report.skipped == [("v.json:2", "no record of the study"), ("v.json:4", "a study of two sources")]
 
 
 def test_rows_without_an_image_or_what_is_asked_for_are_errors(tmp_path):

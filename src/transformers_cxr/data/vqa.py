@@ -37,7 +37,8 @@ def read_vqa(
         path (`str` or `os.PathLike`):
             A JSON, JSON Lines, CSV or Parquet file whose rows have `question` and `answer`, or a list of such objects as
             `questions`, and an image (`image`, `image_name`, `img_name`, `file_name` or `image_path`: VQA-RAD, SLAKE) or a
-            study (`study` or `study_id`: `transformers-cxr convert-vqa`, `examples/make_vqa.py`).
+            study (`study` or `study_id`: `transformers-cxr convert-vqa`, `examples/make_vqa.py`), whose dataset may be named
+            by `source`.
         images_dir (`str` or `os.PathLike`, *optional*):
             Folder that paths of images are relative to, by default that of the file.
         records (iterable of [`StudyRecord`], *optional*):
@@ -51,7 +52,7 @@ def read_vqa(
             Split of questions about images where no column `split` has it.
         skip_report ([`SkipReport`], *optional*):
             Counts what is skipped: rows that `where` leaves out, that have no question or no answer, whose study is not among
-            the records, or whose image is missing.
+            the records or, without a `source`, in two datasets of them, or whose image is missing.
         images_needed (`bool`, *optional*, defaults to `True`):
             Skip images that have no file. Without this, codes suffice for training.
 
@@ -104,11 +105,11 @@ def read_vqa(
                     source=source or path.stem,
                 )
             ]
-        elif study in of_study:
-            about = of_study[study]
         else:
-            report.skip(name, "no record of the study")
-            continue
+            about = [record for record in of_study.get(study, ()) if row.get("source") in (None, "", record.source)]
+            if len({record.source for record in about}) != 1:
+                report.skip(name, "a study of two sources" if about else "no record of the study")
+                continue
         for pair in row.get("questions", [row]):
             question, answer = (str(pair.get(key) or "").strip() for key in ("question", "answer"))
             if not question or not answer:
