@@ -147,6 +147,14 @@ def test_selection_of_nothing_says_what_removed_how_many(make_record):
         select_records(rows, views=["PA"], first_study=True)
 
 
+def test_selection_of_some_logs_what_removed_how_many(make_record, caplog):
+    rows = Dataset.from_list([record_row(make_record(n, view="PA" if n else "")) for n in range(3)])
+    select_records(rows, splits=["train"])
+    assert caplog.messages == []
+    select_records(rows, splits=["train"], views=["AP", "PA"])
+    assert caplog.messages == ["2 rows of 3 are left; removed by condition: {'view': 1}."]
+
+
 def test_missing_data_are_named(tmp_path):
     for path in (tmp_path, tmp_path / "nowhere.parquet"):
         with pytest.raises(FileNotFoundError, match=f"'{path}' is neither a Parquet file nor a folder"):

@@ -34,7 +34,7 @@ def test_questions_of_vqa_rad_are_about_their_image(tmp_path):
             "answer": "Yes",
             "question": "Is there a mass?",
         },
-        {"qid": 2, "image_name": "synpic1.jpg", "image_organ": "CHEST", "answer": 2, "question": "How many?"},
+        {"qid": 2, "image_name": "synpic1.jpg", "image_organ": "CHEST", "answer": 0, "question": "How many?"},
         {"qid": 3, "image_name": "synpic1.jpg", "image_organ": "HEAD", "answer": "No", "question": "Is it dense?"},
         {"qid": 4, "image_name": "synpic2.jpg", "image_organ": "CHEST", "answer": "No", "question": "Is it dense?"},
         {"qid": 5, "image_name": "synpic1.jpg", "image_organ": "CHEST", "answer": "", "question": "Is it dense?"},
@@ -42,7 +42,7 @@ def test_questions_of_vqa_rad_are_about_their_image(tmp_path):
     report = SkipReport()
     path = write(tmp_path / "vqa_rad.json", rows)
     found = list(read_vqa(path, tmp_path / "images", where={"image_organ": "CHEST"}, split="train", skip_report=report))
-    assert [(record.question, record.answer) for record in found] == [("Is there a mass?", "Yes"), ("How many?", "2")]
+    assert [(record.question, record.answer) for record in found] == [("Is there a mass?", "Yes"), ("How many?", "0")]
     first = found[0]
     assert (first.id, first.split, first.source) == ("synpic1.jpg", "train", "vqa_rad")
     assert first.image == str(tmp_path / "images/synpic1.jpg")
@@ -64,7 +64,7 @@ def test_questions_of_slake_are_chosen_by_language_modality_and_place(tmp_path):
     ]
     where = {"q_lang": "en", "modality": "X-Ray", "location": ["Lung", "Chest"]}
     path = write(tmp_path / "validate.json", rows)
-    found = list(read_vqa(path, where=where, source="slake", split="validate", images_needed=False))
+    found = list(read_vqa(path, where=where, source="slake", split="Validate", images_needed=False))
     assert [record.id for record in found] == ["xmlab1/source.jpg"] * 2
     assert found[0].split == "validation"
 
@@ -78,6 +78,7 @@ def test_questions_about_a_study_are_about_each_of_its_images(tmp_path):
             "questions": [{"question": "Edema?", "answer": "No."}, {"question": "Mass?", "answer": "No."}],
         },
         {"study": "501", "questions": []},
+        {"study": "501", "questions": None, "question": "Cyst?", "answer": "No."},
         {"study": "999", "question": "Is it normal?", "answer": "Yes."},
     ]
     report = SkipReport()
@@ -87,9 +88,10 @@ def test_questions_about_a_study_are_about_each_of_its_images(tmp_path):
         ("image-2", "Is it normal?"),
         ("image-3", "Edema?"),
         ("image-3", "Mass?"),
+        ("image-3", "Cyst?"),
     ]
     assert (found[0].patient, found[0].split, found[0].labels) == ("p1", "test", {"Edema": 0})
-    assert report.skipped == [("v.json:4", "no record of the study")]
+    assert report.skipped == [("v.json:5", "no record of the study")]
 
 
 def test_studies_of_two_sources_are_told_apart_by_the_source_or_counted(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +22,8 @@ from .image_folder import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
     import datasets
+
+logger = logging.getLogger(__name__)
 
 ROW_GROUP_SIZE = 1024
 SECTIONS = ("findings+impression", "impression")
@@ -328,7 +331,8 @@ def select_records(
     sections: str | None = None,
 ) -> datasets.Dataset:
     """
-    Selects rows by what their columns say. The paper's sets (LLM-CXR, arXiv 2305.11490, section 4) are
+    Selects rows by what their columns say, and logs how many each condition removes. The paper's sets (LLM-CXR, arXiv
+    2305.11490, section 4) are
 
     - stage 1: `splits=["train"]`,
     - stage 2: `splits=["train"], views=["AP", "PA"], first_study=True, sections="impression"`,
@@ -367,6 +371,8 @@ def select_records(
             removed[failed] += 1
     if not kept:
         raise ValueError(f"No row of {len(rows)} is left; removed by condition: {dict(removed)}.")
+    if removed:
+        logger.warning(f"{len(kept)} rows of {len(rows)} are left; removed by condition: {dict(removed)}.")
     return rows.select(kept)
 
 

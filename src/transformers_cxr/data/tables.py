@@ -82,7 +82,7 @@ def read_table(
         if missing := {*columns.values(), *label_columns} - set(row):
             raise ValueError(f"Row {number} of '{path}' lacks the columns {sorted(missing)}; it has {sorted(row)}.")
         cell = {name: row[column] for name, column in columns.items()}
-        values = {name: _text(value) for name, value in cell.items() if name != "labels"}
+        values = {name: text_of(value) for name, value in cell.items() if name != "labels"}
         image_id = values.get("id") or values["image"]
         where = image_id or f"row {number}"
         try:
@@ -173,7 +173,8 @@ def _json(text: str, path: Path, where: str) -> list[dict]:
     return rows
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """A cell of a table as text, "" where it is missing."""
     text = "" if value is None else str(value).strip()
     # pandas writes what is missing so.
     return "" if text.lower() == "nan" else text
@@ -181,16 +182,16 @@ def _text(value: Any) -> str:
 
 def _labels(found: Any, by_column: Mapping[str, Any]) -> dict[str, int]:
     """Of each label its value. What names labels without one, a list or a text with "|", names those that are present."""
-    if not _text(found):
+    if not text_of(found):
         found = []
     elif isinstance(found, str):
         found = json.loads(found) if found.startswith("{") else found.split("|")
     if isinstance(found, list) and all(isinstance(name, str) for name in found):
-        found = {_text(name): 1 for name in found if _text(name)}
+        found = {text_of(name): 1 for name in found if text_of(name)}
     if not isinstance(found, dict):
         raise ValueError(f"Expected labels as a list, a text or an object, got {found!r}.")
-    values = {name: _text(value) for name, value in {**found, **by_column}.items()}
+    values = {name: text_of(value) for name, value in {**found, **by_column}.items()}
     return {name: label_value(value) for name, value in values.items() if value}
 
 
-__all__ = ["read_table", "table_rows"]
+__all__ = ["read_table", "table_rows", "text_of"]

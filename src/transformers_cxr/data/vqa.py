@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .instructions import affirms
 from .records import QuestionRecord, SkipReport, StudyRecord
-from .tables import SPLIT_NAMES, table_rows
+from .tables import SPLIT_NAMES, table_rows, text_of
 
 # How VQA-RAD, SLAKE and others name the image of a question.
 IMAGE_COLUMNS = ("image", "image_name", "img_name", "file_name", "image_path")
@@ -87,7 +87,7 @@ def read_vqa(
                 f"{sorted(row)}."
             )
         if study is None:
-            row_split = str(row.get("split") or split)
+            row_split = (text_of(row.get("split")) or split).lower()
             if images_needed and not (images_dir / image).is_file():
                 report.skip(name, "no image file")
                 continue
@@ -110,8 +110,9 @@ def read_vqa(
             if len({record.source for record in about}) != 1:
                 report.skip(name, "a study of two sources" if about else "no record of the study")
                 continue
-        for pair in row.get("questions", [row]):
-            question, answer = (str(pair.get(key) or "").strip() for key in ("question", "answer"))
+        # A table has the column in every row.
+        for pair in [row] if row.get("questions") is None else row["questions"]:
+            question, answer = (text_of(pair.get(key)) for key in ("question", "answer"))
             if not question or not answer:
                 report.skip(name, "no question or no answer")
                 continue
