@@ -174,6 +174,39 @@ def test_answers_that_the_report_does_not_give_are_refused(question, answer, rea
     assert why_not_grounded(question, answer, REPORT) == reason
 
 
+@pytest.mark.parametrize(
+    ("question", "answer", "report", "reason"),
+    [
+        ("Is there an effusion?", "No.", "No significant change in the effusion.", "the report leaves it open"),
+        ("Is there an effusion?", "Yes.", "Effusion without change.", "the report leaves it open"),
+        ("Is there pneumonia?", "Yes.", "Pneumonia cannot be excluded.", "the report leaves it open"),
+        ("Is there pneumonia?", "Yes.", "Pneumonia could not be entirely ruled out.", "the report leaves it open"),
+        ("Is there pneumonia?", "Yes.", "Rule out pneumonia.", "the report leaves it open"),
+        ("Is there pneumonia?", "Yes.", "Pneumonia has resolved.", "the report leaves it open"),
+        ("What is there?", "Pneumonia.", "Pneumonia cannot be excluded.", "the report leaves it open"),
+        ("Has the pneumonia resolved?", "Yes.", "Pneumonia has resolved.", None),
+        ("Is there pneumonia?", "No.", "Pneumonia was ruled out.", None),
+        ("Is there a left effusion?", "Yes.", "Right effusion and left atelectasis.", "the report names another side"),
+        (
+            "On which side is the effusion?",
+            "Left.",
+            "Right effusion, left atelectasis.",
+            "the report names another side",
+        ),
+        (
+            "What is in the left lung?",
+            "Effusion.",
+            "Right effusion. Left atelectasis.",
+            "the report names another side",
+        ),
+        ("What is in the right lung?", "Effusion.", "Right effusion. Left atelectasis.", None),
+        ("Where are the effusions?", "Left and right.", "Left and right effusion.", None),
+    ],
+)
+def test_what_a_report_leaves_open_or_says_of_another_side_is_refused(question, answer, report, reason):
+    assert why_not_grounded(question, answer, report) == reason
+
+
 def test_a_report_that_contradicts_itself_grounds_nothing():
     report = "Pleural effusion on the left. No pleural effusion."
     for answer in ("Yes.", "No."):

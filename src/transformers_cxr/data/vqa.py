@@ -168,6 +168,9 @@ def why_not_grounded(question: str, answer: str, report: str) -> str | None:
       of the report has all its content words that the question does not have, and each such sentence affirms or denies them
       alike.
 
+    A sentence of the report that leaves it open ("no change in", "cannot be excluded", "rule out", "resolved"), or that names
+    the other side than question and answer do, supports only what says the same.
+
     Args:
         question (`str`): the question.
         answer (`str`): its answer.
@@ -183,7 +186,7 @@ def why_not_grounded(question: str, answer: str, report: str) -> str | None:
     # "No" may be the whole answer, or the first word of it: "No pleural effusion."
     if first:
         rest = answer[first.end() :].strip(" ,.;:")
-        if reason := _why_not_said(_words(question), first[1] == "yes", report_sentences):
+        if reason := _why_not_said(_words(question), first[1] == "yes", question, report_sentences):
             return reason
         answer = rest if first[1] == "yes" else f"no {rest}"
         if not _words(answer):
@@ -196,12 +199,13 @@ def why_not_grounded(question: str, answer: str, report: str) -> str | None:
     for sentence in _SENTENCE_END.split(answer.lower()):
         words = _words(sentence)
         own = words - _words(question) or words
-        if own and (reason := _why_not_said(own, _is_affirmed(sentence, own), report_sentences)):
+        claim = f"{question} {sentence}"
+        if own and (reason := _why_not_said(own, _is_affirmed(sentence, own), claim, report_sentences)):
             return reason
     return None
 
 
-def _why_not_said(words: set[str], affirmed: bool, report_sentences: list[str]) -> str | None:
+def _why_not_said(words: set[str], affirmed: bool, claim: str, report_sentences: list[str]) -> str | None:
     if not words:
         return "the question names nothing"
     about = [sentence for sentence in report_sentences if words <= _words(sentence)]
@@ -209,6 +213,11 @@ def _why_not_said(words: set[str], affirmed: bool, report_sentences: list[str]) 
         return "no sentence of the report is about it"
     if any(_is_affirmed(sentence, words) != affirmed for sentence in about):
         return "the report says otherwise"
+    if not _LEFT_OPEN.search(claim.lower()) and any(_LEFT_OPEN.search(sentence) for sentence in about):
+        return "the report leaves it open"
+    sides = _SIDES & _words(claim)
+    if len(sides) == 1 and any(_SIDES - sides & _words(sentence) for sentence in about):
+        return "the report names another side"
     return None
 
 
@@ -223,6 +232,12 @@ def _words(text: str) -> set[str]:
 
 
 _SENTENCE_END = re.compile(r"(?<=[.!?;])\s+|\n+|(?<=\D)\.$")
+# What a sentence with one of these says of a finding, words and negations do not tell.
+_LEFT_OPEN = re.compile(
+    r"\b(?:no|without) (?:\w+ ){0,2}change|\b(?:cannot|can not|could not|not) (?:be )?(?:\w+ )?(?:exclude|ruled? out)"
+    r"|\brul(?:e|ing) out\b|\bresolved\b"
+)
+_SIDES = {"left", "right"}
 # Words that ask and answer, and words that are said of every X-ray.
 _EMPTY_WORDS = set(
     "a an the is are was were be been being has have had do does did of in on at to for from by with and or as it its this "
