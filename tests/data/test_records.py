@@ -26,19 +26,17 @@ def test_records_are_read_back_as_they_were_written(tmp_path, make_record):
     assert [dict(row) for row in load_rows(tmp_path, cache_dir=tmp_path / "cache")] == [dict(row) for row in rows]
 
 
-def test_codes_are_those_of_the_id_or_of_the_image_file_of_that_name(tmp_path, make_record):
-    codes = Dataset.from_dict(
-        {
-            "id": ["files/p1/image-1.jpg", "a/image-2.png", "b/image-2.png", "image-3"],
-            "codes": [[n] * 4 for n in range(4)],
-        }
-    )
-    records = [make_record(1), make_record(2), make_record(3)]
+def test_codes_are_those_of_the_id_or_of_the_only_image_file_whose_path_ends_with_it(tmp_path, make_record):
+    ids = ["files/p1/image-1.jpg", "a/2.png", "b/2.png", "image-3", "1.2.840.5"]
+    codes = Dataset.from_dict({"id": ids, "codes": [[n] * 4 for n in range(5)]})
+    found = {"image-1": 0, "image-1.dcm": 0, "p1/image-1.jpg": 0, "a/2.png": 1, "b/2": 2, "image-3": 3, "1.2.840.5": 4}
+    # Two images are called 2, and which one is meant cannot be known.
+    missing = ["2", "2.png", "p2/image-1.jpg", "x/image-3", "mage-3", "1.2.840"]
+    records = [make_record(1, id=name) for name in [*found, *missing]]
     report = write_records(records, tmp_path / "records.parquet", codes, num_image_tokens=4)
     rows = load_rows(tmp_path / "records.parquet", cache_dir=tmp_path / "cache")
-    assert [(row["id"], row["codes"]) for row in rows] == [("image-1", [0] * 4), ("image-3", [3] * 4)]
-    # Two images are called so, and which one is meant cannot be known.
-    assert report.skipped == [("image-2", "no codes")]
+    assert {row["id"]: row["codes"] for row in rows} == {name: [n] * 4 for name, n in found.items()}
+    assert report.skipped == [(name, "no codes") for name in missing]
 
 
 def test_images_with_wrong_codes_and_ids_that_come_again_are_counted_and_listed(tmp_path, make_record):

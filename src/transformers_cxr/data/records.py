@@ -8,8 +8,9 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -204,8 +205,8 @@ def write_records(
             Parquet file to write: a column a field (`labels` as a list of `name` and `value`), and `codes` (`list<uint16>`) if
             codes are given. It appears only when all of it is written.
         codes ([`datasets.Dataset`], *optional*):
-            Columns `id` and `codes`, as `load_codes` gives them. A record has the codes of its id, or else of the image file of
-            that name, in whatever folder and with whatever suffix.
+            Columns `id` and `codes`, as `load_codes` gives them. A record has the codes of its id, or else of the only image
+            file whose path ends with it, both without suffix.
         codebook_size (`int`, *optional*, defaults to `1024`):
             Codes are in `[0, codebook_size)`.
         num_image_tokens (`int`, *optional*, defaults to `256`):
@@ -222,7 +223,7 @@ def write_records(
         ValueError: a patient is in two splits, or nothing is left to write.
     """
     report = SkipReport() if skip_report is None else skip_report
-    row_of_id = {} if codes is None else _row_of_id(codes["id"])
+    row_of = None if codes is None else _row_finder(codes["id"])
     splits = PatientSplits()
 
     def usable() -> Iterator[dict]:
@@ -239,10 +240,11 @@ def write_records(
                 report.skip(record.id, "a text that stands for an image")
                 continue
             if codes is not None:
-                if record.id not in row_of_id:
+                code_row = row_of(record.id)
+                if code_row is None:
                     report.skip(record.id, "no codes")
                     continue
-                row["codes"] = codes[row_of_id[record.id]]["codes"]
+                row["codes"] = codes[code_row]["codes"]
                 if len(row["codes"]) != num_image_tokens:
                     report.skip(record.id, f"not {num_image_tokens} codes")
                     continue
@@ -261,15 +263,28 @@ def write_records(
     return report
 
 
-def _row_of_id(ids: Iterable[str]) -> dict[str, int]:
-    """Of each id its row, and of each file name without folder and suffix that only one id has."""
+def _row_finder(ids: Iterable[str]) -> Callable[[str], int | None]:
+    """Finds the row of an id, or else that of the only id that ends with it, both as paths without suffix."""
     rows = {name: row for row, name in enumerate(ids)}
-    names = {}
-    for name, row in rows.items():
-        stem, suffix = os.path.splitext(os.path.basename(name))
-        if suffix.lower() in IMAGE_SUFFIXES:
-            names[stem] = row if stem not in names else None
-    return {name: row for name, row in names.items() if row is not None} | rows
+
+    @cache
+    def rows_by_end(length: int) -> dict[tuple[str, ...], int | None]:
+        ends = {}
+        for name, row in rows.items():
+            end = _parts(name)[-length:]
+            ends[end] = row if end not in ends else None
+        return ends
+
+    def row_of(name: str) -> int | None:
+        parts = _parts(name)
+        return rows[name] if name in rows else rows_by_end(len(parts)).get(parts)
+
+    return row_of
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    stem, suffix = os.path.splitext(name)
+    return tuple((stem if suffix.lower() in IMAGE_SUFFIXES else name).split("/"))
 
 
 def write_rows(rows: Iterable[dict], output: str | os.PathLike, schema: pa.Schema) -> int:
