@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,16 @@ def test_every_study_is_asked_about_once_and_an_interrupted_run_goes_on(make_vqa
     make_vqa.main(arguments)
     assert [json.loads(line)["study"] for line in path.read_text().splitlines()] == ["study-0", "study-2", "study-3"]
     assert path.read_text().startswith(first)
+
+
+def test_questions_of_another_split_are_added_to_the_same_file(make_vqa, arguments, make_record):
+    records = [make_record(0), make_record(1, split="validation")]
+    write_records(records, Path(arguments.records).with_name("splits.parquet"))
+    arguments = replace(arguments, records=str(Path(arguments.records).with_name("splits.parquet")))
+    for split in ("train", "validation"):
+        make_vqa.main(replace(arguments, split=split))
+    lines = [json.loads(line) for line in Path(arguments.output).read_text().splitlines()]
+    assert [line["split"] for line in lines] == ["train", "validation"]
 
 
 def test_what_it_writes_is_read_as_questions_about_the_images(make_vqa, arguments, make_record, monkeypatch):

@@ -7,6 +7,11 @@ from transformers import AutoModelForCausalLM, GPTNeoXConfig
 from transformers_cxr.data.records import load_rows
 
 FEW = ["--max-new-tokens", "4", "--num-resamples", "2"]
+# What a language model would write about a study of each split.
+QUESTIONS = {
+    split: json.dumps({"source": "mimic-cxr", "study": study, "questions": [{"question": "Edema?", "answer": "No."}]})
+    for split, study in (("train", "53189527"), ("validation", "51033740"))
+}
 
 
 def test_page_leads_from_the_download_to_the_tables(page, mimic, text_tokenizer, embedded, one_step, tmp_path):
@@ -20,8 +25,6 @@ def test_page_leads_from_the_download_to_the_tables(page, mimic, text_tokenizer,
     model, processor = embedded
     model.vq_tokenizer.save_pretrained("runs/vq")
     processor.image_processor.save_pretrained("runs/vq")
-    question = {"source": "mimic-cxr", "study": "53189527", "questions": [{"question": "Edema?", "answer": "No."}]}
-    (tmp_path / "vqa.jsonl").write_text(json.dumps(question) + "\n")
     dolly = {"instruction": "What is a lung?", "context": "", "response": "An organ.", "category": "open_qa"}
     (tmp_path / "databricks-dolly-15k.jsonl").write_text(json.dumps(dolly) + "\n")
     image = "p10/p10000032/s50414267/aaaa1111-0001.jpg"
@@ -33,15 +36,16 @@ def test_page_leads_from_the_download_to_the_tables(page, mimic, text_tokenizer,
             page.run_python(block)
         for words in page.commands(block) if language == "bash" else ():
             command = " ".join(words[:2])
-            if command in (
-                "python examples/train_vq_gan.py",
-                "python examples/make_vqa.py",
-                "python examples/evaluate_vq_gan.py",
-            ):
+            if command in ("python examples/train_vq_gan.py", "python examples/evaluate_vq_gan.py"):
                 page.check_command(words)
+            elif command == "python examples/make_vqa.py":
+                page.check_command(words)
+                split = words[words.index("--split") + 1] if "--split" in words else "train"
+                with (tmp_path / words[words.index("--output") + 1]).open("a") as file:
+                    file.write(QUESTIONS[split] + "\n")
             elif command == "python examples/finetune_llm_cxr.py":
                 # DeepSpeed needs GPUs.
-                page.run_command([word for word in words if "zero3" not in word], one_step)
+                page.run_command([word for word in words if "zero3" not in word], [*one_step, "--eval_size", "8"])
             elif command == "python examples/evaluate_llm_cxr.py":
                 page.run_command(words, [option.replace("-", "_").replace("__", "--", 1) for option in FEW])
             elif command == "transformers-cxr evaluate":
@@ -53,7 +57,10 @@ def test_page_leads_from_the_download_to_the_tables(page, mimic, text_tokenizer,
                 outputs.append(page.run_command(words))
 
     assert "6 images in 1 shards" in outputs[0]
-    assert len(load_rows("mimic.parquet")) == 6 and len(load_rows("questions.parquet")) == 1
+    assert len(load_rows("mimic.parquet")) == 6 and len(load_rows("questions.parquet")) == 3
+    for stage in ("stage1", "stage2"):
+        losses = json.loads((tmp_path / f"runs/{stage}/eval_results.json").read_text())
+        assert {"eval_loss_report", "eval_loss_image", "eval_loss_vqa"} <= set(losses)
     assert len(page.namespace["references"]) == 1 and page.namespace["references"][0]["findings"] == ""
     assert "| bleu" in (tmp_path / "runs/evaluation/tables.md").read_text()
     assert "model-index" in (tmp_path / "runs/stage2/final/README.md").read_text()
