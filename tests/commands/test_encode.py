@@ -77,7 +77,9 @@ def test_what_cannot_be_read_is_named_counted_and_listed(encode, images, tmp_pat
 
 def test_metadata_are_kept_as_they_are(encode, images, tmp_path):
     rows = [f"b/c/{number}.png,{'train' if number else 'validation'},00{number}" for number in (6, 0, 4)]
-    (images / "metadata.csv").write_text("\n".join(["file_name,split,patient", *rows, "a/none.png,train,"]))
+    # Excel begins its files with a byte order mark.
+    table = "\n".join(["file_name,split,patient", *rows, "a/none.png,train,"])
+    (images / "metadata.csv").write_text(table, encoding="utf-8-sig")
     result = encode(images, tmp_path / "codes", "--split", "train")
     assert result.exit_code == 1 and "2 images in 1 shards" in result.stdout
     dataset = load_codes(tmp_path / "codes")

@@ -80,6 +80,16 @@ def test_patient_in_two_splits_raises_whichever_split_is_read(tmp_path):
             read_image_folder(tmp_path, split)
 
 
+def test_patients_of_two_sources_are_two_patients(tmp_path):
+    write_metadata(tmp_path, ROWS[3], ROWS[0].replace("p2", "p0").replace("train", "validation"))
+    assert len(read_image_folder(tmp_path, "train")) == len(read_image_folder(tmp_path, "validation")) == 1
+
+
+def test_metadata_may_begin_with_a_byte_order_mark(tmp_path):
+    write_metadata(tmp_path, ROWS[3], header="\ufeff" + HEADER)
+    assert len(read_image_folder(tmp_path, "train")) == 1
+
+
 def test_sex_and_age_group_have_the_names_of_records_and_others_are_named_with_their_row(tmp_path):
     write_metadata(tmp_path, ROWS[0].replace("F,61,adult", "Female,61,Adult"))
     (study,) = read_image_folder(tmp_path, "train")

@@ -106,6 +106,28 @@ def test_images_are_not_needed_for_training_from_codes(mimic):
         write_records(read(mimic)[0], mimic.jpg / "none.parquet")
 
 
+def test_tables_may_begin_with_a_byte_order_mark(mimic):
+    expected, _ = read(mimic)
+    for path in mimic.jpg.glob("*.csv"):
+        path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert read(mimic)[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        ([("x", "10000032", "50414267", "PA", "", "0", "train")], [], "Row 1 of '.*-metadata.csv' has a StudyDate"),
+        ([], [("10000032", "50414267", "", "", "2.0", "", "")], "Row 1 of '.*-chexpert.csv' .* got '2.0'"),
+        ([], [("10000032", "50414267", "", "", "yes", "", "")], "Row 1 of '.*-chexpert.csv' .* 'yes'"),
+    ],
+)
+def test_dates_and_labels_that_are_none_are_named_with_their_row(mimic, images, labels, message):
+    mimic.images, mimic.labels = images or mimic.images, labels
+    mimic.write_tables()
+    with pytest.raises(ValueError, match=message):
+        read(mimic)
+
+
 def test_missing_tables_columns_and_report_trees_are_named(mimic):
     with pytest.raises(FileNotFoundError, match="no folder 'files' in '.*nowhere'"):
         list(read_mimic_cxr(mimic.jpg, mimic.reports / "nowhere"))

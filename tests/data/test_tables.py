@@ -175,6 +175,24 @@ def test_sex_and_age_group_are_named_as_records_name_them_or_counted(folder, sex
     assert report.counts == ({} if read else {"a sex or an age group of another name": 1})
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("latin.csv", "file,text\n1.png,Ödem\n".encode("latin-1"), "not UTF-8 text"),
+        ("utf16.tsv", "file\ttext\n".encode("utf-16"), "not UTF-8 text"),
+        ("latin.jsonl", '{"text": "Ödem"}\n'.encode("latin-1"), "not UTF-8 text"),
+        ("quote.csv", b'file,text\n1.png,"' + b"Clear. " * 20_000, "field larger than field limit"),
+        ("short.csv.gz", gzip.compress(b"file,text\n")[:-4], "ended before"),
+        ("plain.csv.gz", b"file,text\n", "Not a gzipped file"),
+        ("broken.parquet", b"PAR1 and no more", "cannot be read as Parquet"),
+    ],
+)
+def test_files_that_cannot_be_read_are_named(tmp_path, name, content, reason):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"'.*{name}' .*{reason}"):
+        list(table_rows(tmp_path / name))
+
+
 def test_mistakes_in_the_map_and_the_file_are_named(folder):
     path = write(folder / "t.csv", ROWS)
     with pytest.raises(ValueError, match=r"unknown fields \['picture'\]"):

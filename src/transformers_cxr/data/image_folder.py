@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from .text_files import open_text
+
 CHESTXRAY14_LABELS = (
     "Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Effusion", "Emphysema", "Fibrosis", "Hernia", "Infiltration",
     "Mass", "Nodule", "Pleural_Thickening", "Pneumonia", "Pneumothorax",
@@ -68,13 +70,13 @@ def read_image_folder(data_dir: str | Path, split: str) -> list[Study]:
 
     Raises:
         FileNotFoundError: the folder has no `metadata.csv`.
-        ValueError: a column is missing, a sex or an age group has another name, a patient is in two splits, or the split is
-            empty.
+        ValueError: it cannot be read, a column is missing, a sex or an age group has another name, a patient is in two splits,
+            or the split is empty.
     """
     path = Path(data_dir) / "metadata.csv"
     if not path.is_file():
         raise FileNotFoundError(f"No metadata.csv in '{data_dir}': expected an imagefolder with one row an image.")
-    with path.open(newline="", encoding="utf-8") as file:
+    with open_text(path) as file:
         rows = list(csv.DictReader(file))
     required = {
         "file_name", "split", "source", "patient_id", "view", "age_group", "sex", "finding_labels", "etiology"
@@ -82,15 +84,15 @@ def read_image_folder(data_dir: str | Path, split: str) -> list[Study]:
     missing = required - set(rows[0] if rows else ())
     if missing:
         raise ValueError(f"'{path}' lacks the columns {sorted(missing)}.")
-    split_of_patient: dict[str, str] = {}
+    split_of_patient: dict[tuple[str, str], str] = {}
     for number, row in enumerate(rows, start=1):
         for column, values in (("sex", SEXES), ("age_group", AGE_GROUPS)):
             if row[column].lower() not in values:
                 raise ValueError(
                     f"Row {number} of '{path}' has the {column} '{row[column]}'; expected one of {list(values)}."
                 )
-        if split_of_patient.setdefault(row["patient_id"], row["split"]) != row["split"]:
-            raise ValueError(f"Patient '{row['patient_id']}' of '{path}' is in two splits.")
+        if split_of_patient.setdefault((row["source"], row["patient_id"]), row["split"]) != row["split"]:
+            raise ValueError(f"Patient '{row['patient_id']}' of '{row['source']}' in '{path}' is in two splits.")
     studies = [
         Study(
             image_path=path.parent / row["file_name"],

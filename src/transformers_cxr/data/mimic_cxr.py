@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import csv
-import gzip
-import io
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from .records import SkipReport, StudyRecord
+from .records import SkipReport, StudyRecord, label_value
 from .reports import ReportSections, parse_report
+from .text_files import open_text
 
 SPLITS = {"train": "train", "validate": "validation", "test": "test"}
 # Left and right lateral, as DICOM names them.
@@ -49,7 +47,7 @@ def read_mimic_cxr(
 
     Raises:
         FileNotFoundError: a CSV file or the report tree is missing.
-        ValueError: a CSV file lacks a column.
+        ValueError: a CSV file cannot be read, lacks a column, or has a row whose date, time or label is none.
     """
     report = SkipReport() if skip_report is None else skip_report
     jpg_dir, reports_dir = Path(jpg_dir), Path(reports_dir)
@@ -59,7 +57,7 @@ def read_mimic_cxr(
         row["dicom_id"]: row["split"]
         for row in _rows(_table(jpg_dir, "split"), {"dicom_id", "study_id", "subject_id", "split"})
     }
-    labels = {row["study_id"]: row for row in _rows(_table(jpg_dir, "chexpert"), {"subject_id", "study_id"})}
+    labels = _labels(jpg_dir)
     order = _study_order(jpg_dir)
 
     texts: dict[str, ReportSections | str] = {}
@@ -92,7 +90,7 @@ def read_mimic_cxr(
                 view="LATERAL" if row["ViewPosition"] in LATERAL_VIEWS else row["ViewPosition"],
                 findings=sections.findings,
                 impression=sections.impression,
-                labels=_labels(labels.get(study, {})),
+                labels=labels.get(study, {}),
                 split=SPLITS[splits[image_id]],
                 source="mimic-cxr",
                 study_order=order[study],
@@ -110,9 +108,15 @@ def _metadata(jpg_dir: Path) -> Iterator[dict[str, str]]:
 def _study_order(jpg_dir: Path) -> dict[str, int]:
     """Of each study its place among those of its patient, 1 is the first."""
     taken: dict[str, dict[str, tuple[int, float, int]]] = {}
-    for row in _metadata(jpg_dir):
-        # The time 82544.5 is 08:25:44.5.
-        when = (int(row["StudyDate"]), float(row["StudyTime"] or 0), int(row["study_id"]))
+    for number, row in enumerate(_metadata(jpg_dir), start=1):
+        try:
+            # The time 82544.5 is 08:25:44.5.
+            when = (int(row["StudyDate"]), float(row["StudyTime"] or 0), int(row["study_id"]))
+        except ValueError as error:
+            raise ValueError(
+                f"Row {number} of '{_table(jpg_dir, 'metadata')}' has a StudyDate, StudyTime or study_id that is no number: "
+                f"{error}."
+            ) from error
         studies = taken.setdefault(row["subject_id"], {})
         studies[row["study_id"]] = min(when, studies.get(row["study_id"], when))
     return {
@@ -122,8 +126,17 @@ def _study_order(jpg_dir: Path) -> dict[str, int]:
     }
 
 
-def _labels(row: dict[str, str]) -> dict[str, int]:
-    return {name: int(float(value)) for name, value in row.items() if value and name not in ("subject_id", "study_id")}
+def _labels(jpg_dir: Path) -> dict[str, dict[str, int]]:
+    """The labels of each study."""
+    labels = {}
+    path = _table(jpg_dir, "chexpert")
+    for number, row in enumerate(_rows(path, {"subject_id", "study_id"}), start=1):
+        known = {name: value for name, value in row.items() if value and name not in ("subject_id", "study_id")}
+        try:
+            labels[row["study_id"]] = {name: label_value(value) for name, value in known.items()}
+        except ValueError as error:
+            raise ValueError(f"Row {number} of '{path}' has a label other than 1, 0 and -1: {error}") from error
+    return labels
 
 
 def _read_report(path: Path) -> ReportSections | str:
@@ -144,15 +157,8 @@ def _table(jpg_dir: Path, name: str) -> Path:
     return paths[0]
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[io.TextIOBase]:
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", newline="", encoding="utf-8") as file:
-        yield file
-
-
 def _rows(path: Path, columns: set[str]) -> Iterator[dict[str, str]]:
-    with _opened(path) as file:
+    with open_text(path) as file:
         reader = csv.DictReader(file)
         if missing := columns - set(reader.fieldnames or ()):
             raise ValueError(f"'{path}' lacks the columns {sorted(missing)}.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import os
 import tarfile
 import xml.etree.ElementTree as ET
@@ -13,6 +12,7 @@ from pathlib import Path
 from .mimic_cxr import LATERAL_VIEWS
 from .records import SkipReport, StudyRecord
 from .reports import parse_report
+from .text_files import open_text
 
 # The findings that Open-i indexes, as CheXpert names them.
 _LABEL_OF_TERM = {
@@ -132,8 +132,7 @@ def _xml_files(reports: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _read_views(path: Path) -> dict[str, str]:
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", newline="", encoding="utf-8") as file:
+    with open_text(path) as file:
         reader = csv.DictReader(file)
         if missing := {"imageid", "View Position"} - set(reader.fieldnames or ()):
             raise ValueError(f"'{path}' lacks the columns {sorted(missing)}.")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from .image_folder import IMAGE_SUFFIXES, walk_images
+from .text_files import open_text
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -140,10 +141,10 @@ def _open_metadata(folder: Path, split: str | None, id_column: str | None) -> Im
     path = folder / "metadata.csv"
 
     def read() -> Iterator[dict[str, str]]:
-        with path.open(newline="", encoding="utf-8") as file:
+        with open_text(path) as file:
             yield from (row for row in csv.DictReader(file) if split is None or row["split"] == split)
 
-    with path.open(newline="", encoding="utf-8") as file:
+    with open_text(path) as file:
         columns = next(csv.reader(file), [])
     _check_columns(columns, ["file_name", *([] if split is None else ["split"]), *filter(None, [id_column])], str(path))
     total = sum(1 for _ in read())

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import gzip
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .image_folder import AGE_GROUPS, SEXES
 from .records import SkipReport, StudyRecord, label_value
 from .reports import parse_report
+from .text_files import open_text
 
 # What a map may name: the fields of a record, and a column with the whole report in place of its sections.
 FIELDS = {item.name for item in dataclasses.fields(StudyRecord)} | {"report"}
@@ -139,20 +140,22 @@ def table_rows(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is of another kind, or broken; the error names the line.
+        ValueError: the file is of another kind, or broken; the error names the file and, of JSON, the line.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file '{path}'.")
     suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
-    opener = gzip.open if path.suffix == ".gz" else open
     if suffix not in SUFFIXES:
         raise ValueError(f"Expected a file {', '.join(SUFFIXES)}, got '{path}'.")
     if suffix == ".parquet":
-        for batch in pq.ParquetFile(path).iter_batches(1024):
-            yield from batch.to_pylist()
+        try:
+            for batch in pq.ParquetFile(path).iter_batches(1024):
+                yield from batch.to_pylist()
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"'{path}' cannot be read as Parquet: {error}") from error
         return
-    with opener(path, "rt", newline="", encoding="utf-8-sig") as file:
+    with open_text(path) as file:
         if suffix in (".csv", ".tsv"):
             yield from csv.DictReader(file, delimiter="," if suffix == ".csv" else "\t")
         elif suffix == ".json":
