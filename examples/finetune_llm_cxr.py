@@ -146,9 +146,16 @@ def load_data(args: DataArguments, training_args: TrainingArguments) -> tuple[Se
     if eval_texts is None:
         # Texts have no splits: those that are trained on tell nothing.
         stage = replace(stage, ratios={task: ratio for task, ratio in stage.ratios.items() if task != "text"})
-    return train, stage_mixture(
-        stage, records, questions, eval_texts, size=args.eval_size, split="validation", seed=training_args.seed
-    )
+    try:
+        evaluation = stage_mixture(
+            stage, records, questions, eval_texts, size=args.eval_size, split="validation", seed=training_args.seed
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"There is nothing of the split 'validation' to evaluate on: {error} Give every task such data, or set "
+            "`--eval_size 0 --eval_strategy no`."
+        ) from error
+    return train, evaluation
 
 
 def load_language_model(args: ModelArguments, seed: int) -> tuple[LlmCxrForCausalLM, LlmCxrProcessor]:

@@ -102,6 +102,10 @@ def test_mixtures_that_cannot_be_are_refused_and_named():
     assert len(make_mixture(sizes, {"report": 80, "vqa": 0}, 10)) == 10
     with pytest.raises(ValueError, match="Expected sections from"):
         Stage({"report": 1}, sections="findings")
+    with pytest.raises(ValueError, match=r"unknown tasks \['reprot'\]; there are report, image, vqa, text"):
+        Stage({"reprot": 1})
+    with pytest.raises(ValueError, match="numbers for ratios, got {'report': 'most'}"):
+        Stage({"report": "most"})
 
 
 @pytest.fixture
@@ -165,8 +169,10 @@ def test_questions_that_are_given_go_before_those_of_the_labels(records):
 def test_stage_without_the_data_of_a_task_is_refused(records):
     with pytest.raises(ValueError, match="asks for task 'text'"):
         stage_mixture(STAGE_1, records, size=10)
-    with pytest.raises(ValueError, match="No row of 50 is left"):
+    with pytest.raises(ValueError, match="`records`: No row of 50 is left"):
         stage_mixture(STAGE_1, records, size=10, split="validation")
+    with pytest.raises(ValueError, match=r"`texts` lack the columns \['messages'\]"):
+        stage_mixture(STAGE_1, records, None, records, size=10)
 
 
 def test_memory_does_not_grow_with_the_dataset(tmp_path, make_record):

@@ -9,7 +9,7 @@ from accelerate.state import AcceleratorState
 from datasets import Dataset
 from transformers import TrainingArguments
 
-from transformers_cxr.data.records import StudyRecord, write_records
+from transformers_cxr.data.records import StudyRecord, load_rows, write_records
 from transformers_cxr.data.texts import write_texts
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "finetune_llm_cxr.py"
@@ -64,3 +64,36 @@ def test_no_text_that_is_trained_on_is_evaluated_on(script, data, training):
     assert Counter(record["task"] for record in train)["text"] > 0
     assert set(Counter(record["task"] for record in evaluation)) == {"report", "image", "vqa"}
     assert {int(record["id"]) % 2 for record in evaluation} == {1}
+
+
+def test_a_task_without_data_to_evaluate_on_is_an_error_that_says_what_to_do(script, data, training, tmp_path):
+    records = load_rows(data["records"])
+    asked = [row | {"question": "Edema?", "answer": "No."} for row in records if row["split"] == "train"]
+    Dataset.from_list(asked).to_parquet(tmp_path / "questions.parquet")
+    arguments = script.DataArguments(
+        records=data["records"],
+        questions=str(tmp_path / "questions.parquet"),
+        ratios={"report": 1, "vqa": 1},
+        eval_size=10,
+    )
+    with pytest.raises(ValueError, match=r"to evaluate on: `questions`: No row of 4 is left.* set `--eval_size 0"):
+        script.load_data(arguments, training())
+    arguments.eval_size = 0
+    train, evaluation = script.load_data(arguments, training())
+    assert {record["task"] for record in train} == {"report", "vqa"} and evaluation is None
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("questions", "records", r"`questions` lack the columns \['answer', 'question'\]"),
+        ("texts", "records", r"`texts` lack the columns \['messages'\]"),
+        ("eval_texts", "records", r"to evaluate on: `texts` lack the columns \['messages'\]"),
+        ("records", "texts", r"`records` lack the columns \['age_group', .*; they have \['id', 'messages'\]"),
+    ],
+)
+def test_another_file_in_the_place_of_one_is_named(script, data, training, name, given, message):
+    ratios = {"report": 1, "vqa": 1, "text": 1}
+    arguments = script.DataArguments(**data | {name: data[given]}, ratios=ratios, eval_size=10)
+    with pytest.raises(ValueError, match=message):
+        script.load_data(arguments, training())

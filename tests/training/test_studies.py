@@ -55,7 +55,11 @@ def test_source_weights_multiply_the_share_of_a_source(rows):
 
 @pytest.mark.parametrize(
     ("weights", "message"),
-    [({"c": 2.0}, r"names \['c'\], and the sources of the data are \['a', 'b'\]"), ({"a": -1.0}, "0 or more")],
+    [
+        ({"c": 2.0}, r"names \['c'\], and the sources of the data are \['a', 'b'\]"),
+        ({"a": -1.0}, "0 or more"),
+        ({"a": "often"}, "numbers for `source_weights`, got {'a': 'often'}"),
+    ],
 )
 def test_wrong_source_weights_are_errors(rows, weights, message):
     mixture = stage_mixture(Stage({"report": 1}), rows, size=10)

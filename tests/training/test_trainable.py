@@ -100,7 +100,7 @@ def test_old_rows_stay_to_the_bit_where_all_other_weights_train(any_model, text_
 
 
 def test_a_setting_that_lora_does_not_have_is_an_error(tiny_model):
-    with pytest.raises(TypeError, match="rank"):
+    with pytest.raises(ValueError, match=r"LoRA has no settings \['rank'\]; .* has .*lora_alpha"):
         add_lora(tiny_model[0], [1], rank=4)
 
 

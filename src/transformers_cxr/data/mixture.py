@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,11 +19,12 @@ from .conversations import (
     text_example,
     vqa_example,
 )
-from .records import SECTIONS, select_records
+from .records import SECTIONS, QuestionRecord, StudyRecord, select_records
 
 if TYPE_CHECKING:
     import datasets
 
+TASKS = ("report", "image", "vqa", "text")
 # Ratios are exact in every run of so many examples.
 BLOCK_SIZE = 1000
 
@@ -116,6 +117,9 @@ class Stage:
     views (`tuple[str, ...]`, *optional*): view positions that are used, `None` for all.
     first_study (`bool`): use the first study of each patient only.
     sections (`str`): "findings+impression" (whichever a report has) or "impression".
+
+    Raises:
+        ValueError: an unknown task, a ratio that is no number, or other sections.
     """
 
     ratios: Mapping[str, float]
@@ -124,6 +128,10 @@ class Stage:
     sections: str = "findings+impression"
 
     def __post_init__(self):
+        if unknown := [name for name in self.ratios if name not in TASKS]:
+            raise ValueError(f"The ratios name the unknown tasks {unknown}; there are {', '.join(TASKS)}.")
+        if words := {name: ratio for name, ratio in self.ratios.items() if not isinstance(ratio, (int, float))}:
+            raise ValueError(f"Expected numbers for ratios, got {words}.")
         if self.sections not in SECTIONS:
             raise ValueError(f"Expected sections from {SECTIONS}, got '{self.sections}'.")
 
@@ -170,13 +178,20 @@ def stage_mixture(
             Seed of all that is drawn.
 
     Raises:
-        ValueError: a task with a ratio has no data, or the filters of the stage leave none.
+        ValueError: a task with a ratio has no data, or data of another kind, or the filters of the stage leave none.
     """
+    for name, rows, columns in (
+        ("records", records, {item.name for item in fields(StudyRecord)}),
+        ("questions", questions, {item.name for item in fields(QuestionRecord)}),
+        ("texts", texts, {"id", "messages"}),
+    ):
+        if rows is not None and (missing := sorted(columns - set(rows.column_names))):
+            raise ValueError(f"`{name}` lack the columns {missing}; they have {rows.column_names}.")
     asked = {name for name, ratio in stage.ratios.items() if ratio > 0}
     filters = {"splits": (split,), "views": stage.views, "first_study": stage.first_study}
     tasks = {}
     if records is not None and asked & {"report", "image", "vqa"}:
-        selected = select_records(records, sections=stage.sections, **filters)
+        selected = _selected("records", records, sections=stage.sections, **filters)
         pairs = {"report": selected, "image": selected}
         if not both_directions:
             reading = [_is_for_reading(name, seed) for name in selected["id"]]
@@ -188,7 +203,7 @@ def stage_mixture(
         draw = partial(image_example, sections=stage.sections, empty_prompt_ratio=empty_prompt_ratio)
         tasks["image"] = Task(pairs["image"], draw)
         if questions is None and "vqa" in asked:
-            labelled = select_records(records, **filters)
+            labelled = _selected("records", records, **filters)
             # What `labelled_study` reads, and not the codes.
             columns = labelled.select_columns(
                 ["id", "image", "labels", "patient", "source", "split", "view", "sex", "age_group"]
@@ -196,7 +211,7 @@ def stage_mixture(
             answering = [i for i, row in enumerate(columns) if has_label_questions(row)]
             tasks["vqa"] = Task(labelled.select(answering), label_vqa_example)
     if questions is not None and "vqa" in asked:
-        tasks["vqa"] = Task(select_records(questions, **filters), vqa_example)
+        tasks["vqa"] = Task(_selected("questions", questions, **filters), vqa_example)
     if texts is not None:
         tasks["text"] = Task(texts, text_example)
     return TaskMixture(tasks, stage.ratios, size, seed)
@@ -222,6 +237,13 @@ def permuted(index: int, size: int, key: str) -> int:
         index = left << half | right
         if index < size:
             return index
+
+
+def _selected(name: str, rows: datasets.Dataset, **conditions) -> datasets.Dataset:
+    try:
+        return select_records(rows, **conditions)
+    except ValueError as error:
+        raise ValueError(f"`{name}`: {error}") from error
 
 
 def _block_counts(ratios: Mapping[str, float]) -> dict[str, int]:

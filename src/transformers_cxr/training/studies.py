@@ -39,8 +39,10 @@ def weighted_rows(
         [`datasets.Dataset`]: ten times as many rows, none of them copied.
 
     Raises:
-        ValueError: a negative weight, or weights that leave nothing.
+        ValueError: a weight that is negative or no number, or weights that leave nothing.
     """
+    if words := {name: weight for name, weight in source_weights.items() if not isinstance(weight, (int, float))}:
+        raise ValueError(f"Expected numbers for `source_weights`, got {words}.")
     columns = rows.select_columns(["source", "labels"])
     groups = [
         (row["source"], any(label["name"] == "No Finding" and label["value"] == 1 for label in row["labels"]))

@@ -57,13 +57,17 @@ def add_lora(model: LlmCxrForCausalLM, new_ids: list[int], freeze_old_rows: bool
 
     Raises:
         ImportError: PEFT is not installed.
-        TypeError: a setting that `peft.LoraConfig` does not have.
+        ValueError: a setting that `peft.LoraConfig` does not have.
     """
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
         raise ImportError("LoRA needs PEFT: `pip install transformers-cxr[train]`.") from error
 
+    if unknown := sorted(set(lora_settings) - LoraConfig.__dataclass_fields__.keys()):
+        raise ValueError(
+            f"LoRA has no settings {unknown}; `peft.LoraConfig` has {', '.join(LoraConfig.__dataclass_fields__)}."
+        )
     tables = (model.get_input_embeddings(), model.get_output_embeddings())
     # Both names also where they share one weight: PEFT then trains one set of rows for the two.
     names = [name for name, module in model.named_modules() if module in tables]
@@ -71,5 +75,5 @@ def add_lora(model: LlmCxrForCausalLM, new_ids: list[int], freeze_old_rows: bool
         rows = {"trainable_token_indices": dict.fromkeys(names, new_ids)}
     else:
         rows = {"modules_to_save": names, "ensure_weight_tying": model.config.tie_word_embeddings}
-    settings = {"target_modules": "all-linear", "exclude_modules": r"vq_tokenizer\..*", **rows, **lora_settings}
-    return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
+    settings = {"task_type": "CAUSAL_LM", "target_modules": "all-linear", "exclude_modules": r"vq_tokenizer\..*"}
+    return get_peft_model(model, LoraConfig(**(settings | rows | lora_settings)))
