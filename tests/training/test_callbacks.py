@@ -55,8 +55,8 @@ def trainer(tiny_model, tmp_path):
     )
 
 
-def samples(trainer, processor, **kwargs):
-    return SampleCallback(trainer, processor, RECORDS, every=2, max_new_tokens=12, **kwargs)
+def samples(trainer, processor, records=RECORDS, **kwargs):
+    return SampleCallback(trainer, processor, records, every=2, max_new_tokens=12, **kwargs)
 
 
 def test_texts_and_images_are_written_every_so_many_steps(trainer, tiny_model, tmp_path):
@@ -115,6 +115,20 @@ def test_samples_reach_tensorboard(trainer, tiny_model, tmp_path, monkeypatch):
     assert [event.step for event in texts] == [2, 4]
     assert b"not for clinical use" in texts[0].tensor_proto.string_val[0]
     assert b"data: Clear." in texts[0].tensor_proto.string_val[0]
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        (RECORDS[2]["messages"][:1], r"^Conversation 5 \(id 'read'\): it has no response of the assistant"),
+        ("Report.", r"^Conversation 5 \(id 'read'\): its `messages` must be a list"),
+    ],
+)
+def test_a_conversation_that_nothing_can_be_sampled_from_is_an_error_that_names_it(
+    trainer, tiny_model, messages, message
+):
+    with pytest.raises(ValueError, match=message):
+        samples(trainer, tiny_model[1], [*RECORDS, {**RECORDS[2], "messages": messages}])
 
 
 def test_sharded_weights_are_refused(trainer, tiny_model, monkeypatch):
