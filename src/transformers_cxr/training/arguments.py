@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import yaml
 from transformers import HfArgumentParser
@@ -18,7 +19,7 @@ def parse_arguments(*dataclass_types: type) -> tuple:
 
     Raises:
         FileNotFoundError: there is no such YAML file.
-        ValueError: a YAML file does not hold settings, or names one that no dataclass has.
+        ValueError: a YAML file is broken, does not hold settings, or names one that no dataclass has or one of another kind.
     """
     first = argparse.ArgumentParser(add_help=False)
     first.add_argument("--config", nargs="+", default=[])
@@ -28,18 +29,50 @@ def parse_arguments(*dataclass_types: type) -> tuple:
     actions = {action.dest: action for action in parser._actions}
     for action in parser._actions:
         if action.type is dict:
-            action.type = yaml.safe_load
+            action.type = _dict
     for path in config.config:
         with open(path, encoding="utf-8") as file:
-            defaults = yaml.safe_load(file)
+            try:
+                defaults = yaml.safe_load(file)
+            except yaml.YAMLError as error:
+                raise ValueError(f"'{path}' is not YAML: {error}") from error
         if not isinstance(defaults, dict):
             raise ValueError(f"'{path}' does not hold settings, one `name: value` a line.")
         if unknown := sorted(set(defaults) - set(actions)):
             raise ValueError(f"'{path}' has unknown settings {unknown}; known are {sorted(actions)}.")
-        for name in defaults:
+        for name, value in defaults.items():
+            if expected := _expected(actions[name], value):
+                raise ValueError(f"`{name}` in '{path}' must be {expected}, got {value!r}.")
             actions[name].required = False
         parser.set_defaults(**defaults)
     return parser.parse_args_into_dataclasses(rest)[: len(dataclass_types)]
+
+
+def _dict(text: str) -> dict:
+    """A setting that is a `dict`, of the command line."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"must be {{name: value, ...}} in YAML, got {text!r}")
+    return value
+
+
+def _expected(action: argparse.Action, value: Any) -> str | None:
+    """What the value of a setting in a YAML file must be where it is something else. Argparse converts texts."""
+    if value is None and action.default is None:
+        return None
+    if action.nargs == "+":
+        return None if isinstance(value, list) else "a list, such as [a, b]"
+    if isinstance(value, str):
+        return None
+    types, name = {
+        _dict: (dict, "{name: value, ...}"),
+        int: (int, "a whole number"),
+        float: ((int, float), "a number"),
+    }.get(action.type, (object, ""))
+    return None if isinstance(value, types) else name
 
 
 def run_script(main: Callable, *dataclass_types: type) -> None:
