@@ -10,6 +10,7 @@ are sampled with a seed; one that does not end within `max_new_tokens` is left o
 
 import random
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from make_vqa import load_model
@@ -58,6 +59,8 @@ class Arguments:
 
 @torch.no_grad()
 def main(args: Arguments):
+    if Path(args.output).exists():
+        raise FileExistsError(f"'{args.output}' exists. Remove it or choose another output.")
     model, tokenizer = load_model(args.model, args.dtype)
     prompts = [instruction.format(topic=topic) for instruction in INSTRUCTIONS for topic in TOPICS]
     random.Random(args.seed).shuffle(prompts)

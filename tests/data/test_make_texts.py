@@ -48,6 +48,12 @@ def test_answers_that_end_become_texts_to_train_on(make_texts, write, capsys):
     assert len({row["messages"][0]["content"][0]["text"] for row in rows}) == len(rows)
 
 
+def test_an_output_that_exists_is_refused_before_the_model_is_loaded(make_texts, tmp_path):
+    (tmp_path / "texts.parquet").write_bytes(b"")
+    with pytest.raises(FileExistsError, match="texts.parquet' exists. Remove it or choose another output"):
+        make_texts.main(make_texts.Arguments(model="missing", output=str(tmp_path / "texts.parquet")))
+
+
 def test_a_seed_gives_the_same_answers_and_another_one_others(write):
     first = write("first.parquet", num_prompts=8)
     assert write("again.parquet", num_prompts=8) == first
