@@ -279,7 +279,6 @@ def main(args: ScriptArguments, training_args: TrainingArguments):
     if args.codebook_embeddings:
         begin_from_codebook(model)
     model.get_input_embeddings().weight.requires_grad_(False)
-    model.vq_tokenizer.eval().requires_grad_(False)
     codes = codes_of(studies, load_codes(args.codes, model.vq_tokenizer))
     teacher = CodeClassifier.from_pretrained(args.teacher).eval().requires_grad_(False) if args.teacher else None
     augmentation = CodeAugmentation(model.vq_tokenizer) if teacher else None

@@ -5,7 +5,8 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Gemma2Config, GenerationMixin, GraniteConfig
+import torch.nn.functional as F
+from transformers import AutoModelForCausalLM, Gemma2Config, GenerationMixin, GraniteConfig, Lfm2Config
 from transformers.generation.streamers import BaseStreamer
 
 from transformers_cxr import ImageGrammarLogitsProcessor, LlmCxrConfig, LlmCxrForCausalLM, generate_image, save_image
@@ -148,6 +149,31 @@ def test_backbone_that_changes_its_logits_draws_as_plain_generate(text_tokenizer
     assert torch.equal(codes + model.config.image_token_offset, plain)
 
 
+def test_several_images_of_a_backbone_that_is_partly_recurrent(text_tokenizer, vq_tokenizer):
+    torch.manual_seed(0)
+    config = Lfm2Config(
+        vocab_size=len(text_tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=64,
+        layer_types=["conv", "full_attention"],
+        initializer_range=0.3,
+    )
+    base = AutoModelForCausalLM.from_config(config)
+    model, processor = LlmCxrForCausalLM.from_language_model(
+        base, text_tokenizer, vq_tokenizer, new_embeddings="random"
+    )
+    inputs = prompts(processor, ["Normal.", "Signs of viral pneumonia."])
+    codes = model.generate_image(**inputs, num_images=2, seed=0).codes
+    alone = [
+        model.generate_image(**prompts(processor, [text]), num_images=2, seed=seed).codes
+        for text, seed in (("Normal.", 0), ("Signs of viral pneumonia.", 2))
+    ]
+    assert torch.equal(codes, torch.cat(alone)) and len(codes.unique(dim=0)) == 4
+
+
 def test_an_image_depends_on_its_seed_and_prompt_and_not_on_its_batch(tiny_model):
     model, processor = tiny_model
     inputs = prompts(processor, ["Normal.", "Signs of viral pneumonia in an adult."])
@@ -260,20 +286,47 @@ def test_guidance_of_one_is_no_guidance(tiny_model):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"num_images": 0}, "`num_images` must be at least 1, got 0"),
+        ({"num_images": 0}, "`num_images` must be a whole number of at least 1, got 0"),
         ({"guidance_scale": 0.5}, "`guidance_scale` must be at least 1 .*got 0.5"),
         ({"guidance_scale": float("nan")}, "`guidance_scale` must be at least 1 .*got nan"),
         ({"guidance_scale": float("inf")}, "`guidance_scale` must be at least 1 .*got inf"),
         ({"guidance_scale": 2.0}, "needs `negative_input_ids`"),
         ({"temperature": 0}, "`temperature`.*strictly positive"),
         ({"top_p": 2.0}, "`top_p`.* 2.0"),
+        ({"num_images": 1.5}, "`num_images` must be a whole number of at least 1, got 1.5"),
         ({"num_images": 3, "seed": [1, 2]}, "one seed for each of the 3 images, got 2"),
+        ({"seed": 1.5}, "`seed` must be an integer or a list of integers, got 1.5"),
+        ({"seed": ["a"]}, r"`seed` must be an integer or a list of integers, got \['a'\]"),
     ],
 )
 def test_generate_image_refuses_wrong_arguments(tiny_model, kwargs, message):
     model, processor = tiny_model
     with pytest.raises(ValueError, match=message):
         model.generate_image(**prompts(processor), **kwargs)
+
+
+def test_prompts_that_are_no_batch_are_refused(tiny_model):
+    model, processor = tiny_model
+    with pytest.raises(ValueError, match=r"shape \(batch_size, sequence_length\), got \([0-9]+,\)"):
+        model.generate_image(prompts(processor).input_ids[0])
+
+
+@pytest.mark.parametrize("drawn", [0, 5])
+def test_a_begun_image_that_does_not_fit_is_refused(tiny_model, drawn):
+    model, processor = tiny_model
+    ids = F.pad(prompts(processor).input_ids, (0, drawn), value=model.config.image_token_offset)
+    with pytest.raises(ValueError, match="begins an image that is whole after .*larger `max_new_tokens`"):
+        model.generate(ids, max_new_tokens=15 - drawn)
+    assert model.generate(ids, max_new_tokens=16 - drawn).shape == (1, ids.shape[1] + 16 - drawn)
+
+
+def test_prompt_of_embeddings_is_continued_as_its_ids(tiny_model):
+    model, processor = tiny_model
+    inputs = prompts(processor, boi=False)
+    embeddings = model.get_input_embeddings()(inputs.input_ids)
+    kwargs = {"attention_mask": inputs.attention_mask, "max_new_tokens": 8, "do_sample": False}
+    new = model.generate(inputs.input_ids, **kwargs)[:, inputs.input_ids.shape[1] :]
+    assert torch.equal(model.generate(inputs_embeds=embeddings, **kwargs), new)
 
 
 def test_prompt_that_leaves_no_room_for_an_image_is_refused(tiny_model):
@@ -300,6 +353,8 @@ def test_progress_is_shown_on_a_terminal_and_nowhere_else(tiny_model, monkeypatc
     [
         ([], ValueError, "at least one text to draw, got none"),
         ([3], TypeError, "Expected a text to draw, got int"),
+        (None, TypeError, "Expected a text to draw, got NoneType"),
+        (b"Normal.", TypeError, "Expected a text to draw, got bytes"),
         (["Normal. " * 300], ValueError, "at least [0-9]+ tokens.*context of 256"),
     ],
 )

@@ -117,6 +117,14 @@ def test_encode_gives_the_codes_of_forward(tokenizer, pixel_values):
     assert codes.unique().numel() > 4
 
 
+def test_encode_keeps_nothing_for_a_backward_pass(tokenizer, pixel_values):
+    seen = []
+    tokenizer.vq_model.encoder.register_forward_hook(lambda module, args, output: seen.append(output.requires_grad))
+    tokenizer.encode(pixel_values)
+    tokenizer(pixel_values)
+    assert seen == [False, True]
+
+
 @torch.no_grad()
 def test_a_batch_has_the_codes_of_its_images_one_by_one(tokenizer, pixel_values):
     codes = tokenizer.encode(pixel_values)
@@ -314,6 +322,12 @@ def test_pixels_that_are_not_finite_are_refused(tokenizer, pixel_values, value):
     for call in (tokenizer, tokenizer.encode):
         with pytest.raises(ValueError, match="NaN or infinite"):
             call(pixel_values)
+
+
+def test_pixels_of_8_bits_are_refused(tokenizer):
+    for call in (tokenizer, tokenizer.encode):
+        with pytest.raises(ValueError, match=r"Expected pixel_values in \[-1, 1\], got torch.uint8"):
+            call(torch.zeros((2, 1, 32, 32), dtype=torch.uint8))
 
 
 @pytest.mark.parametrize("shape", [(2, 63), (2, 65), (64,), (1, 8, 8)])

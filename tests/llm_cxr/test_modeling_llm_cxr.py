@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate import infer_auto_device_map
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     AutoConfig,
@@ -206,13 +207,38 @@ def test_bf16_keeps_the_vq_tokenizer_in_fp32_and_its_codes(any_model, tmp_path):
         assert torch.equal(loaded.get_image_tokens(inputs.pixel_values) - loaded.config.image_token_offset, expected)
 
 
-@pytest.mark.parametrize("device_map", ["cpu", "auto"])
-def test_device_map_loads_and_generates(tiny_model, tmp_path, device_map):
-    model, processor = tiny_model
+@pytest.mark.parametrize(
+    "device_map", ["cpu", "auto", {"vq_tokenizer": "cpu", "language_model": "disk"}], ids=["cpu", "auto", "offloaded"]
+)
+def test_device_map_loads_and_generates(any_model, tmp_path, device_map):
+    model, processor = any_model
     model.save_pretrained(tmp_path)
-    loaded = LlmCxrForCausalLM.from_pretrained(tmp_path, device_map=device_map)
-    inputs = pixel_inputs(processor)
-    assert torch.equal(loaded.cpu()(**inputs).logits, model(**inputs).logits)
+    loaded = LlmCxrForCausalLM.from_pretrained(tmp_path, device_map=device_map, offload_folder=tmp_path / "offloaded")
+    inputs = pixel_inputs(processor).to(loaded.device)
+    prompt = processor(text=processor.image_prompts(["Normal."], "Draw."), return_tensors="pt").to(loaded.device)
+    for each in (model.to(loaded.device), loaded):
+        results = [
+            each(**inputs).logits,
+            each.generate(**inputs, max_new_tokens=4, do_sample=False),
+            each.generate_image(prompt.input_ids, num_images=2, seed=0).codes,
+        ]
+        expected = results if each is model else expected  # noqa: F821
+    assert all(torch.equal(result, other) for result, other in zip(results, expected))
+
+
+def test_the_small_image_tokenizer_is_the_last_to_be_offloaded(any_model):
+    sizes = [sum(p.numel() for p in each.parameters()) * 4 for each in (any_model[0].vq_tokenizer, any_model[0])]
+    memory = {"cpu": (sizes[0] + sizes[1]) // 2, "disk": 10**9}
+    device_map = infer_auto_device_map(any_model[0], memory, no_split_module_classes=any_model[0]._no_split_modules)
+    assert device_map["vq_tokenizer"] == "cpu" and "disk" in device_map.values()
+
+
+def test_the_image_tokenizer_is_not_trained(any_model, tmp_path):
+    model, _ = any_model
+    model.save_pretrained(tmp_path)
+    for each in (model, LlmCxrForCausalLM.from_pretrained(tmp_path)):
+        assert {p.requires_grad for p in each.vq_tokenizer.parameters()} == {False}
+        assert {p.requires_grad for p in each.language_model.parameters()} == {True}
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`")  # PEFT asks by the old name
@@ -272,6 +298,30 @@ def test_images_and_placeholders_that_do_not_match_are_refused(tiny_model):
         model(inputs.input_ids, pixel_values=inputs.pixel_values[:2])
     with pytest.raises(ValueError, match="48 image placeholders, but `pixel_values` is missing"):
         model.generate(inputs.input_ids)
+
+
+def test_training_on_placeholders_is_refused(tiny_model):
+    model, processor = tiny_model
+    inputs = pixel_inputs(processor)
+    with pytest.raises(ValueError, match="48 image placeholders, but `pixel_values` is missing"):
+        model(input_ids=inputs.input_ids, labels=inputs.input_ids)
+
+
+def test_pixels_without_ids_are_refused(tiny_model):
+    model, processor = tiny_model
+    pixel_values = pixel_inputs(processor).pixel_values
+    embeddings = model.get_input_embeddings()(torch.ones((1, 4), dtype=torch.long))
+    for call in (model, model.generate):
+        with pytest.raises(ValueError, match="`pixel_values` needs `input_ids`"):
+            call(pixel_values=pixel_values, inputs_embeds=embeddings)
+
+
+def test_a_checkpoint_of_another_model_is_refused(tiny_model, tmp_path):
+    model, _ = tiny_model
+    for name in ("language_model", "vq_tokenizer"):
+        getattr(model, name).save_pretrained(tmp_path / name)
+        with pytest.raises(ValueError, match=f"{name}' is a model of type '.*': expected a whole LLM-CXR"):
+            LlmCxrForCausalLM.from_pretrained(tmp_path / name)
 
 
 def test_prompt_longer_than_the_context_is_refused(tiny_model):

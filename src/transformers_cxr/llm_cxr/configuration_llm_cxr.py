@@ -140,6 +140,17 @@ class LlmCxrConfig(PreTrainedConfig):
     # That of `text_config`: the backbone ties its own head, and PEFT reads here whether it does.
     tie_word_embeddings: bool = False
 
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs) -> tuple[dict, dict]:
+        # Transformers itself only warns, and builds the default model around what it did not find.
+        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if (model_type := config_dict.get("model_type")) != cls.model_type:
+            raise ValueError(
+                f"'{pretrained_model_name_or_path}' is a model of type '{model_type}': expected a whole LLM-CXR, as "
+                "`LlmCxrForCausalLM.from_language_model` makes of a language model and an image tokenizer."
+            )
+        return config_dict, kwargs
+
     def __post_init__(self, **kwargs):
         if self.text_config is None:
             self.text_config = AutoConfig.for_model("gpt_neox", vocab_size=self.image_token_offset + 1024)

@@ -52,28 +52,44 @@ class ImageGrammarLogitsProcessor(LogitsProcessor):
     def __init__(self, config: LlmCxrConfig, max_length: int | None = None, allow_images: bool = True):
         self.config = config
         self.num_image_tokens = config.vq_config.num_image_tokens
+        self.code_end = config.image_token_offset + config.vq_config.codebook_size
         self.max_length = max_length
+        # The length, prompt included, at which an image that the prompt has begun is whole.
+        self.min_length = 0
         self.allow_images = allow_images
+
+    def _count_codes(self, input_ids: torch.LongTensor) -> tuple[torch.LongTensor, torch.BoolTensor, torch.BoolTensor]:
+        """
+        Of each row (`(batch_size, 1)`): how many codes it ends with, whether it ends with the begin-of-image token, and
+        whether it ends within an image.
+        """
+        offset, length = self.config.image_token_offset, self.num_image_tokens
+        tail = input_ids[:, -length:]
+        run = ((tail >= offset) & (tail < self.code_end)).flip(-1).long().cumprod(-1).sum(-1, keepdim=True)
+        # A prompt that is given as embeddings has no ids.
+        after_boi = (input_ids[:, -1:] == self.config.boi_token_id).any(-1, keepdim=True)
+        begun = (run > 0) & (run < length)
+        return run, after_boi, begun if self.config.text_image_markers else begun | after_boi
+
+    def missing_codes(self, input_ids: torch.LongTensor) -> int:
+        """The codes that a row (`(batch_size, sequence_length)`) still needs to end the image that it ends within."""
+        run, _, begun = self._count_codes(input_ids)
+        return int(((self.num_image_tokens - run) * begun).max())
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         config, length = self.config, self.num_image_tokens
-        offset, end = config.image_token_offset, config.image_token_offset + config.vq_config.codebook_size
-
-        tail = input_ids[:, -length:]
-        run = ((tail >= offset) & (tail < end)).flip(-1).long().cumprod(-1).sum(-1, keepdim=True)
-        after_boi = input_ids[:, -1:] == config.boi_token_id
+        run, after_boi, image_begun = self._count_codes(input_ids)
         # A full run of codes is closed by the end-of-image token.
-        image_begun, image_full = (run > 0) & (run < length), run == length
+        image_full = run == length
 
         ids = torch.arange(scores.shape[-1], device=scores.device)
-        is_code = (ids >= offset) & (ids < end)
+        is_code = (ids >= config.image_token_offset) & (ids < self.code_end)
         is_text = ~is_code & (ids != config.image_token_id)
         if config.text_image_markers:
             fits = self.max_length is None or input_ids.shape[1] + length + 1 <= self.max_length
             if self.allow_images and fits:
                 is_text = is_text | (is_code & after_boi)
         else:
-            image_begun |= after_boi
             is_text &= ids != config.eoi_token_id
             fits = self.max_length is None or input_ids.shape[1] + length + 2 <= self.max_length
             if not (self.allow_images and fits):
@@ -109,11 +125,11 @@ def _left_pad(rows: Sequence[torch.LongTensor], device: torch.device) -> tuple[t
 
 
 def _has_plain_head(language_model: nn.Module) -> bool:
-    """Whether the logits are the hidden states through one linear layer and nothing else."""
-    config = language_model.config
+    """Whether the logits are the hidden states through one linear layer, at hand and not offloaded, and nothing else."""
+    config, head = language_model.config, language_model.get_output_embeddings()
     scaled = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier")
-    return type(language_model.get_output_embeddings()) is nn.Linear and not any(
-        getattr(config, name, None) for name in scaled
+    return (
+        type(head) is nn.Linear and not head.weight.is_meta and not any(getattr(config, name, None) for name in scaled)
     )
 
 
@@ -173,9 +189,15 @@ class LlmCxrImageGenerationMixin:
             [`LlmCxrImageOutput`].
 
         Raises:
-            ValueError: no images asked for, guidance below 1 or without a negative prompt, a wrong number of seeds, or a
-                prompt that leaves no room for an image in the context.
+            ValueError: ids of another shape, no images asked for, guidance below 1 or without a negative prompt, seeds that
+                are no integers or a wrong number of them, or a prompt that leaves no room for an image in the context.
         """
+        if input_ids.ndim != 2:
+            raise ValueError(
+                f"Expected `input_ids` of shape (batch_size, sequence_length), got {tuple(input_ids.shape)}."
+            )
+        if not isinstance(num_images, Integral) or num_images < 1:
+            raise ValueError(f"`num_images` must be a whole number of at least 1, got {num_images}.")
         defaults = self.config.image_generation
         if guidance_scale is None:
             guidance_scale = defaults.get("guidance_scale", 1.0) if negative_input_ids is not None else 1.0
@@ -183,8 +205,6 @@ class LlmCxrImageGenerationMixin:
         top_k = defaults.get("top_k") if top_k is None else top_k
         top_p = defaults.get("top_p") if top_p is None else top_p
         batch_size, total = input_ids.shape[0], input_ids.shape[0] * num_images
-        if num_images < 1:
-            raise ValueError(f"`num_images` must be at least 1, got {num_images}.")
         if not 1 <= guidance_scale < math.inf:
             raise ValueError(f"`guidance_scale` must be at least 1 (1 is no guidance), got {guidance_scale}.")
         if guidance_scale > 1 and negative_input_ids is None:
@@ -192,9 +212,13 @@ class LlmCxrImageGenerationMixin:
                 f"`guidance_scale={guidance_scale}` needs `negative_input_ids`, the prompt to guide away from; "
                 "`transformers_cxr.generate_image` makes one."
             )
+        seed = seed.tolist() if hasattr(seed, "tolist") else seed
         seeds = [seed + i for i in range(total)] if isinstance(seed, Integral) else seed
-        if seeds is not None and len(seeds) != total:
-            raise ValueError(f"Expected one seed for each of the {total} images, got {len(seeds)}.")
+        if seeds is not None:
+            if not isinstance(seeds, Sequence) or not all(isinstance(s, Integral) for s in seeds):
+                raise ValueError(f"`seed` must be an integer or a list of integers, got {seed!r}.")
+            if len(seeds) != total:
+                raise ValueError(f"Expected one seed for each of the {total} images, got {len(seeds)}.")
         input_ids = self._with_prompt_images(input_ids, pixel_values)
 
         device = self.device
@@ -224,7 +248,8 @@ class LlmCxrImageGenerationMixin:
         code_logits = self._code_logits_function()
         logits, cache = code_logits(prompt_ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), None)
         if num_images > 1:
-            cache.batch_repeat_interleave(num_images)
+            # Caches of every kind can be reordered, those of linear attention too.
+            cache.reorder_cache(torch.arange(len(mask), device=device).repeat_interleave(num_images))
             logits = logits.repeat_interleave(num_images, dim=0)
             mask = mask.repeat_interleave(num_images, dim=0)
         positions = mask.sum(-1, keepdim=True)
@@ -285,7 +310,8 @@ class LlmCxrImageGenerationMixin:
             else:
                 output = language_model(**inputs, logits_to_keep=1)
                 logits = output.logits[:, -1, codes]
-            return logits.float(), output.past_key_values
+            # The head may be on another device than the prompt.
+            return logits.float().to(input_ids.device), output.past_key_values
 
         return code_logits
 
@@ -319,11 +345,12 @@ def generate_image(
         `image.info["comment"]`, which says that it is generated and for research only.
 
     Raises:
+        TypeError: what is given is no text.
         ValueError: the processor and the model do not belong together, no text is given, or an argument of `generate_image`
             is wrong.
     """
     model.check_processor(processor)
-    texts = [text] if isinstance(text, str) else list(text)
+    texts = list(text) if isinstance(text, Sequence) and not isinstance(text, (str, bytes)) else [text]
     if not texts:
         raise ValueError("Expected at least one text to draw, got none.")
     inputs = processor(text=processor.image_prompts(texts, instruction), return_tensors="pt", padding=True)

@@ -117,6 +117,7 @@ class CXRVQTokenizer(PreTrainedModel):
         """The code vectors, `torch.FloatTensor` of shape `(codebook_size, codebook_dim)`."""
         return self.vq_model.quantize.embedding.weight
 
+    @torch.no_grad()
     def encode(self, pixel_values: torch.FloatTensor) -> torch.LongTensor:
         """
         Turns images into codes.
@@ -130,7 +131,7 @@ class CXRVQTokenizer(PreTrainedModel):
             `[0, codebook_size)`.
 
         Raises:
-            ValueError: on another shape or on pixels that are not finite.
+            ValueError: on another shape, or on pixels that are not floating-point or not finite.
         """
         self._check_pixel_values(pixel_values)
         with _without_autocast(pixel_values):
@@ -212,6 +213,11 @@ class CXRVQTokenizer(PreTrainedModel):
             raise ValueError(
                 f"Expected pixel_values of shape (batch_size, {', '.join(map(str, expected))}), got "
                 f"{tuple(pixel_values.shape)}. Prepare images with the LlmCxrImageProcessor of this checkpoint."
+            )
+        if not pixel_values.is_floating_point():
+            raise ValueError(
+                f"Expected pixel_values in [-1, 1], got {pixel_values.dtype}. Prepare images with the "
+                "LlmCxrImageProcessor of this checkpoint."
             )
         if not torch.isfinite(pixel_values).all():
             raise ValueError("pixel_values holds NaN or infinite values.")

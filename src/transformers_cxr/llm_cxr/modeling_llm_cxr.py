@@ -24,7 +24,7 @@ class LlmCxrForCausalLM(LlmCxrImageGenerationMixin, PreTrainedModel, GenerationM
     LLM-CXR (arXiv 2305.11490): any causal language model around which images are runs of tokens.
 
     `language_model` is the backbone, unchanged but for the new rows of its vocabulary, and `vq_tokenizer` the VQ-GAN, which
-    stays in fp32 whatever the dtype of the backbone.
+    stays in fp32 whatever the dtype of the backbone, and is not trained: its parameters require no gradients.
     """
 
     config: LlmCxrConfig
@@ -45,9 +45,17 @@ class LlmCxrForCausalLM(LlmCxrImageGenerationMixin, PreTrainedModel, GenerationM
 
     def __init__(self, config: LlmCxrConfig):
         super().__init__(config)
+        # First, so that a `device_map` gives the small VQ-GAN a place before memory runs out and layers are offloaded.
+        self.vq_tokenizer = CXRVQTokenizer(config.vq_config).requires_grad_(False)
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
-        self.vq_tokenizer = CXRVQTokenizer(config.vq_config)
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        loaded = super().from_pretrained(*args, **kwargs)
+        # Loading makes new parameters. With `output_loading_info` it returns two things.
+        (loaded[0] if isinstance(loaded, tuple) else loaded).vq_tokenizer.requires_grad_(False)
+        return loaded
 
     def _init_weights(self, module):
         # The backbone and the VQ-GAN initialise themselves; the wrapper has no weights of its own.
@@ -126,11 +134,16 @@ class LlmCxrForCausalLM(LlmCxrImageGenerationMixin, PreTrainedModel, GenerationM
         with torch.device("meta"):
             model = cls(config)
         model.language_model = language_model
-        model.vq_tokenizer = vq_tokenizer
+        model.vq_tokenizer = vq_tokenizer.requires_grad_(False)
         model.generation_config = copy.deepcopy(language_model.generation_config)
         model.generation_config.eos_token_id = processor.eos_token_ids
         model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
         return model.eval(), processor
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the backbone."""
+        return self.language_model.dtype
 
     def get_input_embeddings(self):
         return self.language_model.get_input_embeddings()
@@ -191,8 +204,10 @@ class LlmCxrForCausalLM(LlmCxrImageGenerationMixin, PreTrainedModel, GenerationM
             `tuple[torch.LongTensor, torch.LongTensor | None]`: ids and labels.
 
         Raises:
-            ValueError: the images and the placeholders do not match in number.
+            ValueError: the images and the placeholders do not match in number, or there are no ids.
         """
+        if input_ids is None:
+            raise ValueError("`pixel_values` needs `input_ids` with placeholders for the codes of the images.")
         placeholders = input_ids == self.config.image_token_id
         expected = pixel_values.shape[0] * self.config.vq_config.num_image_tokens
         if placeholders.sum() != expected:
@@ -207,14 +222,17 @@ class LlmCxrForCausalLM(LlmCxrImageGenerationMixin, PreTrainedModel, GenerationM
         return ids, labels
 
     def _with_prompt_images(
-        self, input_ids: torch.LongTensor, pixel_values: torch.FloatTensor | None
-    ) -> torch.LongTensor:
+        self, input_ids: torch.LongTensor | None, pixel_values: torch.FloatTensor | None
+    ) -> torch.LongTensor | None:
         """Prompts with the codes of their images in place of the placeholders; none may be left over."""
         if pixel_values is not None:
             return self.replace_image_placeholders(input_ids, pixel_values)[0]
-        if placeholders := int((input_ids == self.config.image_token_id).sum()):
-            raise ValueError(f"The prompt holds {placeholders} image placeholders, but `pixel_values` is missing.")
+        self._check_no_placeholders(input_ids)
         return input_ids
+
+    def _check_no_placeholders(self, input_ids: torch.LongTensor | None) -> None:
+        if input_ids is not None and (placeholders := int((input_ids == self.config.image_token_id).sum())):
+            raise ValueError(f"`input_ids` holds {placeholders} image placeholders, but `pixel_values` is missing.")
 
     def forward(
         self,
@@ -246,9 +264,14 @@ class LlmCxrForCausalLM(LlmCxrImageGenerationMixin, PreTrainedModel, GenerationM
         Returns:
             `CausalLMOutputWithPast` of the backbone, with logits over text and codes of shape
             `(batch_size, sequence_length, vocab_size)`.
+
+        Raises:
+            ValueError: the images and the placeholders do not match in number.
         """
         if pixel_values is not None:
             input_ids, labels = self.replace_image_placeholders(input_ids, pixel_values, labels)
+        elif labels is not None:
+            self._check_no_placeholders(input_ids)
         if labels is not None and use_cache is None:
             use_cache = False
         return self.language_model(
@@ -287,8 +310,8 @@ class LlmCxrForCausalLM(LlmCxrImageGenerationMixin, PreTrainedModel, GenerationM
                 All that `GenerationMixin.generate` takes.
 
         Raises:
-            ValueError: another `generation_mode`, placeholders and images that do not match, or a prompt that fills the
-                context.
+            ValueError: another `generation_mode`, placeholders and images that do not match, a prompt that fills the
+                context, or one that begins an image which does not fit before generation ends.
         """
         if generation_mode not in (None, "text"):
             raise ValueError(
@@ -296,10 +319,11 @@ class LlmCxrForCausalLM(LlmCxrImageGenerationMixin, PreTrainedModel, GenerationM
                 "`generate_image` to draw."
             )
         input_ids = kwargs.pop("input_ids", inputs)
+        input_ids = self._with_prompt_images(input_ids, pixel_values)
+        grammar = ImageGrammarLogitsProcessor(self.config, allow_images=generation_mode is None)
         if input_ids is not None:
             self.check_context(input_ids.shape[1] + 1)
-            input_ids = self._with_prompt_images(input_ids, pixel_values)
-        grammar = ImageGrammarLogitsProcessor(self.config, allow_images=generation_mode is None)
+            grammar.min_length = input_ids.shape[1] + grammar.missing_codes(input_ids)
         return super().generate(
             input_ids, logits_processor=LogitsProcessorList([grammar, *(logits_processor or [])]), **kwargs
         )
@@ -309,6 +333,11 @@ class LlmCxrForCausalLM(LlmCxrImageGenerationMixin, PreTrainedModel, GenerationM
         for processor in logits_processor:
             if isinstance(processor, ImageGrammarLogitsProcessor):
                 processor.max_length = generation_config.max_length
+                if processor.min_length > processor.max_length:
+                    raise ValueError(
+                        f"The prompt begins an image that is whole after {processor.min_length} tokens, but generation ends "
+                        f"after {processor.max_length}: give a larger `max_new_tokens`."
+                    )
         return super()._get_logits_processor(generation_config, *args, logits_processor=logits_processor, **kwargs)
 
     def check_context(self, length: int) -> None:
