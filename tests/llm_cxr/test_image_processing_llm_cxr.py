@@ -1,6 +1,7 @@
 import base64
 import struct
 import threading
+import time
 import zlib
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from io import BytesIO
@@ -57,6 +58,8 @@ def server(rgb_array, monkeypatch):
                 self.send_header("Location", "/image.png")
                 self.end_headers()
                 return
+            if self.path == "/slow.png":
+                time.sleep(0.6)
             self.send_response(200 if self.path == "/image.png" else 404)
             self.end_headers()
             self.wfile.write(body if self.path == "/image.png" else b"nothing here")
@@ -271,9 +274,14 @@ def test_urls_are_fetched_also_through_a_redirect(processor, rgb_array, server):
     assert torch.equal(pixels(processor, f"{server}/moved.png"), expected)
 
 
-def test_an_http_error_names_the_url(processor, server):
-    with pytest.raises(Exception, match=f"404.*{server}/missing.png"):
+def test_a_download_that_fails_names_the_url(processor, server, monkeypatch):
+    with pytest.raises(ConnectionError, match=f"Cannot download '{server}/missing.png': .*404"):
         processor(f"{server}/missing.png")
+    with pytest.raises(ConnectionError, match="Cannot download 'http://127.0.0.1:1/a.png': .*refused"):
+        processor("http://127.0.0.1:1/a.png")
+    monkeypatch.setattr("transformers_cxr.llm_cxr.image_processing_llm_cxr.DOWNLOAD_TIMEOUT", 0.2)
+    with pytest.raises(ConnectionError, match=f"Cannot download '{server}/slow.png': .*(timed out|Timeout)"):
+        processor(f"{server}/slow.png")
 
 
 def test_images_of_different_sizes_and_kinds_make_a_batch(processor, rgb_array, grey_array, rgb_path):
@@ -446,6 +454,14 @@ def test_other_types_are_refused_by_name(processor, image):
 def test_broken_base64_is_refused(processor, payload):
     with pytest.raises(ValueError, match="not valid base64"):
         processor(f"data:image/png;base64,{payload}")
+
+
+def test_base64_by_itself_is_an_image_and_not_a_path(processor, rgb_array):
+    data = base64.b64encode(encoded(PIL.Image.fromarray(rgb_array))).decode()
+    assert torch.equal(pixels(processor, data), pixels(processor, PIL.Image.fromarray(rgb_array)))
+    with pytest.raises(FileNotFoundError) as error:
+        processor(data[:-2] + "!!")
+    assert data[:50] in str(error.value) and len(str(error.value)) < 300
 
 
 def test_base64_of_something_else_is_refused(processor):

@@ -2,6 +2,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from jinja2 import TemplateError
 
 from transformers_cxr import CXRVQTokenizerConfig, LlmCxrProcessor
 
@@ -32,6 +33,31 @@ def test_system_message_replaces_the_introduction_and_the_prompt_ends_with_the_r
     messages = [{"role": "system", "content": "You read X-rays."}, {"role": "user", "content": "Hello."}]
     expected = "You read X-rays.\n\n### Instruction:\nHello.\n\n### Response:\n"
     assert processor.apply_chat_template(messages, add_generation_prompt=True) == expected
+
+
+def test_system_message_in_parts_is_their_text(tiny_model):
+    _, processor = tiny_model
+    parts = [{"type": "text", "text": "You read "}, {"type": "text", "text": "X-rays."}]
+    messages = [{"role": "system", "content": parts}, {"role": "user", "content": "Hello."}]
+    assert processor.apply_chat_template(messages) == "You read X-rays.\n\n### Instruction:\nHello.\n\n"
+
+
+USER, VIDEO = {"role": "user", "content": "Hello."}, {"type": "video", "path": "a.mp4"}
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        ([USER, {"role": "tool", "content": "3"}], "Message 2 has the role 'tool'. Known are 'user', 'assistant'"),
+        ([USER, {"role": "system", "content": "Be brief."}], "Message 2 has the role 'system'.*for the first"),
+        ([{"role": "user", "content": [VIDEO]}], "parts of type 'text' and 'image', not 'video'"),
+        ([USER, {"role": "assistant", "content": [VIDEO]}], "parts of type 'text' and 'image', not 'video'"),
+        ([{"role": "system", "content": [VIDEO]}], "parts of type 'text' and 'image', not 'video'"),
+    ],
+)
+def test_what_the_chat_template_has_no_place_for_is_refused(tiny_model, messages, message):
+    with pytest.raises(TemplateError, match=message):
+        tiny_model[1].apply_chat_template(messages)
 
 
 def test_assistant_mask_covers_exactly_the_responses_images_included(tiny_model):
@@ -120,6 +146,35 @@ def test_images_and_slots_must_match_in_number(tiny_model, count):
     if count:
         with pytest.raises(ValueError, match=f"2 image slots.*{count} images"):
             processor(text=["<image> and <image>"], image_codes=codes(count))
+
+
+def test_images_given_for_each_text_must_match_its_slots(tiny_model):
+    _, processor = tiny_model
+    images = [np.full((40, 40), value, dtype=np.uint8) for value in (0, 99)]
+    texts = ["<image>", "<image>"]
+    with pytest.raises(ValueError, match=r"The texts have \[1, 1\] image slots .* and \[2, 0\] images"):
+        processor(text=texts, images=[images, []])
+    nested = processor(text=texts, images=[images[:1], images[1:]], return_tensors="pt")
+    assert torch.equal(nested.pixel_values, processor(text=texts, images=images, return_tensors="pt").pixel_values)
+
+
+def test_texts_that_are_no_strings_are_refused(tiny_model):
+    with pytest.raises(TypeError, match="Expected texts as strings, got NoneType"):
+        tiny_model[1](text=["a", None])
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("way", ["pixels", "codes", "codec"])
+def test_truncation_that_cuts_an_image_is_refused(tiny_model, way, side):
+    model, processor = tiny_model
+    processor.tokenizer.truncation_side = side
+    processor.codec = model.vq_tokenizer if way == "codec" else None
+    images = {"image_codes": codes(1)} if way == "codes" else {"images": [np.zeros((40, 40), dtype=np.uint8)]}
+    given = {"text": ["Before it <image> after it."], **images}
+    whole = processor(**given)["input_ids"][0]
+    assert processor(**given, truncation=True, max_length=len(whole))["input_ids"][0] == whole
+    with pytest.raises(ValueError, match="truncation"):
+        processor(**given, truncation=True, max_length=12)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import torch
+from huggingface_hub.errors import HTTPError
 from huggingface_hub.utils import get_session
 from PIL.PngImagePlugin import PngInfo
 from transformers.image_processing_backends import PilBackend
@@ -24,6 +25,10 @@ MIN_SIDE = 16
 MAX_ASPECT_RATIO = 20
 # Pillow's others are no photographs, or start another program on the file, as EPS does.
 FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "WEBP", "GIF", "PPM", "AVIF")
+# Seconds without an answer.
+DOWNLOAD_TIMEOUT = 30
+# Characters; a shorter string is a path and no image.
+MIN_BASE64 = 64
 FILE_OBJECTS = (BufferedIOBase, RawIOBase)
 
 
@@ -35,15 +40,23 @@ def _read_source(source) -> tuple[bytes | str, str]:
         return source, f"image of {len(source)} bytes"
     source = os.fspath(source)
     if source.startswith(("http://", "https://")):
-        return get_session().get(source, follow_redirects=True).raise_for_status().content, source
-    if source.startswith("data:image/"):
         try:
-            return base64.b64decode(source.partition(",")[2], validate=True), "base64 image"
-        except ValueError as error:
-            raise ValueError(f"The image given as `data:image/...` is not valid base64: {error}.") from error
-    if not os.path.isfile(source):
-        raise FileNotFoundError(f"No image file at '{source}'. Give a path, an http(s) URL or a `data:image/` string.")
-    return source, source
+            response = get_session().get(source, follow_redirects=True, timeout=DOWNLOAD_TIMEOUT)
+            return response.raise_for_status().content, source
+        except HTTPError as error:
+            raise ConnectionError(f"Cannot download '{source}': {error or type(error).__name__}.") from error
+    if not source.startswith("data:image/") and os.path.isfile(source):
+        return source, source
+    shown = source if len(source) <= 200 else f"{source[:100]}..."
+    try:
+        if source.startswith("data:image/") or len(source) >= MIN_BASE64:
+            return base64.b64decode(source.rpartition(",")[2], validate=True), "base64 image"
+    except ValueError as error:
+        if source.startswith("data:image/"):
+            raise ValueError(f"The image given as '{shown}' is not valid base64: {error}.") from error
+    raise FileNotFoundError(
+        f"No image file at '{shown}'. Give a path, an http(s) URL, a `data:image/` string or valid base64."
+    )
 
 
 def open_image(source: str | bytes | os.PathLike | BinaryIO) -> PIL.Image.Image:
@@ -52,11 +65,12 @@ def open_image(source: str | bytes | os.PathLike | BinaryIO) -> PIL.Image.Image:
 
     Args:
         source (`str`, `bytes`, `os.PathLike`, binary file object or `pydicom.Dataset`):
-            A path, an http(s) URL, a `data:image/...;base64,` string, the bytes of an image file, a file that is open, or a
-            DICOM dataset. A DICOM file is known by its content.
+            A path, an http(s) URL, a `data:image/...;base64,` string, the base64 by itself, the bytes of an image file, a
+            file that is open, or a DICOM dataset. A DICOM file is known by its content.
 
     Raises:
         FileNotFoundError: there is no such file.
+        ConnectionError: the URL cannot be downloaded.
         ValueError: the file is empty, truncated, not an image, larger than `PIL.Image.MAX_IMAGE_PIXELS`, or a DICOM file
             that [`read_dicom`] refuses.
     """
