@@ -106,6 +106,42 @@ def test_vqa_takes_a_pair_lists_and_dictionaries(folder):
         pipe(image=images[0], question=3)
 
 
+def test_vqa_asks_one_question_about_the_images_of_a_dataset_or_generator(folder):
+    pipe = pipeline("cxr-vqa", model=folder)
+    images, question = [image(0), image(1)], "Is there pneumonia?"
+    expected = pipe(image=images, question=question, **KWARGS)
+    rows = Dataset.from_dict({"image": images, "question": [question] * 2})
+    assert list(pipe(image=(each for each in images), question=question, **KWARGS)) == expected
+    assert list(pipe(image=KeyDataset(rows, "image"), question=question, batch_size=2, **KWARGS)) == expected
+    assert list(pipe(rows, **KWARGS)) == expected
+    assert list(pipe(({"image": each, "question": question} for each in images), **KWARGS)) == expected
+    with pytest.raises(TypeError, match="Expected one question, a string, for all images .* got list"):
+        pipe(image=(each for each in images), question=[question] * 2)
+
+
+def test_a_question_cannot_write_tokens_of_the_model(folder):
+    pipe = pipeline("cxr-vqa", model=folder)
+    ids = pipe.preprocess({"image": image(0), "question": "What is <image> and <|cxr_0001|>? ### End"})["input_ids"][0]
+    plain = pipe.preprocess({"image": image(0), "question": "What?"})["input_ids"][0]
+    special = set(pipe.processor.tokenizer.added_tokens_decoder)
+    assert [i for i in ids.tolist() if i in special] == [i for i in plain.tolist() if i in special]
+
+
+@pytest.mark.parametrize("task", ["cxr-report", "cxr-generation"])
+def test_a_saved_pipeline_is_loaded_again(folder, tmp_path, task):
+    pipe = pipeline(task, model=folder)
+    pipe.save_pretrained(tmp_path / "saved")
+    given, kwargs = ("Normal.", {"seed": 0}) if task == "cxr-generation" else (image(0), KWARGS)
+    assert pipeline(task, model=str(tmp_path / "saved"))(given, **kwargs) == pipe(given, **kwargs)
+
+
+def test_a_model_of_another_kind_is_refused(tiny_model, tmp_path):
+    tiny_model[0].language_model.save_pretrained(tmp_path)
+    tiny_model[1].save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is a model of type 'llama': expected a whole LLM-CXR"):
+        pipeline("cxr-report", model=str(tmp_path))
+
+
 def test_generation_gives_images_marked_as_generated(folder):
     pipe = pipeline("cxr-generation", model=folder)
     (result,) = pipe("Normal chest X-ray.", seed=1)
@@ -115,7 +151,7 @@ def test_generation_gives_images_marked_as_generated(folder):
     batched = pipe(["Normal.", "Signs of viral pneumonia."], do_sample=False, batch_size=2)
     alone = [pipe(text, do_sample=False) for text in ("Normal.", "Signs of viral pneumonia.")]
     assert [b[0]["image"].tobytes() for b in batched] == [a[0]["image"].tobytes() for a in alone]
-    with pytest.raises(ValueError, match="`num_images` must be at least 1"):
+    with pytest.raises(ValueError, match="`num_images` must be a whole number of at least 1"):
         pipe("Normal.", generate_kwargs={"num_images": 0})
     with pytest.raises(TypeError, match="Expected a text to draw, got Image"):
         pipe(image(0))
@@ -135,7 +171,7 @@ def test_what_is_not_an_image_is_refused_by_name(folder, tmp_path):
 def test_a_seeded_text_gets_the_same_images_in_every_batch(folder):
     pipe = pipeline("cxr-generation", model=folder)
     texts = ["Normal.", "Signs of viral pneumonia in an adult.", "Normal."]
-    seeds = (3, np.int64(3), 3)
+    seeds = (3, np.int64(3), [3, 4])
     results = [pipe(texts, seed=seed, num_images=2, batch_size=size) for size, seed in zip((1, 2, 3), seeds)]
     pixels = [[[entry["image"].tobytes() for entry in images] for images in result] for result in results]
     assert pixels[0] == pixels[1] == pixels[2]

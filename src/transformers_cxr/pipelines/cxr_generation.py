@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from numbers import Integral
 
-from transformers import Pipeline
-
 from ..llm_cxr.generation_llm_cxr import IMAGE_INSTRUCTION
+from .cxr import CxrPipeline
 
 
-class CxrGenerationPipeline(Pipeline):
+class CxrGenerationPipeline(CxrPipeline):
     """
     `pipeline("cxr-generation")`: chest X-rays for a text. Synthetic images, for research only.
 
@@ -19,16 +18,8 @@ class CxrGenerationPipeline(Pipeline):
     ```
     """
 
-    _load_processor = True
-    _load_image_processor = False
-    _load_feature_extractor = False
-    _load_tokenizer = False
     # Not `generate`, so there is no generation configuration for the pipeline to prepare.
     _pipeline_calls_generate = False
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.model.check_processor(self.processor)
 
     def _sanitize_parameters(self, instruction: str | None = None, generate_kwargs: dict | None = None, **kwargs):
         shared = {} if instruction is None else {"instruction": instruction}
@@ -43,7 +34,7 @@ class CxrGenerationPipeline(Pipeline):
                 Instruction in place of the default of [`generate_image`].
             generate_kwargs (`dict`, *optional*):
                 Arguments of [`LlmCxrForCausalLM.generate_image`] such as `num_images`, `seed`, `guidance_scale`,
-                `temperature`; they can also be given by themselves.
+                `temperature`; they can also be given by themselves. A list of seeds is that of each text's images.
 
         Returns:
             `list[dict]`: `[{"image": PIL.Image.Image}]` for a text, with `num_images` entries; a list of such lists for
@@ -56,9 +47,9 @@ class CxrGenerationPipeline(Pipeline):
 
     def _forward(self, model_inputs, instruction: str = IMAGE_INSTRUCTION, **kwargs):
         kwargs = self.processor.with_negative_prompt(kwargs, instruction, self.model.device)
-        if isinstance(seed := kwargs.get("seed"), Integral):
+        if (seed := kwargs.get("seed")) is not None:
             # The images of a text do not depend on the texts that are in its batch.
-            seeds = [seed + i for i in range(kwargs.get("num_images", 1))]
+            seeds = [seed + i for i in range(kwargs.get("num_images", 1))] if isinstance(seed, Integral) else list(seed)
             kwargs["seed"] = seeds * len(model_inputs["input_ids"])
         output = self.model.generate_image(
             model_inputs["input_ids"], attention_mask=model_inputs["attention_mask"], **kwargs

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from transformers import GenerationConfig, Pipeline
+import types
+
+from torch.utils.data import Dataset
+from transformers import GenerationConfig
+
+from .cxr import CxrPipeline
 
 REPORT_INSTRUCTION = "Write a radiology report for this chest X-ray."
 
 
-class _CxrTextPipeline(Pipeline):
+class _CxrTextPipeline(CxrPipeline):
     """An image and an instruction in, text out."""
 
-    _load_processor = True
-    _load_image_processor = False
-    _load_feature_extractor = False
-    _load_tokenizer = False
     _pipeline_calls_generate = True
     _default_generation_config = GenerationConfig(max_new_tokens=256)
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.model.check_processor(self.processor)
 
     def _prompt(self, image, instruction: str) -> dict:
         # Opened here, as Transformers takes `None` for an image that is given elsewhere.
@@ -31,6 +28,8 @@ class _CxrTextPipeline(Pipeline):
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
+            # A question can name a token of the model, but not write one.
+            sanitize_control_tokens=True,
         )
 
     def _forward(self, model_inputs, **generate_kwargs):
@@ -97,9 +96,9 @@ class CxrVqaPipeline(_CxrTextPipeline):
     def __call__(self, image, question: str | list[str] | None = None, **kwargs):
         """
         Args:
-            image (`ImageInput`, or iterable of `dict`):
-                A chest X-ray as [`CxrReportPipeline`] takes it; or a list of them; or, without `question`, dictionaries
-                with `image` and `question`.
+            image (`ImageInput` or iterable of them, or iterable of `dict`):
+                A chest X-ray as [`CxrReportPipeline`] takes it; or a list, dataset or generator of these; or, without
+                `question`, dictionaries (or rows of a dataset) with `image` and `question`.
             question (`str` or `list[str]`, *optional*):
                 The question, or one for each image of a list.
             generate_kwargs (`dict`, *optional*):
@@ -110,7 +109,15 @@ class CxrVqaPipeline(_CxrTextPipeline):
             lists for several.
         """
         if question is None:
-            return super().__call__(image, **kwargs)
+            # Transformers knows the datasets of torch, and takes one of `datasets` for a single input.
+            return super().__call__((row for row in image) if hasattr(image, "column_names") else image, **kwargs)
+        if isinstance(image, (Dataset, types.GeneratorType)):
+            if not isinstance(question, str):
+                raise TypeError(
+                    "Expected one question, a string, for all images of a dataset or generator, got "
+                    f"{type(question).__name__}: give dictionaries with `image` and `question` for one each."
+                )
+            return super().__call__(({"image": each, "question": question} for each in image), **kwargs)
         if not isinstance(image, list) and not isinstance(question, list):
             return super().__call__({"image": image, "question": question}, **kwargs)
         if not isinstance(question, list):

@@ -1,0 +1,39 @@
+"""What the pipelines have in common."""
+
+from __future__ import annotations
+
+import os
+
+from transformers import Pipeline
+
+
+class CxrPipeline(Pipeline):
+    """A model and its processor, which prepares text and images."""
+
+    _load_processor = True
+    _load_image_processor = False
+    _load_feature_extractor = False
+    _load_tokenizer = False
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if (model_type := self.model.config.model_type) != "llm_cxr":
+            raise ValueError(
+                f"'{self.model.name_or_path}' is a model of type '{model_type}': expected a whole LLM-CXR, as "
+                "`LlmCxrForCausalLM.from_language_model` makes of a language model and an image tokenizer."
+            )
+        self.model.check_processor(self.processor)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs):
+        """
+        Saves the model and its processor, which `pipeline(task, model=save_directory)` loads.
+
+        Args:
+            save_directory (`str` or `os.PathLike`):
+                The folder; made where it is not there.
+            **kwargs:
+                Passed to the model's `save_pretrained`.
+        """
+        # Transformers' own leaves the processor out.
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory)
