@@ -166,6 +166,8 @@ def test_what_is_not_an_image_is_refused_by_name(folder, tmp_path):
         pipe("missing.png")
     with pytest.raises(TypeError, match="Expected an image as .* got NoneType"):
         pipe(None)
+    with pytest.raises(ValueError, match=r"Expected one image, got a batch of shape \(2, 1, 64, 64\): give a list"):
+        pipe(np.zeros((2, 1, 64, 64), dtype=np.uint8))
 
 
 def test_a_seeded_text_gets_the_same_images_in_every_batch(folder):

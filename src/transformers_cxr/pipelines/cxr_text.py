@@ -21,6 +21,8 @@ class _CxrTextPipeline(CxrPipeline):
     def _prompt(self, image, instruction: str) -> dict:
         # Opened here, as Transformers takes `None` for an image that is given elsewhere.
         image = self.processor.image_processor.fetch_images(image)
+        if getattr(image, "ndim", 2) == 4:
+            raise ValueError(f"Expected one image, got a batch of shape {tuple(image.shape)}: give a list of images.")
         content = [{"type": "text", "text": instruction}, {"type": "image", "image": image}]
         return self.processor.apply_chat_template(
             [{"role": "user", "content": content}],
