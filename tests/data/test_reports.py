@@ -53,6 +53,7 @@ def test_line_ends_of_windows_make_no_difference():
     [
         "FINDINGS:", "Findings:", "FINDINGS", "Findings\n", "FINDING:", "FINDINGS :", "FINDINGS.", "FINDINGS --",
         "FINIDNGS:", "FINDNGS:", "FINDGINGS:", "**FINDINGS:**", "_FINDINGS_:", "REPORT:", "OBSERVATIONS:",
+        "findings:", "FINDINGS –", "Findings —", "FINDINGS;", "[FINDINGS]", "(Findings):", "RESULT:", "Results:",
         "CHEST, TWO VIEWS:", "PA AND LATERAL VIEWS OF THE CHEST:", "PORTABLE SEMI-UPRIGHT CHEST RADIOGRAPH:", "AP CHEST:",
     ],
 )  # fmt: skip
@@ -66,7 +67,9 @@ def test_findings_are_found_under_every_spelling(heading):
     [
         "IMPRESSION:", "Impression:", "IMPRESSION", "Impression\n", "IMPRESSION :", "IMPRESSION.", "IMPRESSION --",
         "IMPRESSIONS:", "IMPRESSON:", "IMPERSSION:", "MPRESSION:", "IMPRESION:", "CONCLUSION:", "Conclusions:", "SUMMARY:",
-        "OPINION:", "FINDINGS AND IMPRESSION:", "FINDINGS/IMPRESSION:", "IMPRESSION AND FINDINGS:", "IMPRESSION AP CHEST:",
+        "impression:", "IMPRESSION –", "Impression —", "IMPRESSION;", "[IMPRESSION]", "(Impression):", "DIAGNOSIS:",
+        "Final diagnosis:", "ASSESSMENT:", "OPINION:", "FINDINGS AND IMPRESSION:", "FINDINGS/IMPRESSION:",
+        "IMPRESSION AND FINDINGS:", "IMPRESSION AP CHEST:",
     ],
 )  # fmt: skip
 def test_impression_is_found_under_every_spelling(heading):
@@ -99,6 +102,20 @@ def test_words_of_a_sentence_are_no_headings():
 def test_sub_headings_stay_in_their_section():
     text = "FINDINGS:\n LUNGS: Clear.\n HEART AND MEDIASTINUM: Normal.\nIMPRESSION:\n CHEST: 1. Normal.\n ABDOMEN: 2. Normal."
     assert sections(text) == ("LUNGS: Clear. HEART AND MEDIASTINUM: Normal.", "CHEST: 1. Normal. ABDOMEN: 2. Normal.")
+
+
+def test_items_of_a_list_stay_in_their_impression():
+    text = "IMPRESSION:\n 1. Effusion.\n 2. NOTE: CT is advised.\n 3) COMPARISON: smaller.\n\nNOTIFICATION: Dr. ___."
+    assert sections(text) == ("", "1. Effusion. 2. NOTE: CT is advised. 3) COMPARISON: smaller.")
+    assert sections("IMPRESSION: Of grade 2.\nNOTIFICATION: Dr. ___.") == ("", "Of grade 2.")
+
+
+def test_results_and_a_diagnosis_count_where_there_are_no_findings_and_no_impression():
+    text = "DIAGNOSIS: Cough.\nFINDINGS: Clear.\nIMPRESSION: Normal.\nDIAGNOSIS: R05.\nRESULTS: Called at 10:15."
+    assert sections(text) == ("Clear.", "Normal.")
+    assert sections("RESULTS: Clear. ASSESSMENT: Normal.") == ("Clear.", "Normal.")
+    text = "IMPRESSION: Mass. DIFFERENTIAL DIAGNOSIS: Cyst."
+    assert sections(text) == ("", "Mass. DIFFERENTIAL DIAGNOSIS: Cyst.")
 
 
 def test_of_several_impressions_the_last_one_with_text_counts():
@@ -221,6 +238,10 @@ def below_names(report):
     return "\n\n".join(f"{name.title()}\n{text}" for name, text in report.items())
 
 
+def in_lower_case(report):
+    return "\n\n".join(f"{name.lower()}: {text}" for name, text in report.items())
+
+
 @pytest.fixture(scope="module")
 def openi_reports():
     """The sections of 3,955 real reports, by number, as their XML has them."""
@@ -238,7 +259,9 @@ def openi_reports():
     return reports
 
 
-@pytest.mark.parametrize(("written", "every"), [(in_mimic_shape, 1), (in_one_line, 4), (below_names, 4)])
+@pytest.mark.parametrize(
+    ("written", "every"), [(in_mimic_shape, 1), (in_one_line, 4), (below_names, 4), (in_lower_case, 4)]
+)
 def test_real_reports_are_parsed_as_their_xml_has_them(openi_reports, written, every):
     different = []
     for number in list(openi_reports)[::every]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass
+from itertools import product
 
 # What a heading may be called, by the section it begins.
 _SPELLINGS = {
@@ -12,6 +13,9 @@ _SPELLINGS = {
     "impression": "impression, impressions, conclusion, conclusions, summary, opinion, final impression, "
     "findings and impression, findings/impression, findings / impression, findings/ impression, impression and findings, "
     "impression/findings",
+    # These count where the report has nothing under one of the former.
+    "results": "result, results",
+    "diagnosis": "diagnosis, final diagnosis, assessment",
     "indication": "indication, indications, clinical indication, reason for exam, reason for examination, "
     "reason for this examination, reason for study, reason, clinical question, indication for study",
     "history": "history, clinical history, patient history, medical history, clinical information, clinical data, "
@@ -36,6 +40,8 @@ _SECTION_OF_SPELLING = {
     spelling.strip(): section for section, spellings in _SPELLINGS.items() for spelling in spellings.split(",")
 }
 _PARTS = ("final", "addendum", "preliminary")
+_SECTIONS_OF = {"findings": ("findings", "results"), "impression": ("impression", "diagnosis")}
+_TEXTS = sum(_SECTIONS_OF.values(), ())
 # A mistyped heading ("IMPRESSON", "FINIDNGS") is close to one of these.
 _OFTEN_MISTYPED = [
     spelling
@@ -45,8 +51,17 @@ _OFTEN_MISTYPED = [
 # "CHEST, PA AND LATERAL:" and its like begin the findings of reports that do not say so.
 _VIEW = re.compile(r"\b(?:chest|portable|views?|radiographs?|films?|frontal|lateral|pa|ap|upright|supine)\b")
 
-# Longest first, so that a name is not taken for the end of a longer one.
-_CAPITAL_NAMES = "|".join(re.escape(name.upper()) for name in sorted(_SECTION_OF_SPELLING, key=len, reverse=True))
+
+def _names(*sections: str) -> str:
+    """Longest first, so that a name is not taken for the end of a longer one."""
+    names = [name for name, section in _SECTION_OF_SPELLING.items() if section in sections]
+    return "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+
+
+# "DIFFERENTIAL DIAGNOSIS:" is no heading in the middle of a line.
+_INLINE_NAMES = _names(*(set(_SPELLINGS) - {"results", "diagnosis"})).upper()
+# Headings that are known with any mark: a name such as "date" stands for a blank in brackets.
+_MARKED_NAMES = _names(*_TEXTS, "indication", "history", "comparison", "technique")
 _NAME = r"[A-Za-z][A-Za-z ()/,&'’-]{0,70}?"
 _MARKS = r"[ \t*_#=>-]*"
 _HEADING = re.compile(
@@ -58,11 +73,17 @@ _HEADING = re.compile(
     rf"|^{_MARKS}(?P<alone>{_NAME}){_MARKS}$"
     r"|^[ \t*_]*(?P<capitals>FINDINGS?|IMPRESSIONS?|CONCLUSIONS?|COMPARISONS?|INDICATIONS?|HISTORY|TECHNIQUE)"
     r"(?:\.(?=\s)|[ \t]*-+|[ \t]{2,}|(?=[ \t]+(?:[A-Z]{1,2} )?[A-Z]?[a-z0-9]))"
+    # A name in brackets, or with another mark than a colon.
+    rf"|^{_MARKS}[\[(<](?P<bracketed>(?i:{_MARKED_NAMES}))[\])>][ \t]*[:;–—-]*"
+    rf"|^{_MARKS}(?P<marked>(?i:{_MARKED_NAMES}))[ \t]*[;–—]+"
     # A name in the middle of a line, as in reports that lost their line breaks.
-    rf"|(?<=\s)(?P<inline>{_CAPITAL_NAMES})[ \t]*:"
-    r"|(?<=[.!?] )(?P<sentence>Findings|Impression|Conclusion|Comparison|Indication|Technique|History)s?[ \t]*:",
+    rf"|(?<=\s)(?P<inline>{_INLINE_NAMES})[ \t]*:"
+    r"|(?<=[.!?] )(?P<sentence>Findings|Impression|Conclusion|Comparison|Indication|Technique|History"
+    r"|RESULTS?|FINAL DIAGNOSIS|DIAGNOSIS|ASSESSMENT)s?[ \t]*:",
     re.MULTILINE,
 )
+# "2. NOTE: ..." is an item of a list.
+_NUMBER = re.compile(r"\s\d{1,2}[.)][ \t]*\Z")
 _SIGNATURE = re.compile(
     r"(?i:(?:electronically |digitally )?(?:signed|dictated|approved|interpreted|reviewed|verified|transcribed|read|prepared)"
     r"(?:[ ,]+(?:and|&)? ?(?:signed|dictated|approved|interpreted|reviewed|electronically|finali[sz]ed))*"
@@ -91,12 +112,13 @@ def parse_report(text: str) -> ReportSections:
     """
     Finds the findings and the impression of a radiology report.
 
-    Headings are found in capitals or with a colon at the beginning of a line, alone in a line, or in capitals with a colon in
-    the middle of one; in all usual spellings, and mistyped. "FINDINGS AND IMPRESSION" and "CONCLUSION" are an impression, the
-    name of a view ("CHEST, TWO VIEWS:") begins findings where no heading does. Sub-headings ("LUNGS:") stay in their text. Of
-    several findings or impressions the last one that has text counts, as in MIMIC-CXR's own extraction (github
-    MIT-LCP/mimic-cxr). Wet reads, other preliminary reads and addenda count only where the report itself lacks the section. A
-    report without either section gives as findings what stands in paragraphs of its own below the last heading.
+    Headings are found in capitals, in brackets or with a colon at the beginning of a line, alone in a line, or in capitals with
+    a colon in the middle of one; in all usual spellings, and mistyped. "FINDINGS AND IMPRESSION" and "CONCLUSION" are an
+    impression, the name of a view ("CHEST, TWO VIEWS:") begins findings where no heading does. Sub-headings ("LUNGS:") and
+    items of a list ("2. NOTE:") stay in their text. Of several findings or impressions the last one that has text counts, as in
+    MIMIC-CXR's own extraction (github MIT-LCP/mimic-cxr); results are findings, and a diagnosis or an assessment an impression,
+    where there are no others. Wet reads, other preliminary reads and addenda count only where the report itself lacks the
+    section. A report without either section gives as findings what stands in paragraphs of its own below the last heading.
 
     Blanks of de-identification become "___" or stay as they are (Open-i's "XXXX"); rules, signatures at the end, and line
     breaks are removed. A section of nothing but blanks is none.
@@ -112,9 +134,9 @@ def parse_report(text: str) -> ReportSections:
     text = re.sub(r"^[ \t]*(?:___|[-=*]{3,})[ \t]*$", "", text, flags=re.MULTILINE)
     pieces = _pieces(text)
     found = {}
-    for wanted in ("findings", "impression"):
-        for part in _PARTS:
-            texts = [_clean(body) for place, section, body in pieces if (place, section) == (part, wanted)]
+    for wanted, sections in _SECTIONS_OF.items():
+        for part in product(_PARTS, sections):
+            texts = [_clean(body) for *place, body in pieces if tuple(place) == part]
             if texts := [text for text in texts if not _NO_WORD.fullmatch(text)]:
                 found[wanted] = texts[-1]
                 break
@@ -130,6 +152,8 @@ def _pieces(text: str) -> list[tuple[str, str, str]]:
     while match := _HEADING.search(text, place):
         part, section, _ = pieces[-1]
         new = _section_of(match, section)
+        if section in _TEXTS and new not in _TEXTS and _NUMBER.search(text, begin, match.start()):
+            new = None
         if new is None:
             # A heading may follow in the middle of what looked like one.
             place = match.start() + 1 if match.lastgroup == "line" else match.end()
@@ -159,8 +183,10 @@ def _section_of(match: re.Match, current: str) -> str | None:
     if kind == "inline":
         return _SECTION_OF_SPELLING.get(name.lower())
     if known or kind != "line" or not capitals or len(name) < 2:
-        return known if name[0].isupper() else None
-    if current in ("findings", "impression"):
+        # In lower case it must be spelled as it should.
+        exact = kind == "line" and re.fullmatch(_MARKED_NAMES, name)
+        return known if name[0].isupper() or exact else None
+    if current in _TEXTS:
         return None
     return "findings" if _VIEW.search(name.lower()) else "other"
 
