@@ -1,5 +1,6 @@
 """Pages of the documentation, whose code is run as it stands, in a folder of its own."""
 
+import json
 import re
 import runpy
 import shlex
@@ -10,7 +11,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
-from transformers import AutoModel, AutoModelForCausalLM, AutoProcessor, Qwen2Config
+from transformers import AutoModel, AutoModelForCausalLM, AutoProcessor, GPTNeoXConfig, Qwen2Config
 from typer.testing import CliRunner
 
 import transformers_cxr
@@ -118,6 +119,33 @@ def qwen(text_tokenizer, tmp_path):
     )
     AutoModelForCausalLM.from_config(config).to(torch.bfloat16).save_pretrained(folder)
     text_tokenizer.save_pretrained(folder)
+
+
+@pytest.fixture
+def dolly(text_tokenizer, tmp_path):
+    """A tiny random model in the folder `databricks/dolly-v2-3b`, where it goes before the one on the Hub."""
+    folder = tmp_path / "databricks/dolly-v2-3b"
+    config = GPTNeoXConfig(
+        vocab_size=len(text_tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    text_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def dolly_texts(tmp_path):
+    """The file `databricks-dolly-15k.jsonl`, with one text."""
+    text = {"instruction": "What is a lung?", "context": "", "response": "An organ.", "category": "open_qa"}
+    (tmp_path / "databricks-dolly-15k.jsonl").write_text(json.dumps(text) + "\n")
+
+
+@pytest.fixture
+def saved_vq_tokenizer(embedded, tmp_path):
+    """The embedded image tokenizer in the folder `runs/vq`."""
+    model, processor = embedded
+    model.vq_tokenizer.save_pretrained(tmp_path / "runs/vq")
+    processor.image_processor.save_pretrained(tmp_path / "runs/vq")
 
 
 @pytest.fixture(scope="session")

@@ -33,7 +33,7 @@ def write_image(path):
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(path)
 
 
-def test_page_runs_in_order(page, mimic, openi, tmp_path):
+def test_page_runs_in_order(page, mimic, openi, dolly_texts, tmp_path):
     with tarfile.open(tmp_path / "NLMCXR_reports.tgz", "w:gz") as archive:
         archive.add(openi / "reports", "ecgen-radiology")
     shutil.move(openi / "images", tmp_path / "NLMCXR_png")
@@ -58,8 +58,6 @@ def test_page_runs_in_order(page, mimic, openi, tmp_path):
     (tmp_path / "Slake1.0/train.json").write_text(json.dumps([slake]))
     (tmp_path / "VQA_RAD.json").write_text(json.dumps([vqa_rad]))
     (tmp_path / "vqa.json").write_text(json.dumps([{"subject_id": 10000032, "study_id": 50414267, **question}]))
-    dolly = {"instruction": "What is a lung?", "context": "", "response": "An organ.", "category": "open_qa"}
-    (tmp_path / "databricks-dolly-15k.jsonl").write_text(json.dumps(dolly) + "\n")
 
     page = page("docs/data.md")
     found = page.namespace

@@ -2,7 +2,7 @@
 
 import json
 
-from transformers import AutoModelForCausalLM, GPTNeoXConfig
+import pytest
 
 from transformers_cxr.data.records import load_rows
 
@@ -14,19 +14,9 @@ QUESTIONS = {
 }
 
 
-def test_page_leads_from_the_download_to_the_tables(page, mimic, text_tokenizer, embedded, one_step, tmp_path):
+@pytest.mark.usefixtures("dolly", "dolly_texts", "mimic", "saved_vq_tokenizer")
+def test_page_leads_from_the_download_to_the_tables(page, one_step, tmp_path):
     page = page("docs/mimic.md")
-    name = tmp_path / "databricks/dolly-v2-3b"
-    config = GPTNeoXConfig(
-        vocab_size=len(text_tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
-    )
-    AutoModelForCausalLM.from_config(config).save_pretrained(name)
-    text_tokenizer.save_pretrained(name)
-    model, processor = embedded
-    model.vq_tokenizer.save_pretrained("runs/vq")
-    processor.image_processor.save_pretrained("runs/vq")
-    dolly = {"instruction": "What is a lung?", "context": "", "response": "An organ.", "category": "open_qa"}
-    (tmp_path / "databricks-dolly-15k.jsonl").write_text(json.dumps(dolly) + "\n")
     image = "p10/p10000032/s50414267/aaaa1111-0001.jpg"
     (tmp_path / "ReXRank_MIMICCXR_test.json").write_text(json.dumps({"s1": {"key_image_path": image}}))
 
