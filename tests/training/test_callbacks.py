@@ -122,11 +122,10 @@ def test_samples_reach_tensorboard(trainer, tiny_model, tmp_path, monkeypatch):
     [
         (RECORDS[2]["messages"][:1], r"^Conversation 5 \(id 'read'\): it has no response of the assistant"),
         ("Report.", r"^Conversation 5 \(id 'read'\): its `messages` must be a list"),
+        (RECORDS[4]["messages"], r"^Conversation 5 \(id 'read'\): .* 2 image slots .* 1 images were given"),
     ],
 )
-def test_a_conversation_that_nothing_can_be_sampled_from_is_an_error_that_names_it(
-    trainer, tiny_model, messages, message
-):
+def test_a_conversation_that_is_wrong_is_an_error_that_names_it(trainer, tiny_model, messages, message):
     with pytest.raises(ValueError, match=message):
         samples(trainer, tiny_model[1], [*RECORDS, {**RECORDS[2], "messages": messages}])
 

@@ -166,6 +166,7 @@ def test_a_conversation_that_is_too_long_can_be_skipped_and_is_counted(tiny_mode
         ({"image_codes": None, "images": ["missing.png"]}, r"\(id 'x'\): .*missing.png"),
         ({"messages": record("report")["messages"][:1]}, "no response of the assistant"),
         ({"messages": None}, r"\(id 'x'\): it has no `messages`"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, r"\(id 'x'\): .* has the role 'tool'"),
         ({"messages": "[{}]"}, r"`messages` must be a list of objects with `role` and `content`, got '\[{}\]'"),
     ],
 )

@@ -16,7 +16,7 @@ from ..llm_cxr.image_processing_llm_cxr import save_image
 from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
 from ..llm_cxr.processing_llm_cxr import GENERATED_NOTICE, LlmCxrProcessor
 from ..notices import TEXT_NOTICE
-from .instructions import conversation_name, messages_of
+from .instructions import InstructionDataset
 
 # Among so many of the first conversations samples are looked for.
 _NUM_SEARCHED = 1000
@@ -45,7 +45,7 @@ class SampleCallback(TrainerCallback):
             Tokens of a text at most.
 
     Raises:
-        ValueError: the weights are sharded (FSDP, DeepSpeed ZeRO-3), or a conversation has no response.
+        ValueError: the weights are sharded (FSDP, DeepSpeed ZeRO-3), or a conversation cannot be trained on.
     """
 
     def __init__(
@@ -66,14 +66,13 @@ class SampleCallback(TrainerCallback):
         self.processor = processor
         self.every = every
         self.max_new_tokens = max_new_tokens
-        samples = []
+        dataset, samples = InstructionDataset(conversations, processor), []
         for position in range(min(len(conversations), _NUM_SEARCHED)):
             record = conversations[position]
-            try:
-                if record.get("image_codes"):
-                    samples.append(_Sample(record))
-            except ValueError as error:
-                raise ValueError(f"{conversation_name(position, record)}: {error}") from error
+            if record.get("image_codes"):
+                # An error here names the conversation.
+                dataset[position]
+                samples.append(_Sample(record))
         self.read = [sample for sample in samples if sample.prompt_codes and not sample.draws][:num_samples]
         self.drawn = [sample for sample in samples if sample.draws][:num_samples]
 
@@ -158,7 +157,7 @@ class _Sample:
     """A conversation up to its first response, and that response."""
 
     def __init__(self, record: dict):
-        messages = messages_of(record)
+        messages = record["messages"]
         first = next(i for i, message in enumerate(messages) if message["role"] == "assistant")
         self.id = str(record.get("id", ""))
         self.prompt = messages[:first]

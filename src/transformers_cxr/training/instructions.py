@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from jinja2 import TemplateError
 from torch.utils.data import Dataset
 from transformers.utils import logging
 
@@ -65,10 +66,10 @@ class InstructionDataset(Dataset):
         for skipped in range(len(self)):
             position = (index + skipped) % len(self)
             record = self.conversations[position]
-            name = conversation_name(position, record)
+            name = f"Conversation {position}" + (f" (id {record['id']!r})" if "id" in record else "")
             try:
                 example = encode_conversation(self.processor, record)
-            except (ValueError, OSError) as error:
+            except (ValueError, OSError, TemplateError) as error:
                 raise ValueError(f"{name}: {error}") from error
             length = len(example["input_ids"])
             if self.max_length is None or length <= self.max_length:
@@ -88,28 +89,6 @@ class InstructionDataset(Dataset):
         return InstructionDataset(kept, self.processor, self.max_length, self.skip_too_long)
 
 
-def conversation_name(position: int, record: dict) -> str:
-    """How errors name a conversation."""
-    return f"Conversation {position}" + (f" (id {record['id']!r})" if "id" in record else "")
-
-
-def messages_of(record: dict) -> list[dict]:
-    """
-    The messages of a conversation record.
-
-    Raises:
-        ValueError: there are none, they are something else, such as text, or none is a response.
-    """
-    messages = record.get("messages")
-    if not messages:
-        raise ValueError("it has no `messages`.")
-    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        raise ValueError(f"its `messages` must be a list of objects with `role` and `content`, got {messages!r:.200}.")
-    if all(message.get("role") != "assistant" for message in messages):
-        raise ValueError("it has no response of the assistant, and the loss is on responses only.")
-    return messages
-
-
 def encode_conversation(processor: LlmCxrProcessor, record: dict) -> dict:
     """
     A conversation record as a training example.
@@ -126,7 +105,11 @@ def encode_conversation(processor: LlmCxrProcessor, record: dict) -> dict:
     task = record.get("task")
     if task not in TASKS:
         raise ValueError(f"the task must be one of {', '.join(TASKS)}, got {task!r}.")
-    messages, options = messages_of(record), {}
+    messages, options = record.get("messages"), {}
+    if not messages:
+        raise ValueError("it has no `messages`.")
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise ValueError(f"its `messages` must be a list of objects with `role` and `content`, got {messages!r:.200}.")
     # A table that holds records of all kinds has `None` where a record has no such column.
     if record.get("image_codes"):
         options["image_codes"] = record["image_codes"]
