@@ -157,3 +157,9 @@ def test_missing_data_are_named(tmp_path):
     for path in (tmp_path, tmp_path / "nowhere.parquet"):
         with pytest.raises(FileNotFoundError, match=f"'{path}' is neither a Parquet file nor a folder"):
             load_rows(path)
+
+
+def test_a_file_that_is_not_parquet_is_named(tmp_path):
+    (tmp_path / "table.csv").write_text("id,image\n1,1.png\n")
+    with pytest.raises(ValueError, match="table.csv' cannot be read as Parquet"):
+        load_rows(tmp_path / "table.csv")

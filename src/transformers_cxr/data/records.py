@@ -328,6 +328,7 @@ def load_rows(path: str | os.PathLike, cache_dir: str | os.PathLike | None = Non
 
     Raises:
         FileNotFoundError: there is no Parquet file.
+        ValueError: it is a file of another kind, or broken.
     """
     from datasets import Dataset
 
@@ -335,6 +336,11 @@ def load_rows(path: str | os.PathLike, cache_dir: str | os.PathLike | None = Non
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not files or not files[0].is_file():
         raise FileNotFoundError(f"'{path}' is neither a Parquet file nor a folder of them.")
+    for file in files:
+        try:
+            pq.read_metadata(file)
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"'{file}' cannot be read as Parquet: {error}") from error
     return Dataset.from_parquet([str(file) for file in files], cache_dir=cache_dir and str(cache_dir))
 
 
