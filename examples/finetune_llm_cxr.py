@@ -202,7 +202,6 @@ def load_model(args: ModelArguments, training_args: TrainingArguments) -> tuple[
             args.model, dtype=args.dtype, attn_implementation=args.attn_implementation
         )
         processor = LlmCxrProcessor.from_pretrained(args.model)
-    model.vq_tokenizer.eval().requires_grad_(False)
     new_ids = new_token_ids(model, processor)
     if args.lora:
         model = add_lora(model, new_ids, args.freeze_old_rows, **args.lora)
