@@ -99,6 +99,14 @@ def test_sex_and_age_group_have_the_names_of_records_and_others_are_named_with_t
         read_image_folder(tmp_path, "train")
 
 
+def test_normal_is_no_finding_whatever_the_case(tmp_path):
+    names = dict(zip(HEADER.split(","), ROWS[0].split(",")))
+    write_metadata(
+        tmp_path, *(",".join((names | {"finding_labels": label}).values()) for label in ("normal", "NO_FINDING"))
+    )
+    assert [study.findings for study in read_image_folder(tmp_path, names["split"])] == [("No Finding",)] * 2
+
+
 def test_split_without_images_raises_and_names_it(tmp_path):
     write_metadata(tmp_path, *ROWS)
     with pytest.raises(ValueError, match="split 'test'"):

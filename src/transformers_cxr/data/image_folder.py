@@ -21,6 +21,11 @@ LABELS_OF_SOURCE = {"nih64": CHESTXRAY14_LABELS, "kermany": ("Pneumonia",)}
 # Sexes and age groups as tables write them, in lower case, and as records do.
 SEXES = {"m": "M", "male": "M", "f": "F", "female": "F"} | dict.fromkeys(("", "o", "other", "u", "unknown"), "")
 AGE_GROUPS = {"child": "child", "adult": "adult"} | dict.fromkeys(("", "unknown"), "")
+# Labels of which more is known than their name, likewise.
+_LABELS = {
+    label.lower(): label
+    for label in ("No Finding", "Pneumonia", "Bacterial Pneumonia", "Viral Pneumonia", "Support Devices")
+} | dict.fromkeys(("normal", "no findings"), "No Finding")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".dcm")
 # What the readers of images raise on a broken file depends on the format.
 READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, TypeError, struct.error, zlib.error)
@@ -103,7 +108,7 @@ def read_image_folder(data_dir: str | Path, split: str) -> list[Study]:
             view=row["view"],
             age_group=AGE_GROUPS[row["age_group"].lower()],
             sex=SEXES[row["sex"].lower()],
-            findings=(findings := tuple(filter(None, row["finding_labels"].split("|")))),
+            findings=(findings := tuple(map(label_name, filter(None, row["finding_labels"].split("|"))))),
             etiology=row["etiology"],
             absent=_absent(row["source"], findings),
         )
@@ -119,6 +124,12 @@ def _absent(source: str, findings: tuple[str, ...]) -> tuple[str, ...]:
     if not findings:
         return ()
     return tuple(label for label in LABELS_OF_SOURCE.get(source, ()) if label not in findings)
+
+
+def label_name(text: str) -> str:
+    """The name of a label as records have it: "No Finding" for "normal" and "no_finding"; one that is not known stays."""
+    text = text.strip()
+    return _LABELS.get(text.lower().replace("_", " "), text)
 
 
 def list_images(data_dir: str | Path, split: str) -> tuple[list[Path], list[str]]:

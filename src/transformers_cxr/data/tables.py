@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import dataclasses
 import json
@@ -13,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .image_folder import AGE_GROUPS, SEXES
+from .image_folder import AGE_GROUPS, SEXES, label_name
 from .records import SkipReport, StudyRecord, label_value
 from .reports import parse_report
 from .text_files import open_text
@@ -46,7 +47,7 @@ def read_table(
             The column of each field of [`StudyRecord`], for instance `{"image": "file_name", "patient": "patient_id",
             "report": "text"}`. `image` is needed. `report` is a whole report, whose sections are found by `parse_report`.
             `labels` is a list or a text of the labels that are present, with "|" between them, or an object of labels with 1,
-            0 or -1. Without a column, the id is the image's path as the table has it, study and patient are the id.
+            0 or -1; "normal" is "No Finding", in any case. Without a column, the id is the image's path as the table has it, study and patient are the id.
         label_columns (`Sequence[str]`, *optional*):
             Columns named after a label, with 1, 0, -1 or nothing, as CheXpert has them.
         images_dir (`str` or `os.PathLike`, *optional*):
@@ -188,13 +189,24 @@ def _labels(found: Any, by_column: Mapping[str, Any]) -> dict[str, int]:
     if not text_of(found):
         found = []
     elif isinstance(found, str):
-        found = json.loads(found) if found.startswith("{") else found.split("|")
+        found = _parsed(found) if found.startswith(("{", "[")) else found.split("|")
     if isinstance(found, list) and all(isinstance(name, str) for name in found):
         found = {text_of(name): 1 for name in found if text_of(name)}
     if not isinstance(found, dict):
         raise ValueError(f"Expected labels as a list, a text or an object, got {found!r}.")
-    values = {name: text_of(value) for name, value in {**found, **by_column}.items()}
+    values = {label_name(name): text_of(value) for name, value in {**found, **by_column}.items()}
     return {name: label_value(value) for name, value in values.items() if value}
+
+
+def _parsed(text: str) -> Any:
+    """What JSON or, as pandas writes a column of lists, Python writes so."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        try:
+            return ast.literal_eval(text)
+        except SyntaxError as error:
+            raise ValueError(f"'{text}' is neither JSON nor Python.") from error
 
 
 __all__ = ["read_table", "table_rows", "text_of"]
