@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from transformers_cxr.data.records import SkipReport, StudyRecord
+from transformers_cxr.data.records import SkipReport, StudyRecord, check_patients, record_row
 from transformers_cxr.data.tables import read_table, table_rows
 
 ROWS = [
@@ -57,7 +57,7 @@ def test_row_of_every_format_becomes_a_record_by_the_column_map(folder, name):
         impression="Normal.",
         labels={},
         split="validation",
-        source="t",
+        source=folder.name,
         sex="F",
     )
     assert [record.patient for record in records] == ["007", "8"]
@@ -68,6 +68,16 @@ def test_compressed_table_is_read(folder):
     with gzip.open(folder / "t.csv.gz", "wb") as file:
         file.write(content)
     assert list(table_rows(folder / "t.csv.gz")) == ROWS
+
+
+def test_patient_of_two_tables_in_a_folder_is_one_patient(folder, monkeypatch):
+    monkeypatch.chdir(write(folder / "train.csv", ROWS[:1]).parent)
+    write(folder / "validation.csv", ROWS[:1])
+    sets = {
+        name: [record_row(record) for record in read_table(f"{name}.csv", COLUMNS)] for name in ("train", "validation")
+    }
+    with pytest.raises(ValueError, match=f"such as '007' of '{folder.name}'"):
+        check_patients(**sets)
 
 
 def test_imagefolder_is_read_by_its_metadata_and_named_after_its_folder(folder):

@@ -44,7 +44,7 @@ def test_questions_of_vqa_rad_are_about_their_image(tmp_path):
     found = list(read_vqa(path, tmp_path / "images", where={"image_organ": "CHEST"}, split="train", skip_report=report))
     assert [(record.question, record.answer) for record in found] == [("Is there a mass?", "Yes"), ("How many?", "0")]
     first = found[0]
-    assert (first.id, first.split, first.source) == ("synpic1.jpg", "train", "vqa_rad")
+    assert (first.id, first.split, first.source) == ("synpic1.jpg", "train", tmp_path.name)
     assert first.image == str(tmp_path / "images/synpic1.jpg")
     assert report.used == 2
     assert report.skipped == [

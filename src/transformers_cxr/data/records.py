@@ -125,7 +125,7 @@ class PatientSplits:
         if first != split:
             raise ValueError(
                 f"Patient '{patient}' of '{source}' is in the splits '{first}' and '{split}'. Split by patient: leave the "
-                "splits out and use `assign_split`, or correct them in the dataset."
+                "splits out and use `assign_split`, or correct them in the dataset. Two datasets need two names (`source`)."
             )
 
 

@@ -47,13 +47,15 @@ def read_table(
             The column of each field of [`StudyRecord`], for instance `{"image": "file_name", "patient": "patient_id",
             "report": "text"}`. `image` is needed. `report` is a whole report, whose sections are found by `parse_report`.
             `labels` is a list or a text of the labels that are present, with "|" between them, or an object of labels with 1,
-            0 or -1; "normal" is "No Finding", in any case. Without a column, the id is the image's path as the table has it, study and patient are the id.
+            0 or -1; "normal" is "No Finding", in any case. Without a column, the id is the image's path as the table has it,
+            study and patient are the id.
         label_columns (`Sequence[str]`, *optional*):
             Columns named after a label, with 1, 0, -1 or nothing, as CheXpert has them.
         images_dir (`str` or `os.PathLike`, *optional*):
             Folder that paths of images are relative to, by default that of the table.
         source (`str`, *optional*):
-            Name of the dataset where no column has it, by default the name of the file or the folder.
+            Name of the dataset where no column has it, by default that of the folder of the table: `train.csv` and
+            `validation.csv` in it know a patient of both.
         split (`str`, *optional*):
             Split where no column has it. "val", "valid", "validate" and "dev" are "validation".
         skip_report ([`SkipReport`], *optional*):
@@ -76,9 +78,9 @@ def read_table(
     if "image" not in columns:
         raise ValueError(f"The column map needs the field 'image', got {dict(columns)}.")
     if path.is_dir():
-        source = source or path.name
         path = next((path / name for name in METADATA_FILES if (path / name).is_file()), path / METADATA_FILES[0])
     images_dir = path.parent if images_dir is None else Path(images_dir)
+    source = source or folder_name(path)
     seen = set()
     for number, row in enumerate(table_rows(path), start=1):
         if missing := {*columns.values(), *label_columns} - set(row):
@@ -127,7 +129,7 @@ def read_table(
                 impression=impression,
                 labels=labels,
                 split=SPLIT_NAMES.get(row_split, row_split),
-                source=values.get("source") or source or path.stem,
+                source=values.get("source") or source,
                 study_order=study_order,
                 sex=SEXES[sex],
                 age_group=AGE_GROUPS[age_group],
@@ -177,6 +179,11 @@ def _json(text: str, path: Path, where: str) -> list[dict]:
     return rows
 
 
+def folder_name(path: str | os.PathLike) -> str:
+    """The name of the folder that a file is in."""
+    return os.path.basename(os.path.dirname(os.path.abspath(path)))
+
+
 def text_of(value: Any) -> str:
     """A cell of a table as text, "" where it is missing."""
     text = "" if value is None else str(value).strip()
@@ -209,4 +216,4 @@ def _parsed(text: str) -> Any:
             raise ValueError(f"'{text}' is neither JSON nor Python.") from error
 
 
-__all__ = ["read_table", "table_rows", "text_of"]
+__all__ = ["folder_name", "read_table", "table_rows", "text_of"]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .instructions import affirms
 from .records import QuestionRecord, SkipReport, StudyRecord
-from .tables import SPLIT_NAMES, table_rows, text_of
+from .tables import SPLIT_NAMES, folder_name, table_rows, text_of
 
 # How VQA-RAD, SLAKE and others name the image of a question.
 IMAGE_COLUMNS = ("image", "image_name", "img_name", "file_name", "image_path")
@@ -47,7 +47,7 @@ def read_vqa(
             Values that rows must have, for instance `{"modality": "X-Ray", "location": ["Lung", "Chest"], "q_lang": "en"}` of
             SLAKE, or `{"image_organ": "CHEST"}` of VQA-RAD.
         source (`str`, *optional*):
-            Name of the dataset of questions about images, by default that of the file.
+            Name of the dataset of questions about images, by default that of the folder of the file.
         split (`str`, *optional*):
             Split of questions about images where no column `split` has it.
         skip_report ([`SkipReport`], *optional*):
@@ -102,7 +102,7 @@ def read_vqa(
                     impression="",
                     labels={},
                     split=SPLIT_NAMES.get(row_split, row_split),
-                    source=source or path.stem,
+                    source=source or folder_name(path),
                 )
             ]
         else:
