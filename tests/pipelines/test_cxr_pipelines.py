@@ -35,7 +35,9 @@ def test_report_of_one_image_and_of_every_kind_of_several(folder, tmp_path):
     assert pipe(str(tmp_path / "image.png"), **KWARGS) == single[0]
     assert pipe(images, **KWARGS) == single
     assert list(pipe((each for each in images), **KWARGS)) == single
-    assert list(pipe(KeyDataset(Dataset.from_dict({"image": images}), "image"), **KWARGS)) == single
+    dataset = Dataset.from_dict({"image": images})
+    assert list(pipe(KeyDataset(dataset, "image"), **KWARGS)) == single
+    assert pipe(dataset["image"], batch_size=2, **KWARGS) == pipe(tuple(images), **KWARGS) == single
     assert pipe(images, batch_size=2, **KWARGS) == single
     assert pipe(images[0], generate_kwargs=KWARGS) == single[0]
 
@@ -114,6 +116,8 @@ def test_vqa_asks_one_question_about_the_images_of_a_dataset_or_generator(folder
     assert list(pipe(image=(each for each in images), question=question, **KWARGS)) == expected
     assert list(pipe(image=KeyDataset(rows, "image"), question=question, batch_size=2, **KWARGS)) == expected
     assert list(pipe(rows, **KWARGS)) == expected
+    assert pipe(image=rows["image"], question=question, **KWARGS) == expected
+    assert pipe(image=rows["image"], question=rows["question"], batch_size=2, **KWARGS) == expected
     assert list(pipe(({"image": each, "question": question} for each in images), **KWARGS)) == expected
     with pytest.raises(TypeError, match="Expected one question, a string, for all images .* got list"):
         pipe(image=(each for each in images), question=[question] * 2)
@@ -151,6 +155,8 @@ def test_generation_gives_images_marked_as_generated(folder):
     batched = pipe(["Normal.", "Signs of viral pneumonia."], do_sample=False, batch_size=2)
     alone = [pipe(text, do_sample=False) for text in ("Normal.", "Signs of viral pneumonia.")]
     assert [b[0]["image"].tobytes() for b in batched] == [a[0]["image"].tobytes() for a in alone]
+    column = pipe(Dataset.from_dict({"text": ["Normal chest X-ray."]})["text"], seed=1)
+    assert [images[0]["image"].tobytes() for images in column] == [result["image"].tobytes()]
     with pytest.raises(ValueError, match="`num_images` must be a whole number of at least 1"):
         pipe("Normal.", generate_kwargs={"num_images": 0})
     with pytest.raises(TypeError, match="Expected a text to draw, got Image"):

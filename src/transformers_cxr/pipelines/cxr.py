@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from transformers import Pipeline
+
+
+def is_sequence(inputs) -> bool:
+    """Whether these are several inputs of known number, such as a list or the column of a dataset."""
+    return isinstance(inputs, Sequence) and not isinstance(inputs, (str, bytes))
 
 
 class CxrPipeline(Pipeline):
@@ -23,6 +29,12 @@ class CxrPipeline(Pipeline):
                 "`LlmCxrForCausalLM.from_language_model` makes of a language model and an image tokenizer."
             )
         self.model.check_processor(self.processor)
+
+    def __call__(self, inputs, **kwargs):
+        if is_sequence(inputs) and not isinstance(inputs, list):
+            # Transformers takes it for one input. One by one, as the images of a column may not fit into memory together.
+            return list(super().__call__((each for each in inputs), **kwargs))
+        return super().__call__(inputs, **kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs):
         """

@@ -29,7 +29,7 @@ class CxrGenerationPipeline(CxrPipeline):
         """
         Args:
             text (`str` or iterable of `str`):
-                Report, findings or impression to draw; or a list, dataset or generator of these.
+                Report, findings or impression to draw; or a list, column of a dataset, dataset or generator of these.
             instruction (`str`, *optional*):
                 Instruction in place of the default of [`generate_image`].
             generate_kwargs (`dict`, *optional*):

@@ -7,7 +7,7 @@ import types
 from torch.utils.data import Dataset
 from transformers import GenerationConfig
 
-from .cxr import CxrPipeline
+from .cxr import CxrPipeline, is_sequence
 
 REPORT_INSTRUCTION = "Write a radiology report for this chest X-ray."
 
@@ -65,8 +65,8 @@ class CxrReportPipeline(_CxrTextPipeline):
         """
         Args:
             images (`ImageInput` or iterable of them):
-                A chest X-ray as a PIL image, path, URL, bytes, array, tensor or `pydicom.Dataset`; or a list, dataset or
-                generator of these. A file may be DICOM.
+                A chest X-ray as a PIL image, path, URL, bytes, array, tensor or `pydicom.Dataset`; or a list, column of a
+                dataset, dataset or generator of these. A file may be DICOM.
             instruction (`str`, *optional*):
                 Instruction in place of "Write a radiology report for this chest X-ray."
             generate_kwargs (`dict`, *optional*):
@@ -99,10 +99,10 @@ class CxrVqaPipeline(_CxrTextPipeline):
         """
         Args:
             image (`ImageInput` or iterable of them, or iterable of `dict`):
-                A chest X-ray as [`CxrReportPipeline`] takes it; or a list, dataset or generator of these; or, without
-                `question`, dictionaries (or rows of a dataset) with `image` and `question`.
+                A chest X-ray as [`CxrReportPipeline`] takes it; or a list, column, dataset or generator of these; or,
+                without `question`, dictionaries (or rows of a dataset) with `image` and `question`.
             question (`str` or `list[str]`, *optional*):
-                The question, or one for each image of a list.
+                The question, or one for each image of a list or column.
             generate_kwargs (`dict`, *optional*):
                 Arguments of `generate`; they can also be given by themselves.
 
@@ -120,15 +120,13 @@ class CxrVqaPipeline(_CxrTextPipeline):
                     f"{type(question).__name__}: give dictionaries with `image` and `question` for one each."
                 )
             return super().__call__(({"image": each, "question": question} for each in image), **kwargs)
-        if not isinstance(image, list) and not isinstance(question, list):
+        if not is_sequence(image) and not is_sequence(question):
             return super().__call__({"image": image, "question": question}, **kwargs)
-        if not isinstance(question, list):
-            question = [question] * len(image)
-        if not isinstance(image, list):
-            image = [image] * len(question)
-        if len(image) != len(question):
-            raise ValueError(f"Got {len(image)} images and {len(question)} questions: give one question an image.")
-        return super().__call__([{"image": i, "question": q} for i, q in zip(image, question)], **kwargs)
+        images = image if is_sequence(image) else [image] * len(question)
+        questions = question if is_sequence(question) else [question] * len(image)
+        if len(images) != len(questions):
+            raise ValueError(f"Got {len(images)} images and {len(questions)} questions: give one question an image.")
+        return list(super().__call__(({"image": i, "question": q} for i, q in zip(images, questions)), **kwargs))
 
     def preprocess(self, inputs: dict):
         if not isinstance(inputs, dict) or not {"image", "question"} <= inputs.keys():
