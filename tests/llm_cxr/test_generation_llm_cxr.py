@@ -78,6 +78,17 @@ def test_output_is_well_formed_in_every_way_of_decoding(tiny_model, kwargs):
     assert_well_formed(new[2], model.config)
 
 
+@pytest.mark.parametrize("do_sample", [True, False])
+def test_images_are_whole_where_another_processor_forbids_what_they_need(tiny_model, do_sample):
+    model, processor = tiny_model
+    inputs = prompts(processor)
+    torch.manual_seed(0)
+    # No token twice, and never the end of an image.
+    kwargs = {"no_repeat_ngram_size": 1, "bad_words_ids": [[model.config.eoi_token_id]]}
+    output = model.generate(**inputs, do_sample=do_sample, max_new_tokens=60, eos_token_id=-1, **kwargs)
+    assert_well_formed(output[0, inputs.input_ids.shape[1] :], model.config, begun=True)
+
+
 def test_text_mode_never_begins_an_image_and_free_mode_does(tiny_model):
     model, processor = tiny_model
     with torch.no_grad():

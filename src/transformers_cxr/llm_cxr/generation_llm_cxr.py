@@ -95,7 +95,10 @@ class ImageGrammarLogitsProcessor(LogitsProcessor):
             if not (self.allow_images and fits):
                 is_text &= ids != config.boi_token_id
         allowed = torch.where(image_begun, is_code, torch.where(image_full, ids == config.eoi_token_id, is_text))
-        return scores.masked_fill(~allowed, -torch.inf)
+        scores = scores.masked_fill(~allowed, -torch.inf)
+        # Other processors, as that of `no_repeat_ngram_size`, may have forbidden all that an image can go on with.
+        stuck = (image_begun | image_full) & scores.isneginf().all(-1, keepdim=True)
+        return scores.masked_fill(allowed & stuck, 0)
 
 
 @dataclass
