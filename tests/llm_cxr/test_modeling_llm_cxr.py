@@ -307,6 +307,13 @@ def test_training_on_placeholders_is_refused(tiny_model):
         model(input_ids=inputs.input_ids, labels=inputs.input_ids)
 
 
+def test_training_on_codes_is_compiled_as_one_graph(tiny_model):
+    model, processor = tiny_model
+    inputs = processor(text="Report: <image> Normal.", image_codes=[list(range(16))], return_tensors="pt")
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    assert compiled(**inputs, labels=inputs.input_ids).loss == model(**inputs, labels=inputs.input_ids).loss
+
+
 def test_pixels_without_ids_are_refused(tiny_model):
     model, processor = tiny_model
     pixel_values = pixel_inputs(processor).pixel_values

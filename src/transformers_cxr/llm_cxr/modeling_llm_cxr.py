@@ -270,7 +270,7 @@ class LlmCxrForCausalLM(LlmCxrImageGenerationMixin, PreTrainedModel, GenerationM
         """
         if pixel_values is not None:
             input_ids, labels = self.replace_image_placeholders(input_ids, pixel_values, labels)
-        elif labels is not None:
+        elif labels is not None and not torch.compiler.is_compiling():
             self._check_no_placeholders(input_ids)
         if labels is not None and use_cache is None:
             use_cache = False
