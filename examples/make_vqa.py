@@ -28,7 +28,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from transformers_cxr.data.records import load_rows, select_records
+from transformers_cxr.data.records import iterate, load_rows, select_records
 from transformers_cxr.data.vqa import parse_question_answers, why_not_grounded
 from transformers_cxr.training.arguments import run_script
 
@@ -146,7 +146,7 @@ def studies(args: Arguments) -> Iterator[dict]:
     """The first image of each study that has a report."""
     rows = select_records(load_rows(args.records), splits=(args.split,))
     seen = set()
-    for row in rows.select_columns(["source", "study", "patient", "split", "findings", "impression"]):
+    for row in iterate(rows, ["source", "study", "patient", "split", "findings", "impression"]):
         if (row["source"], row["study"]) not in seen and (row["findings"] or row["impression"]):
             seen.add((row["source"], row["study"]))
             yield row

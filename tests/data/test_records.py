@@ -9,6 +9,7 @@ from transformers_cxr.data.records import (
     SkipReport,
     assign_split,
     check_patients,
+    iterate,
     load_rows,
     record_row,
     select_records,
@@ -114,6 +115,12 @@ def test_split_depends_on_the_patient_and_the_seed_alone(make_record):
 
 def test_records_keep_the_split_that_they_have(make_record):
     assert [r.split for r in assign_split([make_record(1, split="test")], test=0.0)] == ["test"]
+
+
+def test_columns_of_rows_are_read_in_the_order_of_a_selection(make_record):
+    rows = Dataset.from_list([record_row(make_record(number)) for number in range(1002)]).select(range(1001, -1, -1))
+    wanted = [{name: row[name] for name in ("labels", "id")} for row in rows]
+    assert list(iterate(rows, ["labels", "id"])) == wanted
 
 
 def test_rows_are_selected_by_split_view_study_and_sections(make_record):

@@ -19,7 +19,7 @@ from .conversations import (
     text_example,
     vqa_example,
 )
-from .records import SECTIONS, QuestionRecord, StudyRecord, select_records
+from .records import SECTIONS, QuestionRecord, StudyRecord, iterate, select_records
 
 if TYPE_CHECKING:
     import datasets
@@ -205,10 +205,8 @@ def stage_mixture(
         if questions is None and "vqa" in asked:
             labelled = _selected("records", records, **filters)
             # What `labelled_study` reads, and not the codes.
-            columns = labelled.select_columns(
-                ["id", "image", "labels", "patient", "source", "split", "view", "sex", "age_group"]
-            )
-            answering = [i for i, row in enumerate(columns) if has_label_questions(row)]
+            columns = ["id", "image", "labels", "patient", "source", "split", "view", "sex", "age_group"]
+            answering = [i for i, row in enumerate(iterate(labelled, columns)) if has_label_questions(row)]
             tasks["vqa"] = Task(labelled.select(answering), label_vqa_example)
     if questions is not None and "vqa" in asked:
         tasks["vqa"] = Task(_selected("questions", questions, **filters), vqa_example)

@@ -147,7 +147,7 @@ def check_patients(**splits: Sequence | datasets.Dataset) -> dict[str, int]:
     patients = {}
     for name, rows in splits.items():
         if not isinstance(rows, (list, tuple)):
-            rows = rows.select_columns(["source", "patient"])
+            rows = iterate(rows, ["source", "patient"])
         patients[name] = {(row["source"], row["patient"]) for row in rows}
     names = list(patients)
     for number, first in enumerate(names):
@@ -344,6 +344,13 @@ def load_rows(path: str | os.PathLike, cache_dir: str | os.PathLike | None = Non
     return Dataset.from_parquet([str(file) for file in files], cache_dir=cache_dir and str(cache_dir))
 
 
+def iterate(rows: datasets.Dataset, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Some columns of all rows, one after the other; from batches, which `datasets` reads many times as fast as rows."""
+    for batch in rows.select_columns(list(columns)).iter(batch_size=1000):
+        for values in zip(*batch.values()):
+            yield dict(zip(batch, values))
+
+
 def select_records(
     rows: datasets.Dataset,
     splits: Sequence[str] | None = None,
@@ -383,8 +390,7 @@ def select_records(
     }
     removed = Counter()
     kept = []
-    columns = rows.select_columns(["split", "view", "study_order", "impression", "findings"])
-    for index, row in enumerate(columns):
+    for index, row in enumerate(iterate(rows, ["split", "view", "study_order", "impression", "findings"])):
         failed = next((name for name, holds in conditions.items() if not holds(row)), None)
         if failed is None:
             kept.append(index)

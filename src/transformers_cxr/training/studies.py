@@ -13,6 +13,7 @@ import numpy as np
 from ..data.conversations import labelled_study, report_example
 from ..data.instructions import question_answers
 from ..data.mixture import Task, TaskMixture
+from ..data.records import iterate
 
 if TYPE_CHECKING:
     import datasets
@@ -43,10 +44,9 @@ def weighted_rows(
     """
     if words := {name: weight for name, weight in source_weights.items() if not isinstance(weight, (int, float))}:
         raise ValueError(f"Expected numbers for `source_weights`, got {words}.")
-    columns = rows.select_columns(["source", "labels"])
     groups = [
         (row["source"], any(label["name"] == "No Finding" and label["value"] == 1 for label in row["labels"]))
-        for row in columns
+        for row in iterate(rows, ["source", "labels"])
     ]
     studies_of = Counter(source for source, _ in groups)
     weights = np.array([source_weights.get(source, 1.0) for source, _ in groups])
@@ -108,9 +108,11 @@ def reweighted(
     Raises:
         ValueError: `source_weights` names a source that no study is of, or its weights leave nothing.
     """
-    known = {source for name, task in mixture.tasks.items() if name != "text" for source in task.rows.unique("source")}
-    if unknown := sorted(set(source_weights) - known):
-        raise ValueError(f"`source_weights` names {unknown}, and the sources of the data are {sorted(known)}.")
+    if source_weights:
+        studies = [task.rows for name, task in mixture.tasks.items() if name != "text"]
+        known = {row["source"] for rows in studies for row in iterate(rows, ["source"])}
+        if unknown := sorted(set(source_weights) - known):
+            raise ValueError(f"`source_weights` names {unknown}, and the sources of the data are {sorted(known)}.")
     tasks = {}
     for name, task in mixture.tasks.items():
         rows, write = task.rows, task.write
