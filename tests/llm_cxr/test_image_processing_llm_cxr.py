@@ -1,12 +1,15 @@
 import base64
 import struct
+import textwrap
 import threading
 import time
 import zlib
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from io import BytesIO
 from pathlib import Path
+from tempfile import SpooledTemporaryFile
 
+import fsspec
 import numpy as np
 import PIL.Image
 import pytest
@@ -249,8 +252,10 @@ def test_paths_bytes_and_data_uris_give_the_same_pixels(processor, rgb_array, rg
 
 def test_open_files_give_the_same_pixels(processor, rgb_array, rgb_path):
     expected = pixels(processor, PIL.Image.fromarray(rgb_array))
-    with rgb_path.open("rb") as file, rgb_path.open("rb", buffering=0) as raw:
-        for source in (file, raw, BytesIO(rgb_path.read_bytes())):
+    with rgb_path.open("rb") as file, rgb_path.open("rb", buffering=0) as raw, SpooledTemporaryFile() as upload:
+        upload.write(rgb_path.read_bytes())
+        upload.seek(0)
+        for source in (file, raw, upload, BytesIO(rgb_path.read_bytes()), fsspec.open(str(rgb_path)).open()):
             assert torch.equal(pixels(processor, source), expected)
 
 
@@ -458,7 +463,8 @@ def test_broken_base64_is_refused(processor, payload):
 
 def test_base64_by_itself_is_an_image_and_not_a_path(processor, rgb_array):
     data = base64.b64encode(encoded(PIL.Image.fromarray(rgb_array))).decode()
-    assert torch.equal(pixels(processor, data), pixels(processor, PIL.Image.fromarray(rgb_array)))
+    for source in (data, "\n".join(textwrap.wrap(data, 76))):
+        assert torch.equal(pixels(processor, source), pixels(processor, PIL.Image.fromarray(rgb_array)))
     with pytest.raises(FileNotFoundError) as error:
         processor(data[:-2] + "!!")
     assert data[:50] in str(error.value) and len(str(error.value)) < 300

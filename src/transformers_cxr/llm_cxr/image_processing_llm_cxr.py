@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
-from io import BufferedIOBase, BytesIO, RawIOBase
+from io import BytesIO
 from typing import BinaryIO
 
 import numpy as np
@@ -29,12 +29,12 @@ FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "WEBP", "GIF", "PPM", "AVIF
 DOWNLOAD_TIMEOUT = 30
 # Characters; a shorter string is a path and no image.
 MIN_BASE64 = 64
-FILE_OBJECTS = (BufferedIOBase, RawIOBase)
 
 
 def _read_source(source) -> tuple[bytes | str, str]:
     """Returns the path or the bytes of a file, and the name to use in an error."""
-    if isinstance(source, FILE_OBJECTS):
+    # Temporary files and those of fsspec, as of uploads and buckets, have no class in common with open ones.
+    if hasattr(source, "read"):
         source = source.read()
     if isinstance(source, bytes):
         return source, f"image of {len(source)} bytes"
@@ -50,7 +50,8 @@ def _read_source(source) -> tuple[bytes | str, str]:
     shown = source if len(source) <= 200 else f"{source[:100]}..."
     try:
         if source.startswith("data:image/") or len(source) >= MIN_BASE64:
-            return base64.b64decode(source.rpartition(",")[2], validate=True), "base64 image"
+            # Base64 of mails and of the shell is broken into lines.
+            return base64.b64decode("".join(source.rpartition(",")[2].split()), validate=True), "base64 image"
     except ValueError as error:
         if source.startswith("data:image/"):
             raise ValueError(f"The image given as '{shown}' is not valid base64: {error}.") from error
@@ -160,7 +161,7 @@ class LlmCxrImageProcessor(PilBackend):
         """Opens paths, URLs, bytes, files and DICOM datasets; anything else is passed on."""
         if isinstance(images, (list, tuple)):
             return [self.fetch_images(image) for image in images]
-        if isinstance(images, (str, bytes, os.PathLike, *FILE_OBJECTS)) or is_dicom_dataset(images):
+        if isinstance(images, (str, bytes, os.PathLike)) or hasattr(images, "read") or is_dicom_dataset(images):
             return open_image(images)
         if not isinstance(images, (PIL.Image.Image, np.ndarray, torch.Tensor)):
             raise TypeError(
