@@ -148,8 +148,13 @@ def test_rows_are_selected_by_split_view_study_and_sections(make_record):
 
 def test_selection_of_nothing_says_what_removed_how_many(make_record):
     rows = Dataset.from_list([record_row(replace(make_record(n), view="PA" if n else "AP")) for n in range(3)])
-    with pytest.raises(ValueError, match=r"No row of 3 is left; .*\{'view': 1, 'first study': 2\}"):
+    with pytest.raises(
+        ValueError, match=r"No row of 3 is left; .*\{'view': 1, 'first study': 2\}.* 'study_order': \{0\}"
+    ):
         select_records(rows, views=["PA"], first_study=True)
+    unsplit = Dataset.from_list([record_row(make_record(0, split=""))])
+    with pytest.raises(ValueError, match=r"The rows have \{'split': \{''\}\}. `assign_split` gives"):
+        select_records(unsplit, splits=["train"])
 
 
 def test_selection_of_some_logs_what_removed_how_many(make_record, caplog):

@@ -380,7 +380,7 @@ def select_records(
             stay.
 
     Raises:
-        ValueError: nothing is left; the error says which condition removed how many rows.
+        ValueError: nothing is left; the error says which condition removed how many rows, and what the rows have.
     """
     conditions = {
         "split": lambda row: splits is None or row["split"] in splits,
@@ -397,7 +397,12 @@ def select_records(
         else:
             removed[failed] += 1
     if not kept:
-        raise ValueError(f"No row of {len(rows)} is left; removed by condition: {dict(removed)}.")
+        columns = {"split": "split", "view": "view", "first study": "study_order"}
+        known = {columns[name]: set(rows[columns[name]]) for name in removed if name in columns}
+        raise ValueError(
+            f"No row of {len(rows)} is left; removed by condition: {dict(removed)}. The rows have {known}."
+            + (" `assign_split` gives records a split." if "" in known.get("split", ()) else "")
+        )
     if removed:
         logger.warning(f"{len(kept)} rows of {len(rows)} are left; removed by condition: {dict(removed)}.")
     return rows.select(kept)
