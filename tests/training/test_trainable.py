@@ -38,6 +38,13 @@ def test_a_placeholder_without_a_row_is_no_new_token(any_model):
     assert new_token_ids(model, processor)[-1] == processor.image_token_offset + 29
 
 
+def test_new_tokens_of_a_sharded_model_are_those_of_the_whole_one(tiny_model):
+    model, processor = tiny_model
+    expected = new_token_ids(model, processor)
+    model.get_input_embeddings().weight.data = torch.empty(0)
+    assert expected and new_token_ids(model, processor) == expected
+
+
 def test_lora_with_new_rows_leaves_all_else_and_merges(any_model, text_tokenizer, tmp_path):
     model, processor = any_model
     model.save_pretrained(tmp_path / "base")

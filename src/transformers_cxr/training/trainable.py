@@ -21,7 +21,8 @@ def new_token_ids(model: LlmCxrForCausalLM, processor: LlmCxrProcessor) -> list[
     """Ids of the tokens that this package adds to a language model and that have a row in its vocabulary, ascending."""
     tokens = [INSTRUCTION_TOKEN, RESPONSE_TOKEN, END_TOKEN, IMAGE_TOKEN, BOI_TOKEN, EOI_TOKEN]
     tokens += [code_token(code) for code in range(processor.codebook_size)]
-    rows = len(model.get_input_embeddings().weight)
+    # Not those of the weight, of which DeepSpeed ZeRO-3 leaves nothing here.
+    rows = model.get_input_embeddings().num_embeddings
     return sorted(i for i in processor.tokenizer.convert_tokens_to_ids(tokens) if i < rows)
 
 
