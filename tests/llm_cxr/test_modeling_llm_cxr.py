@@ -192,6 +192,12 @@ def test_gradient_checkpointing_gives_the_same_loss_and_gradients(any_model):
     torch.testing.assert_close(results[0][1], results[1][1])
 
 
+def test_a_model_that_is_made_in_bf16_has_a_vq_tokenizer_in_fp32(tiny_model):
+    made = AutoModel.from_config(tiny_model[0].config, dtype=torch.bfloat16)
+    assert (made.dtype, made.vq_tokenizer.dtype) == (torch.bfloat16, torch.float32)
+    assert made(**pixel_inputs(tiny_model[1])).logits.dtype == torch.bfloat16
+
+
 def test_bf16_keeps_the_vq_tokenizer_in_fp32_and_its_codes(any_model, tmp_path):
     model, processor = any_model
     inputs = pixel_inputs(processor)

@@ -87,7 +87,7 @@ class CXRVQTokenizer(PreTrainedModel):
             norm_num_groups=config.norm_num_groups,
             num_vq_embeddings=config.codebook_size,
             vq_embed_dim=config.codebook_dim,
-        )
+        ).float()  # `from_config(dtype=...)` makes it under another default
         self.post_init()
 
     def _init_weights(self, module: nn.Module):
