@@ -148,6 +148,14 @@ def test_images_and_slots_must_match_in_number(tiny_model, count):
             processor(text=["<image> and <image>"], image_codes=codes(count))
 
 
+@pytest.mark.parametrize("images", [[], [[], []]])
+def test_a_batch_may_be_without_images(tiny_model, images):
+    _, processor = tiny_model
+    assert processor(text=["a", "b"], images=images) == processor(text=["a", "b"])
+    with pytest.raises(ValueError, match="1 image slots.*0 images"):
+        processor(text=["<image>", "b"], images=images)
+
+
 def test_images_given_for_each_text_must_match_its_slots(tiny_model):
     _, processor = tiny_model
     images = [np.full((40, 40), value, dtype=np.uint8) for value in (0, 99)]

@@ -253,7 +253,8 @@ class LlmCxrProcessor(ProcessorMixin):
         """
         Args:
             images (`ImageInput`, *optional*):
-                One image for each `<image>` of the texts, in their order: PIL images, paths, URLs, arrays or tensors.
+                One image for each `<image>` of the texts, in their order: PIL images, paths, URLs, arrays or tensors; or a
+                list of images for each text.
             text (`str` or `list[str]`):
                 Texts with any number of `<image>` slots in any place.
             image_codes (integers of shape `(num_images, num_image_tokens)`, *optional*):
@@ -274,6 +275,8 @@ class LlmCxrProcessor(ProcessorMixin):
             if images is not None:
                 raise ValueError("Give `images` or `image_codes`, not both.")
             images = _ImageCodes(self._checked_codes(image_codes))
+        elif isinstance(images, (list, tuple)) and all(isinstance(each, (list, tuple)) and not each for each in images):
+            images = None  # a batch of texts without images
         if images is not None and text is None and (image_codes is not None or self.codec is not None):
             raise ValueError(
                 f"Codes are written into a text: give `text` with a slot ('{self.image_token}') for each image."
