@@ -208,6 +208,12 @@ def test_files_that_cannot_be_read_are_named(tmp_path, name, content, reason):
         list(table_rows(tmp_path / name))
 
 
+def test_text_that_is_cut_at_a_comma_is_named(folder):
+    (folder / "t.csv").write_text("file,text\n007.png,Clear.\nb/2.png,Small effusion, no edema.\n")
+    with pytest.raises(ValueError, match="Row 2 of '.*t.csv' has more cells .* contains ',' must be in quotes"):
+        list(read_table(folder / "t.csv", {"image": "file", "findings": "text"}))
+
+
 def test_mistakes_in_the_map_and_the_file_are_named(folder):
     path = write(folder / "t.csv", ROWS)
     with pytest.raises(ValueError, match=r"unknown fields \['picture'\]"):

@@ -143,7 +143,8 @@ def table_rows(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is of another kind, or broken; the error names the file and, of JSON, the line.
+        ValueError: the file is of another kind, or broken, or a row has more cells than columns; the error names the file and the row,
+            or, of JSON, the line.
     """
     path = Path(path)
     if not path.is_file():
@@ -160,7 +161,14 @@ def table_rows(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
         return
     with open_text(path) as file:
         if suffix in (".csv", ".tsv"):
-            yield from csv.DictReader(file, delimiter="," if suffix == ".csv" else "\t")
+            delimiter = "," if suffix == ".csv" else "\t"
+            for number, row in enumerate(csv.DictReader(file, delimiter=delimiter), start=1):
+                if None in row:
+                    raise ValueError(
+                        f"Row {number} of '{path}' has more cells than the table has columns: a text that contains "
+                        f"{delimiter!r} must be in quotes."
+                    )
+                yield row
         elif suffix == ".json":
             yield from _json(file.read(), path, "")
         else:
