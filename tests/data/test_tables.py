@@ -212,6 +212,8 @@ def test_text_that_is_cut_at_a_comma_is_named(folder):
     (folder / "t.csv").write_text("file,text\n007.png,Clear.\nb/2.png,Small effusion, no edema.\n")
     with pytest.raises(ValueError, match="Row 2 of '.*t.csv' has more cells .* contains ',' must be in quotes"):
         list(read_table(folder / "t.csv", {"image": "file", "findings": "text"}))
+    (folder / "t.csv").write_text("file,text\n007.png,Clear.,,\n")
+    assert list(table_rows(folder / "t.csv")) == [{"file": "007.png", "text": "Clear."}]
 
 
 def test_mistakes_in_the_map_and_the_file_are_named(folder):

@@ -143,8 +143,8 @@ def table_rows(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is of another kind, or broken, or a row has more cells than columns; the error names the file and the row,
-            or, of JSON, the line.
+        ValueError: the file is of another kind, or broken, or a row has more cells than columns; the error names the file
+            and the row or, of JSON, the line.
     """
     path = Path(path)
     if not path.is_file():
@@ -163,7 +163,7 @@ def table_rows(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
         if suffix in (".csv", ".tsv"):
             delimiter = "," if suffix == ".csv" else "\t"
             for number, row in enumerate(csv.DictReader(file, delimiter=delimiter), start=1):
-                if None in row:
+                if any(row.pop(None, ())):
                     raise ValueError(
                         f"Row {number} of '{path}' has more cells than the table has columns: a text that contains "
                         f"{delimiter!r} must be in quotes."
