@@ -1,6 +1,7 @@
 import PIL.Image
 import pytest
 
+from transformers_cxr import generate_image
 from transformers_cxr.commands.chat import Conversation
 
 
@@ -33,6 +34,14 @@ def test_a_conversation_keeps_its_turns_and_images(tiny_model, images):
     assert conversation.messages == before and len(conversation.shown) == 1
     conversation.begin()
     assert conversation.messages == conversation.codes == conversation.shown == []
+
+
+def test_a_drawing_is_that_of_generate_image(tiny_model):
+    model, processor = tiny_model
+    processor.codec = model.vq_tokenizer
+    model.config.image_generation = {"guidance_scale": 4.0}
+    drawn = Conversation(model, processor, {}).draw("Normal.", seed=1)
+    assert drawn.tobytes() == generate_image(model, processor, "Normal.", seed=1)[0].tobytes()
 
 
 def test_answers_come_in_order_and_a_mistake_does_not_end_the_chat(chat, images, tmp_path):

@@ -75,7 +75,8 @@ class Conversation:
         from ..llm_cxr.generation_llm_cxr import IMAGE_INSTRUCTION
 
         inputs = self.processor(text=self.processor.image_prompts([text], IMAGE_INSTRUCTION), return_tensors="pt")
-        codes = self.model.generate_image(**inputs.to(self.model.device), seed=seed).codes.tolist()
+        kwargs = self.processor.with_negative_prompt({"seed": seed}, IMAGE_INSTRUCTION, self.model.device)
+        codes = self.model.generate_image(**inputs.to(self.model.device), **kwargs).codes.tolist()
         asked = [{"type": "text", "text": IMAGE_INSTRUCTION}, {"type": "text", "text": text}]
         self.messages += [
             {"role": "user", "content": asked},
