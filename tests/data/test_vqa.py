@@ -104,6 +104,15 @@ def test_studies_of_two_sources_are_told_apart_by_the_source_or_counted(tmp_path
     assert report.skipped == [("v.json:2", "no record of the study"), ("v.json:4", "a study of two sources")]
 
 
+def test_missing_cells_name_no_image_and_no_study(tmp_path):
+    rows = [{"image": 7, "study": None}, {"image": None, "study": 8}, {"image": None, "study": ""}]
+    path = write(tmp_path / "v.json", [row | {"question": "Is it?", "answer": "No."} for row in rows])
+    report = SkipReport()
+    found = list(read_vqa(path, records=[make_record(1, "8")], skip_report=report, images_needed=False))
+    assert [record.id for record in found] == ["7", "image-1"]
+    assert report.skipped == [("v.json:3", "no image and no study")]
+
+
 def test_rows_without_an_image_or_what_is_asked_for_are_errors(tmp_path):
     path = write(tmp_path / "v.json", [{"question": "Is it?", "answer": "No."}])
     with pytest.raises(ValueError, match="names neither an image .* nor a study"):

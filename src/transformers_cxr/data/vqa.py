@@ -51,8 +51,8 @@ def read_vqa(
         split (`str`, *optional*):
             Split of questions about images where no column `split` has it.
         skip_report ([`SkipReport`], *optional*):
-            Counts what is skipped: rows that `where` leaves out, that have no question or no answer, whose study is not among
-            the records or, without a `source`, in two datasets of them, or whose image is missing.
+            Counts what is skipped: rows that `where` leaves out, that have no question or no answer, or no image and no study,
+            whose study is not among the records or, without a `source`, in two datasets of them, or whose image is missing.
         images_needed (`bool`, *optional*, defaults to `True`):
             Skip images that have no file. Without this, codes suffice for training.
 
@@ -79,14 +79,17 @@ def read_vqa(
         ):
             report.skip(name, "left out by `where`")
             continue
-        study = next((str(row[key]) for key in STUDY_COLUMNS if key in row), None)
-        image = next((row[key] for key in IMAGE_COLUMNS if key in row), None)
+        study = next((text_of(row[key]) for key in STUDY_COLUMNS if key in row), None)
+        image = next((text_of(row[key]) for key in IMAGE_COLUMNS if key in row), None)
         if study is None and image is None:
             raise ValueError(
                 f"Row {number} of '{path}' names neither an image {IMAGE_COLUMNS} nor a study {STUDY_COLUMNS}; it has "
                 f"{sorted(row)}."
             )
-        if study is None:
+        if not (study or image):
+            report.skip(name, "no image and no study")
+            continue
+        if not study:
             row_split = (text_of(row.get("split")) or split).lower()
             if images_needed and not (images_dir / image).is_file():
                 report.skip(name, "no image file")
