@@ -1,9 +1,22 @@
 """Pages whose Python needs nothing but the package, run as it stands."""
 
+import re
+from pathlib import Path
+
 import pytest
 
+ROOT = Path(__file__).parents[2]
+PAGES = [str(path.relative_to(ROOT)) for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))]
 
-@pytest.mark.parametrize("path", ["docs/contributing.md", "docs/evaluate.md"])
+
+@pytest.mark.parametrize("path", PAGES)
+def test_checkpoints_are_loaded_after_the_package_is_imported(page, path):
+    code = "".join(page(path).python)
+    first = re.search(r"AutoModel\.from_pretrained|pipeline\(", code)
+    assert first is None or "transformers_cxr" in code[: first.start()]
+
+
+@pytest.mark.parametrize("path", ["docs/contributing.md", "docs/dicom.md", "docs/evaluate.md"])
 def test_code_of_the_page_runs_in_order(page, path):
     page = page(path)
     for block in page.python:
