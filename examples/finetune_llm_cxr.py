@@ -43,6 +43,7 @@ from transformers import (
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from transformers_cxr import CXRVQTokenizer, LlmCxrForCausalLM, LlmCxrProcessor, checkpoint
+from transformers_cxr.data.durable import full_disk_as_message
 from transformers_cxr.data.mixture import STAGE_1, Stage, stage_mixture
 from transformers_cxr.data.records import load_rows
 from transformers_cxr.data.tables import table_rows
@@ -261,16 +262,17 @@ def main(
         trainer.add_callback(
             SampleCallback(trainer, processor, shown, sample_args.sample_steps, sample_args.num_samples)
         )
-    trainer.train(resume_from_checkpoint=resume_from)
-    if eval_dataset is not None:
-        metrics = trainer.evaluate()
-        trainer.save_metrics("eval", metrics)
-
     output_dir = Path(training_args.output_dir)
-    trainer.save_model(output_dir / ("adapter" if model_args.lora else "final"))
-    if model_args.lora and not (training_args.fsdp or is_deepspeed_zero3_enabled()) and trainer.is_world_process_zero():
-        model.merge_and_unload().save_pretrained(output_dir / "final")
-        processor.save_pretrained(output_dir / "final")
+    with full_disk_as_message(output_dir):
+        trainer.train(resume_from_checkpoint=resume_from)
+        if eval_dataset is not None:
+            metrics = trainer.evaluate()
+            trainer.save_metrics("eval", metrics)
+        trainer.save_model(output_dir / ("adapter" if model_args.lora else "final"))
+        sharded = training_args.fsdp or is_deepspeed_zero3_enabled()
+        if model_args.lora and not sharded and trainer.is_world_process_zero():
+            model.merge_and_unload().save_pretrained(output_dir / "final")
+            processor.save_pretrained(output_dir / "final")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@ import os
 import signal
 
 import pytest
+from safetensors import SafetensorError
 
-from transformers_cxr.data.durable import durable_file, locked
+from transformers_cxr.data.durable import durable_file, full_disk_as_message, locked
 
 
 def test_a_file_appears_whole_and_replaces_the_older_one(tmp_path):
@@ -26,6 +27,21 @@ def test_a_full_disk_leaves_the_older_file_and_nothing_else(tmp_path, number):
             raise OSError(number, "No space left on device")
     assert error.value.errno == number
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 27818112 vs 27818004"),
+    ],
+)
+def test_what_safetensors_and_torch_say_of_a_full_disk_becomes_the_same_message(tmp_path, error):
+    with pytest.raises(OSError, match=f"What was finished is kept: free some space.*{tmp_path}"):
+        with full_disk_as_message(tmp_path):
+            raise error
+    with pytest.raises(RuntimeError, match="out of memory"), full_disk_as_message(tmp_path):
+        raise RuntimeError("out of memory")
 
 
 @pytest.mark.parametrize("moment", ["writing", "fsync", "replace"])

@@ -285,6 +285,15 @@ def test_mistakes_are_errors_that_say_what_to_do(run, changes, message):
         run(**changes)
 
 
+def test_a_full_disk_is_an_error_that_says_what_to_do(run, settings, monkeypatch):
+    def fill(*args, **kwargs):
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 27818112 vs 27818004")
+
+    monkeypatch.setattr("torch.save", fill)
+    with pytest.raises(OSError, match=f"No space left on the disk.*{settings['output_dir']}"):
+        run(max_steps=3)
+
+
 def test_a_broken_file_of_conversations_is_an_error_that_names_the_line(run, tmp_path):
     (tmp_path / "broken.jsonl").write_text('{"task": "vqa"}\n{"task": \n')
     with pytest.raises(ValueError, match="broken.jsonl.*line 2"):

@@ -45,11 +45,15 @@ def full_disk_as_message(path: str | os.PathLike) -> Iterator[None]:
     """Lets the error of a full disk name `path` and the way out; any other error is passed on."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        number = getattr(error, "errno", None)
+        # safetensors and torch have errors of their own, and torch's does not even say that the disk is full.
+        if number is None and any(words in str(error) for words in ("No space left on device", "inline_container")):
+            number = errno.ENOSPC
+        if number not in (errno.ENOSPC, errno.EDQUOT):
             raise
         message = "No space left on the disk. What was finished is kept: free some space and run the same command again"
-        raise OSError(error.errno, message, os.fspath(path)) from error
+        raise OSError(number, message, os.fspath(path)) from error
 
 
 @contextmanager
