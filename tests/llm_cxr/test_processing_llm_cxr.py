@@ -1,8 +1,11 @@
+import copy
+
 import numpy as np
 import PIL.Image
 import pytest
 import torch
 from jinja2 import TemplateError
+from tokenizers.processors import TemplateProcessing
 
 from transformers_cxr import CXRVQTokenizerConfig, LlmCxrProcessor
 
@@ -85,6 +88,17 @@ def test_ids_to_text_and_codes_and_back(tiny_model, text):
     back_text, back_codes = processor.split_interleaved(ids[0])
     assert back_text == text and back_codes == given.tolist()
     assert len(ids[0]) == len(processor.tokenizer(text).input_ids) + 17 * len(given)
+
+
+def test_a_sequence_that_begins_with_a_token_of_the_tokenizer_comes_back(text_tokenizer, vq_tokenizer):
+    tokenizer = copy.deepcopy(text_tokenizer)
+    begin = (tokenizer.eos_token, tokenizer.eos_token_id)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"{begin[0]} $A", special_tokens=[begin])
+    processor = LlmCxrProcessor.from_tokenizer(tokenizer, vq_tokenizer.config)
+    ids = processor(text=["a <image> b"], image_codes=codes(1)).input_ids
+    assert ids[0][0] == begin[1]
+    text, image_codes = processor.split_interleaved(ids[0])
+    assert processor(text=[text], image_codes=image_codes, add_special_tokens=False).input_ids == ids
 
 
 def test_batch_is_padded_on_the_left(tiny_model):

@@ -403,7 +403,8 @@ class LlmCxrProcessor(ProcessorMixin):
 
     def split_interleaved(self, token_ids: torch.LongTensor | Sequence[int]) -> tuple[str, list[list[int]]]:
         """
-        Takes one sequence of ids apart; `processor(text=[text], image_codes=codes)` puts it together again.
+        Takes one sequence of ids apart; `processor(text=[text], image_codes=codes, add_special_tokens=False)` puts it
+        together again.
 
         Args:
             token_ids (`torch.LongTensor` of shape `(sequence_length,)`):
