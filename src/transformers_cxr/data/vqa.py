@@ -171,8 +171,8 @@ def why_not_grounded(question: str, answer: str, report: str) -> str | None:
       of the report has all its content words that the question does not have, and each such sentence affirms or denies them
       alike.
 
-    A sentence of the report that leaves it open ("no change in", "cannot be excluded", "rule out", "resolved"), or that names
-    the other side than question and answer do, supports only what says the same.
+    A sentence of the report that leaves it open ("possible", "may represent", "cannot be excluded", "no change in",
+    "resolved"), or that names the other side than question and answer do, supports only what says the same.
 
     Args:
         question (`str`): the question.
@@ -238,7 +238,9 @@ _SENTENCE_END = re.compile(r"(?<=[.!?;])\s+|\n+|(?<=\D)\.$")
 # What a sentence with one of these says of a finding, words and negations do not tell.
 _LEFT_OPEN = re.compile(
     r"\b(?:no|without) (?:\w+ ){0,2}change|\b(?:cannot|can not|could not|not) (?:be )?(?:\w+ )?(?:exclude|ruled? out)"
-    r"|\brul(?:e|ing) out\b|\bresolved\b"
+    r"|\brul(?:e|ing) out\b|\b(?:resolved|resolution|cleared|removed|removal)\b"
+    r"|\b(?:may|might|could|possibl[ey]|possibility|probabl[ey]|unlikely|questionabl[ey]|question of|versus|vs)\b"
+    r"|\b(?:suspected|(?:suspicio(?:us|n)|concern(?:ing)?) (?:for|of)|(?:evaluat|assess)\w* (?:for|of))\b"
 )
 _SIDES = {"left", "right"}
 # Words that ask and answer, and words that are said of every X-ray.
