@@ -167,6 +167,11 @@ def test_a_conversation_that_is_too_long_can_be_skipped_and_is_counted(tiny_mode
         ({"messages": record("report")["messages"][:1]}, "no response of the assistant"),
         ({"messages": None}, r"\(id 'x'\): it has no `messages`"),
         ({"messages": [{"role": "tool", "content": "x"}]}, r"\(id 'x'\): .* has the role 'tool'"),
+        ({"messages": [{"role": "user", "content": None}]}, r"\(id 'x'\): the `content` of message 1 .*, got None"),
+        ({"messages": [{"role": "user"}], "images": ["a.png"]}, "the `content` of message 1 must be a text, or a list"),
+        ({"messages": [{"role": "user", "content": [{"text": "x"}]}]}, r"got \[{'text': 'x'}\]"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": None}]}]}, "message 1 must be a text"),
+        ({"messages": [{"role": "user", "content": ["x"]}]}, r"got \['x'\]"),
         ({"messages": "[{}]"}, r"`messages` must be a list of objects with `role` and `content`, got '\[{}\]'"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -110,6 +111,12 @@ def encode_conversation(processor: LlmCxrProcessor, record: dict) -> dict:
         raise ValueError("it has no `messages`.")
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise ValueError(f"its `messages` must be a list of objects with `role` and `content`, got {messages!r:.200}.")
+    for number, message in enumerate(messages, start=1):
+        if not _is_content(content := message.get("content")):
+            raise ValueError(
+                f"the `content` of message {number} must be a text, or a list of {{'type': 'text', 'text': ...}} and "
+                f"{{'type': 'image'}}, got {content!r:.200}."
+            )
     # A table that holds records of all kinds has `None` where a record has no such column.
     if record.get("image_codes"):
         options["image_codes"] = record["image_codes"]
@@ -134,6 +141,16 @@ def encode_conversation(processor: LlmCxrProcessor, record: dict) -> dict:
     if "pixel_values" in encoded:
         example["pixel_values"] = torch.tensor(np.stack(encoded["pixel_values"]))
     return example
+
+
+def _is_content(content: Any) -> bool:
+    if not isinstance(content, list):
+        return isinstance(content, str)
+    parts = (part if isinstance(part, dict) else {} for part in content)
+    return all(
+        part.get("type") == "image" or (part.get("type") == "text" and isinstance(part.get("text"), str))
+        for part in parts
+    )
 
 
 def _with_images(messages: list[dict], images: list) -> list[dict]:
