@@ -28,14 +28,14 @@ What differs from `finetune_llm_cxr.py`:
   is not normal is bacterial as often as viral, and every turn weighs the same, be it a report or the one word of an answer.
 
 `DATA` is a Hugging Face imagefolder with a `metadata.csv` (columns in `transformers_cxr.data.image_folder`); only its train
-split is trained on. Training resumes from the last checkpoint in `OUTPUT_DIR`. Every setting of
+split is trained on. Training resumes from the last checkpoint in `OUTPUT_DIR`, and only with the same settings. Every setting of
 `transformers.TrainingArguments` is an argument.
 """
 
 import copy
 import random
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +46,6 @@ from torch.utils.data import Dataset
 from train_classifier import CLASSES, class_of
 from train_code_classifier import REACH, CodeAugmentation, CodeClassifier, codebook_directions, codes_of
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from transformers_cxr import LlmCxrForCausalLM, LlmCxrProcessor
 from transformers_cxr.data.codes import load_codes
@@ -54,6 +53,7 @@ from transformers_cxr.data.image_folder import Study, read_image_folder
 from transformers_cxr.data.instructions import image_conversation, question_answers, report_conversation
 from transformers_cxr.training.arguments import run_script
 from transformers_cxr.training.instructions import InstructionCollator, encode_conversation
+from transformers_cxr.training.resuming import checkpoint_of_run
 
 # Of questions that decide what a report says.
 DECIDING = ("finding", "etiology", "label")
@@ -292,7 +292,7 @@ def main(args: ScriptArguments, training_args: TrainingArguments):
         train_dataset=ReadingDataset(studies, codes, processor, size, training_args.seed, args, augmentation),
         data_collator=lambda examples: pad(examples) | {"finding": torch.tensor([e["finding"] for e in examples])},
     )
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(output_dir))
+    trainer.train(resume_from_checkpoint=checkpoint_of_run(training_args, asdict(args)))
     if trainer.is_world_process_zero():
         student = model.student
         del model.student

@@ -13,7 +13,7 @@ Every setting of `transformers.TrainingArguments` is an argument.
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +29,11 @@ from transformers import (
     ViTImageProcessor,
     set_seed,
 )
-from transformers.trainer_utils import get_last_checkpoint
 
 from transformers_cxr import LlmCxrImageProcessor
 from transformers_cxr.data.image_folder import Study, read_image_folder
 from transformers_cxr.training.arguments import run_script
+from transformers_cxr.training.resuming import checkpoint_of_run
 
 CLASSES = ("normal", "bacterial", "viral")
 
@@ -151,7 +151,7 @@ def main(args: ScriptArguments, training_args: TrainingArguments):
         data_collator=lambda examples: collate(examples, trainer.model.training),
         compute_metrics=balanced_accuracies,
     )
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(output_dir) if output_dir.is_dir() else None)
+    trainer.train(resume_from_checkpoint=checkpoint_of_run(training_args, asdict(args)))
     metrics = trainer.evaluate()
     if trainer.is_world_process_zero():
         trainer.model.save_pretrained(output_dir / "final")

@@ -14,7 +14,7 @@ setting of `transformers.TrainingArguments` is an argument.
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +25,12 @@ from torch.nn import functional as F
 from train_classifier import CLASSES, balanced_accuracies, class_of
 from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainingArguments, set_seed
 from transformers.modeling_outputs import ImageClassifierOutput
-from transformers.trainer_utils import get_last_checkpoint
 
 from transformers_cxr import CXRVQTokenizer
 from transformers_cxr.data.codes import load_codes
 from transformers_cxr.data.image_folder import Study, read_image_folder
 from transformers_cxr.training.arguments import run_script
+from transformers_cxr.training.resuming import checkpoint_of_run
 
 # Of six convolutions, the first three see 7x7 codes.
 REACH = 3
@@ -180,7 +180,7 @@ def main(args: ScriptArguments, training_args: TrainingArguments):
         compute_loss_func=loss,
         compute_metrics=balanced_accuracies,
     )
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(output_dir))
+    trainer.train(resume_from_checkpoint=checkpoint_of_run(training_args, asdict(args)))
     metrics = {name.removeprefix("eval_"): value for name, value in trainer.evaluate().items() if "accuracy" in name}
     if trainer.is_world_process_zero():
         trainer.save_model(output_dir / "final")
