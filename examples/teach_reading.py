@@ -28,8 +28,8 @@ What differs from `finetune_llm_cxr.py`:
   is not normal is bacterial as often as viral, and every turn weighs the same, be it a report or the one word of an answer.
 
 `DATA` is a Hugging Face imagefolder with a `metadata.csv` (columns in `transformers_cxr.data.image_folder`); only its train
-split is trained on. Training resumes from the last checkpoint in `OUTPUT_DIR`, and only with the same settings. Every setting of
-`transformers.TrainingArguments` is an argument.
+split is trained on. Training resumes from the last checkpoint in `OUTPUT_DIR`, and only with the same settings. Every setting
+of `transformers.TrainingArguments` is an argument.
 """
 
 import copy
