@@ -84,6 +84,14 @@ def test_nothing_is_written_where_all_is_skipped_or_an_error_comes(tmp_path, mak
     assert list(tmp_path.iterdir()) == []
 
 
+def test_records_and_codes_of_other_ids_are_named_where_none_match(tmp_path, make_record):
+    codes = Dataset.from_dict({"id": ["train/1.png"], "codes": [[0] * 256]})
+    with pytest.raises(
+        ValueError, match="1 no codes. Records have ids such as 'cxr/train/1.png', .* 'train/1.png': encode"
+    ):
+        write_records([make_record(1, id="cxr/train/1.png")], tmp_path / "r.parquet", codes)
+
+
 def test_an_output_that_exists_is_not_overwritten(tmp_path, make_record):
     (tmp_path / "r.parquet").write_text("mine")
     with pytest.raises(FileExistsError):

@@ -257,7 +257,14 @@ def write_records(
     first = next(rows, None)
     if first is None:
         reasons = ", ".join(f"{count} {reason}" for reason, count in report.counts.items())
-        raise ValueError(f"There is no record to write to '{output}': {reasons or 'none were given'}.")
+        message = f"There is no record to write to '{output}': {reasons or 'none were given'}."
+        without = [name for name, reason in report.skipped if reason == "no codes"]
+        if without and len(codes):
+            message += (
+                f" Records have ids such as '{without[0]}', and codes such as '{codes['id'][0]}': encode the folder that the "
+                "ids of the records begin in."
+            )
+        raise ValueError(message)
     schema = _SCHEMA if "question" not in first else _QUESTION_SCHEMA
     report.used = _write_rows([first], rows, output, schema if codes is None else schema.append(_CODES_FIELD))
     return report
