@@ -1,4 +1,5 @@
 import json
+import sys
 
 import numpy as np
 import PIL.Image
@@ -31,6 +32,14 @@ def test_images_are_those_of_their_seeds_and_marked(generate, tiny_model, tmp_pa
         assert "Synthetic image, for research only" in image.text["Comment"]
     records = [json.loads(line) for line in (output / "images.jsonl").read_text().splitlines()]
     assert [record["file"] for record in records] == names and all(record["generated"] for record in records)
+
+
+@pytest.mark.filterwarnings("error:Cannot enable progress bars")
+def test_drawing_one_text_does_not_warn_of_progress_bars(generate, monkeypatch, tmp_path):
+    with monkeypatch.context() as patch:
+        # As the command line sets it in the environment.
+        patch.setattr(sys.modules["huggingface_hub.utils.tqdm"], "HF_HUB_DISABLE_PROGRESS_BARS", True)
+        assert generate("Normal.", "--output", tmp_path / "drawn").exit_code == 0
 
 
 def test_only_what_is_missing_is_drawn_again(generate, tmp_path):

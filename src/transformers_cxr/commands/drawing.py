@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import warnings
 from enum import StrEnum
 from itertools import chain, count
 from pathlib import Path
@@ -127,8 +128,9 @@ def _draw(
             batches.append([])
         batches[-1].append(record)
     if len(batches) == 1:
-        # The bar of the codes; loading a checkpoint should not have had one.
-        logging.enable_progress_bar()
+        # The bar of the codes; loading a checkpoint should not have had one. Those of the Hub stay off, of which it warns.
+        with warnings.catch_warnings(action="ignore"):
+            logging.enable_progress_bar()
     with tqdm(total=len(wanted), unit="image", disable=True if len(batches) == 1 else None) as progress:
         for batch in batches:
             kwargs = {key: value for key, value in batch[0]["settings"].items() if key not in ("model", "dtype")}
