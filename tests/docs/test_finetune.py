@@ -3,13 +3,11 @@
 import json
 import shutil
 
-import numpy as np
 import pytest
-from datasets import Dataset
 from PIL import Image
 
 from transformers_cxr.data.mimic_cxr import read_mimic_cxr
-from transformers_cxr.data.records import StudyRecord, load_rows, write_records
+from transformers_cxr.data.records import load_rows, write_records
 from transformers_cxr.data.vqa import read_vqa
 
 # A package that the tests do not have.
@@ -18,17 +16,14 @@ ABLATIONS = "--variants full --seeds 0 --eval_size 2 --num_read 2 --max_steps 1 
 
 
 @pytest.fixture
-def records(tmp_path):
-    """`records.parquet`: X-rays of the user's own, and `DATA`, one of them as an imagefolder."""
-    studies = [
-        StudyRecord(str(n), str(n), str(n), f"{n}.png", "AP", "", "", labels, split, "mine", 1)
-        for n, (split, labels) in enumerate(
-            (split, labels) for split in ("train", "validation") for labels in ({"No Finding": 1}, {"Pneumonia": 1})
-        )
-    ]
-    codes = np.random.default_rng(0).integers(0, 1024, (len(studies), 256)).tolist()
-    codes = Dataset.from_dict({"id": [study.id for study in studies], "codes": codes})
-    write_records(studies, tmp_path / "records.parquet", codes)
+def own(tmp_path):
+    """X-rays of the user's own: `images` and `table.csv`, and `DATA`, one of them as an imagefolder."""
+    lines = ["file_name,patient_id,labels"]
+    (tmp_path / "images").mkdir()
+    for number in range(30):
+        Image.linear_gradient("L").rotate(10 * number).save(tmp_path / f"images/{number}.png")
+        lines.append(f"{number}.png,{number},{'Pneumonia' if number % 2 else 'Normal'}")
+    (tmp_path / "table.csv").write_text("\n".join(lines))
     (tmp_path / "DATA").mkdir()
     Image.linear_gradient("L").save(tmp_path / "DATA/1.png")
     header = "file_name,split,source,patient_id,view,sex,age_group,finding_labels,etiology"
@@ -36,7 +31,7 @@ def records(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`")  # PEFT asks by the old name
-@pytest.mark.usefixtures("dolly_texts", "mimic", "records", "saved_vq_tokenizer")
+@pytest.mark.usefixtures("dolly_texts", "mimic", "own", "saved_vq_tokenizer")
 def test_page_trains_on_all_that_it_names(page, dolly, one_step, tmp_path):
     page = page("docs/finetune.md")
     (conversation,) = (json.loads(block) for language, block in page.blocks if language == "json")
@@ -44,6 +39,7 @@ def test_page_trains_on_all_that_it_names(page, dolly, one_step, tmp_path):
     for name in ("train", "validation"):
         (tmp_path / f"{name}.jsonl").write_text(json.dumps(conversation) + "\n")
     page.run_command("transformers-cxr encode mimic-cxr-jpg/files --output codes".split())
+    page.run_command("transformers-cxr encode images --output own_codes".split())
     shutil.copytree(dolly, "runs/base")
     for block in page.python:
         if SMOLLM2 not in block:
@@ -76,4 +72,4 @@ def test_page_trains_on_all_that_it_names(page, dolly, one_step, tmp_path):
     assert all((tmp_path / f"runs/{name}/final/model.safetensors").is_file() for name in trained)
     assert "| full | 1 |" in (tmp_path / "runs/ablations/ablations.md").read_text()
     assert "perplexity" in (tmp_path / "runs/language/tables.md").read_text()
-    assert len(load_rows("mimic.parquet")) == 6
+    assert len(load_rows("mimic.parquet")) == 6 and len(load_rows("records.parquet")) == 30
