@@ -335,6 +335,8 @@ def test_a_checkpoint_of_another_model_is_refused(tiny_model, tmp_path):
         getattr(model, name).save_pretrained(tmp_path / name)
         with pytest.raises(ValueError, match=f"{name}' is a model of type '.*': expected a whole LLM-CXR"):
             LlmCxrForCausalLM.from_pretrained(tmp_path / name)
+    with pytest.raises(ValueError, match="is a model of type 'llama': expected an image tokenizer"):
+        CXRVQTokenizer.from_pretrained(tmp_path / "language_model")
 
 
 def test_prompt_longer_than_the_context_is_refused(tiny_model):

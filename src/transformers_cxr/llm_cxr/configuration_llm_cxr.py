@@ -47,6 +47,17 @@ class CXRVQTokenizerConfig(PreTrainedConfig):
     codebook_size: int = 1024
     codebook_dim: int = 256
 
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs) -> tuple[dict, dict]:
+        # Transformers itself only warns, and builds the default model around what it did not find.
+        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if (model_type := config_dict.get("model_type")) not in (cls.model_type, LlmCxrConfig.model_type):
+            raise ValueError(
+                f"'{pretrained_model_name_or_path}' is a model of type '{model_type}': expected an image tokenizer, or a "
+                "whole LLM-CXR to take it from."
+            )
+        return config_dict, kwargs
+
     def __post_init__(self, **kwargs):
         if self.in_channels not in (1, 3):
             raise ValueError(f"`in_channels` must be 1 (grey) or 3 (RGB), got {self.in_channels}.")
