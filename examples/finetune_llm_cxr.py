@@ -45,7 +45,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers_cxr import CXRVQTokenizer, LlmCxrForCausalLM, LlmCxrProcessor, checkpoint
 from transformers_cxr.data.durable import full_disk_as_message
 from transformers_cxr.data.mixture import STAGE_1, Stage, stage_mixture
-from transformers_cxr.data.records import load_rows
+from transformers_cxr.data.records import PatientSplits, iterate, load_rows
 from transformers_cxr.data.tables import table_rows
 from transformers_cxr.training.arguments import run_script
 from transformers_cxr.training.callbacks import SampleCallback
@@ -140,6 +140,11 @@ def load_data(args: DataArguments, training_args: TrainingArguments) -> tuple[Se
     size *= training_args.world_size
     train = stage_mixture(stage, records, questions, texts, size=size, seed=training_args.seed, **options)
     train = reweighted(train, args.source_weights, args.balanced, args.num_questions)
+    # Each file is without leaks, and several of them may not be.
+    splits = PatientSplits()
+    for rows in filter(None, (records, questions)):
+        for row in iterate(rows, ["source", "patient", "split"]):
+            splits.see(**row)
     # The mixture is in random order, and keeps its ratios in this order.
     training_args.train_sampling_strategy = "sequential"
     if not args.eval_size:

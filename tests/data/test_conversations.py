@@ -80,6 +80,10 @@ def test_row_without_codes_gives_the_path_of_its_image():
     assert example["images"] == ["1.png"] and "image_codes" not in example
 
 
+def test_row_whose_codes_are_missing_gives_the_path_of_its_image():
+    assert report_example(ROW | {"codes": None}, random.Random(0))["images"] == ["1.png"]
+
+
 def test_question_is_the_instruction():
     example = vqa_example(ROW | {"question": "Is there edema?", "answer": "No."}, random.Random(0))
     assert (example["task"], example["image_codes"]) == ("vqa", [[1, 2, 3, 4]])

@@ -9,7 +9,7 @@ from accelerate.state import AcceleratorState
 from datasets import Dataset
 from transformers import TrainingArguments
 
-from transformers_cxr.data.records import StudyRecord, load_rows, write_records
+from transformers_cxr.data.records import QuestionRecord, StudyRecord, load_rows, write_records
 from transformers_cxr.data.texts import write_texts
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "finetune_llm_cxr.py"
@@ -51,6 +51,19 @@ def training(tmp_path):
         )  # fmt: skip
 
     return training
+
+
+def test_a_patient_of_two_files_in_two_splits_is_an_error(script, data, training, tmp_path):
+    question = {"question": "Edema?", "answer": "No."}
+    studies = [
+        QuestionRecord(i, i, i, "x.png", "AP", "", "", {}, split, "kermany", 1, **question)
+        for i, split in (("2", "train"), ("0", "validation"))
+    ]
+    write_records(studies, tmp_path / "questions.parquet")
+    paths = {"records": data["records"], "questions": str(tmp_path / "questions.parquet")}
+    arguments = script.DataArguments(**paths, ratios={"report": 50, "vqa": 50})
+    with pytest.raises(ValueError, match="Patient '0' of 'kermany' is in the splits 'train' and 'validation'"):
+        script.load_data(arguments, training())
 
 
 def test_no_text_that_is_trained_on_is_evaluated_on(script, data, training):

@@ -170,7 +170,8 @@ def _question_turn(question: str, answer: str) -> list[dict]:
 
 
 def _image_of(row: dict) -> dict:
-    if "codes" in row:
+    # Of several files only some may have codes.
+    if row.get("codes"):
         return {"id": row["id"], "image_codes": [row["codes"]]}
     return {"id": row["id"], "images": [row["image"]]}
 
