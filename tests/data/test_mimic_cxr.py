@@ -128,6 +128,13 @@ def test_dates_and_labels_that_are_none_are_named_with_their_row(mimic, images, 
         read(mimic)
 
 
+def test_a_table_that_is_cut_short_is_named_with_its_row(mimic):
+    path = mimic.jpg / "mimic-cxr-2.0.0-metadata.csv"
+    path.write_text(path.read_text()[:-30])
+    with pytest.raises(ValueError, match=f"Row {len(mimic.images)} of '{path}' has fewer cells than columns"):
+        read(mimic)
+
+
 def test_missing_tables_columns_and_report_trees_are_named(mimic):
     with pytest.raises(FileNotFoundError, match="no folder 'files' in '.*nowhere'"):
         list(read_mimic_cxr(mimic.jpg, mimic.reports / "nowhere"))

@@ -47,7 +47,8 @@ def read_mimic_cxr(
 
     Raises:
         FileNotFoundError: a CSV file or the report tree is missing.
-        ValueError: a CSV file cannot be read, lacks a column, or has a row whose date, time or label is none.
+        ValueError: a CSV file cannot be read, lacks a column, or has a row that is cut short, or whose date, time or label is
+            none.
     """
     report = SkipReport() if skip_report is None else skip_report
     jpg_dir, reports_dir = Path(jpg_dir), Path(reports_dir)
@@ -162,7 +163,10 @@ def _rows(path: Path, columns: set[str]) -> Iterator[dict[str, str]]:
         reader = csv.DictReader(file)
         if missing := columns - set(reader.fieldnames or ()):
             raise ValueError(f"'{path}' lacks the columns {sorted(missing)}.")
-        yield from reader
+        for number, row in enumerate(reader, start=1):
+            if None in row.values():
+                raise ValueError(f"Row {number} of '{path}' has fewer cells than columns. Is the file cut short?")
+            yield row
 
 
 __all__ = ["read_mimic_cxr"]
