@@ -18,6 +18,8 @@ from transformers import (
     Trainer,
     TrainingArguments,
 )
+from transformers.quantizers.base import HfQuantizer
+from transformers.quantizers.quantizers_utils import should_convert_module
 
 from transformers_cxr import (
     CXRVQTokenizer,
@@ -237,6 +239,15 @@ def test_the_small_image_tokenizer_is_the_last_to_be_offloaded(any_model):
     memory = {"cpu": (sizes[0] + sizes[1]) // 2, "disk": 10**9}
     device_map = infer_auto_device_map(any_model[0], memory, no_split_module_classes=any_model[0]._no_split_modules)
     assert device_map["vq_tokenizer"] == "cpu" and "disk" in device_map.values()
+
+
+def test_the_image_tokenizer_is_not_quantized(tiny_model):
+    model, _ = tiny_model
+    kept = HfQuantizer.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)
+    linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    quantized = [name for name in linear if should_convert_module(name, kept)]
+    assert any(name.startswith("vq_tokenizer") for name in linear)
+    assert quantized and all(name.startswith("language_model.model.layers") for name in quantized)
 
 
 def test_the_image_tokenizer_is_not_trained(any_model, tmp_path):

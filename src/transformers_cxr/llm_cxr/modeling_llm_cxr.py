@@ -39,6 +39,8 @@ class LlmCxrForCausalLM(LlmCxrImageGenerationMixin, PreTrainedModel, GenerationM
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     _keep_in_fp32_modules_strict = ["vq_tokenizer"]
+    # Quantization looks at this one.
+    _keep_in_fp32_modules = ["vq_tokenizer"]
     _skip_keys_device_placement = ["past_key_values"]
     # None of its own; a dictionary tells PEFT to look for those of the backbone.
     _tied_weights_keys = {}
