@@ -179,9 +179,11 @@ def test_what_is_not_an_image_is_refused_by_name(folder, tmp_path):
 def test_a_seeded_text_gets_the_same_images_in_every_batch(folder):
     pipe = pipeline("cxr-generation", model=folder)
     texts = ["Normal.", "Signs of viral pneumonia in an adult.", "Normal."]
-    seeds = (3, np.int64(3), [3, 4])
+    seeds = (3, np.int64(3), np.array([3, 4]))
     results = [pipe(texts, seed=seed, num_images=2, batch_size=size) for size, seed in zip((1, 2, 3), seeds)]
     pixels = [[[entry["image"].tobytes() for entry in images] for images in result] for result in results]
     assert pixels[0] == pixels[1] == pixels[2]
     assert pixels[0][0] == pixels[0][2] != pixels[0][1]
     assert pixels[0][0][0] != pixels[0][0][1]
+    with pytest.raises(ValueError, match="`seed` must be an integer or a list of integers, got 1.5"):
+        pipe("Normal.", seed=1.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from numbers import Integral
 
 from ..llm_cxr.generation_llm_cxr import IMAGE_INSTRUCTION
@@ -47,10 +48,13 @@ class CxrGenerationPipeline(CxrPipeline):
 
     def _forward(self, model_inputs, instruction: str = IMAGE_INSTRUCTION, **kwargs):
         kwargs = self.processor.with_negative_prompt(kwargs, instruction, self.model.device)
-        if (seed := kwargs.get("seed")) is not None:
+        seed = kwargs.get("seed")
+        seed = seed.tolist() if hasattr(seed, "tolist") else seed
+        if isinstance(seed, Integral):
+            seed = [seed + i for i in range(kwargs.get("num_images", 1))]
+        if isinstance(seed, Sequence):
             # The images of a text do not depend on the texts that are in its batch.
-            seeds = [seed + i for i in range(kwargs.get("num_images", 1))] if isinstance(seed, Integral) else list(seed)
-            kwargs["seed"] = seeds * len(model_inputs["input_ids"])
+            kwargs["seed"] = [*seed] * len(model_inputs["input_ids"])
         output = self.model.generate_image(
             model_inputs["input_ids"], attention_mask=model_inputs["attention_mask"], **kwargs
         )
