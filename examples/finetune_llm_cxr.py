@@ -43,9 +43,10 @@ from transformers import (
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from transformers_cxr import CXRVQTokenizer, LlmCxrForCausalLM, LlmCxrProcessor, checkpoint
+from transformers_cxr.data.codes import tokenizer_fingerprint
 from transformers_cxr.data.durable import full_disk_as_message
 from transformers_cxr.data.mixture import STAGE_1, Stage, stage_mixture
-from transformers_cxr.data.records import PatientSplits, iterate, load_rows
+from transformers_cxr.data.records import PatientSplits, check_tokenizer, iterate, load_rows
 from transformers_cxr.data.tables import table_rows
 from transformers_cxr.training.arguments import run_script
 from transformers_cxr.training.callbacks import SampleCallback
@@ -230,6 +231,10 @@ def main(
     set_seed(training_args.seed)
     train, evaluation = load_data(data_args, training_args)
     model, processor = load_model(model_args, training_args)
+    if not (training_args.fsdp or is_deepspeed_zero3_enabled()):
+        fingerprint = tokenizer_fingerprint(model.vq_tokenizer)
+        for path in filter(None, (data_args.records, data_args.questions)):
+            check_tokenizer(path, fingerprint)
     # Of the data, what they hold counts and not where they are.
     free = {*TRAIN_FILES, "eval_conversations", "eval_texts", "eval_size"}
     settings = asdict(model_args) | {name: value for name, value in asdict(data_args).items() if name not in free}

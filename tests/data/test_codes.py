@@ -15,6 +15,7 @@ from transformers_cxr.data.codes import (
     tokenizer_fingerprint,
     write_shard,
 )
+from transformers_cxr.data.records import check_tokenizer, write_records
 
 CODES = np.arange(4 * 16, dtype=np.uint16).reshape(4, 16) % 32
 
@@ -47,6 +48,18 @@ def test_what_was_written_is_read(store, vq_tokenizer):
     vq_tokenizer.check_codes(torch.tensor(dataset[3]["codes"])[None])
     assert pq.read_schema(shard_path(store, 0)).field("codes").type == pa.list_(pa.uint16(), 16)
     assert json.loads((store / "skipped.jsonl").read_text()) == {"id": "bad", "reason": "It is no image."}
+
+
+def test_records_know_the_tokenizer_of_their_codes(store, vq_tokenizer, make_record, tmp_path):
+    path = tmp_path / "records.parquet"
+    write_records([make_record(0, id="1-0")], path, load_codes(store), codebook_size=32, num_image_tokens=16)
+    check_tokenizer(path, tokenizer_fingerprint(vq_tokenizer))
+    with torch.no_grad():
+        next(vq_tokenizer.vq_model.encoder.parameters()).add_(1)
+    with pytest.raises(ValueError, match=f"The codes in '{path}' are of another image tokenizer than the model's"):
+        check_tokenizer(path, tokenizer_fingerprint(vq_tokenizer))
+    write_records([make_record(0)], tmp_path / "without.parquet")
+    check_tokenizer(tmp_path / "without.parquet", "any")
 
 
 def test_another_decoder_is_the_same_tokenizer_and_another_encoder_is_not(store, vq_tokenizer):

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -283,6 +284,15 @@ def test_a_text_model_is_extended_and_trained_with_lora(run, text_tokenizer, mod
 def test_mistakes_are_errors_that_say_what_to_do(run, changes, message):
     with pytest.raises(ValueError, match=message):
         run(**changes)
+
+
+def test_codes_of_another_image_tokenizer_are_refused(run, records):
+    table = pq.read_table(records)
+    pq.write_table(table.replace_schema_metadata({"transformers_cxr_tokenizer": "another"}), records)
+    with pytest.raises(
+        ValueError, match=f"The codes in '{records}' are of another image tokenizer .*fingerprint another"
+    ):
+        run()
 
 
 def test_a_full_disk_is_an_error_that_says_what_to_do(run, settings, monkeypatch):

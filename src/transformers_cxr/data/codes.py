@@ -216,7 +216,7 @@ def load_codes(folder: str | os.PathLike, vq_tokenizer: CXRVQTokenizer | None = 
         ValueError: the store is not complete, it is of another tokenizer, or a shard holds codes that do not exist or another
             number of codes than an image has.
     """
-    from datasets import Dataset
+    from datasets import Dataset, DatasetInfo
 
     folder = Path(folder)
     encoding = _read_encoding(folder)
@@ -237,7 +237,8 @@ def load_codes(folder: str | os.PathLike, vq_tokenizer: CXRVQTokenizer | None = 
             raise ValueError(f"The codes in '{path}' cannot be read, or an image has no codes: {error}") from error
         _check_shard(path, table, fingerprint)
         tables.append(table.replace_schema_metadata())
-    return Dataset(pa.concat_tables(tables))
+    # `write_records` notes beside the codes which tokenizer they are of.
+    return Dataset(pa.concat_tables(tables), info=DatasetInfo(description=fingerprint))
 
 
 def _check_shard(path: Path, table: pa.Table, fingerprint: str) -> None:

@@ -266,7 +266,9 @@ def write_records(
             )
         raise ValueError(message)
     schema = _SCHEMA if "question" not in first else _QUESTION_SCHEMA
-    report.used = _write_rows([first], rows, output, schema if codes is None else schema.append(_CODES_FIELD))
+    if codes is not None:
+        schema = schema.append(_CODES_FIELD).with_metadata({_TOKENIZER_KEY: codes.info.description})
+    report.used = _write_rows([first], rows, output, schema)
     return report
 
 
@@ -339,16 +341,43 @@ def load_rows(path: str | os.PathLike, cache_dir: str | os.PathLike | None = Non
     """
     from datasets import Dataset
 
-    path = Path(path)
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-    if not files or not files[0].is_file():
-        raise FileNotFoundError(f"'{path}' is neither a Parquet file nor a folder of them.")
+    files = _parquet_files(path)
     for file in files:
         try:
             pq.read_metadata(file)
         except pa.ArrowInvalid as error:
             raise ValueError(f"'{file}' cannot be read as Parquet: {error}") from error
     return Dataset.from_parquet([str(file) for file in files], cache_dir=cache_dir and str(cache_dir))
+
+
+def _parquet_files(path: str | os.PathLike) -> list[Path]:
+    path = Path(path)
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    if not files or not files[0].is_file():
+        raise FileNotFoundError(f"'{path}' is neither a Parquet file nor a folder of them.")
+    return files
+
+
+def check_tokenizer(path: str | os.PathLike, fingerprint: str) -> None:
+    """
+    Checks that codes which [`write_records`] took from `load_codes` are those of a tokenizer; of other codes it is not known.
+
+    Args:
+        path (`str` or `os.PathLike`):
+            A Parquet file, or a folder of them.
+        fingerprint (`str`):
+            `tokenizer_fingerprint` of the tokenizer.
+
+    Raises:
+        ValueError: they are of another tokenizer.
+    """
+    for file in _parquet_files(path):
+        known = (pq.read_schema(file).metadata or {}).get(_TOKENIZER_KEY, b"").decode()
+        if known not in ("", fingerprint):
+            raise ValueError(
+                f"The codes in '{file}' are of another image tokenizer than the model's (fingerprint {known}, expected "
+                f"{fingerprint}). Encode the images with that of the model (`transformers-cxr encode --model`)."
+            )
 
 
 def iterate(rows: datasets.Dataset, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -442,3 +471,5 @@ _QUESTION_SCHEMA = pa.schema(
     [(item.name, _TYPES.get(item.name, pa.string())) for item in dataclasses.fields(QuestionRecord)]
 )
 _CODES_FIELD = pa.field("codes", pa.list_(pa.uint16()))
+# Under which the metadata of a Parquet file say which tokenizer its codes are of.
+_TOKENIZER_KEY = b"transformers_cxr_tokenizer"
