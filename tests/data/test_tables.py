@@ -124,6 +124,9 @@ def test_labels_come_from_columns_and_from_a_list(folder):
         ({"Edema": [1]}, None),
         ({"Edema": "yes"}, None),
         ([1, 0], None),
+        ("1", None),
+        ("0|1", None),
+        ({"Edema": True, "Mass": "FALSE"}, {"Edema": 1, "Mass": 0}),
         (1, None),
     ],
 )
@@ -133,7 +136,7 @@ def test_labels_are_present_absent_uncertain_or_counted_as_neither(folder, found
     columns = {"image": "file", "findings": "text", "labels": "found"}
     records = list(read_table(path, columns, skip_report=report))
     assert [record.labels for record in records] == ([] if labels is None else [labels])
-    assert report.counts == ({"a label other than 1, 0 and -1": 1} if labels is None else {})
+    assert report.counts == ({"a label without a name, or other than 1, 0 and -1": 1} if labels is None else {})
 
 
 def test_missing_cells_and_whole_numbers_are_read_as_pandas_writes_them(folder):

@@ -446,12 +446,12 @@ def select_records(
 
 def label_value(text: str) -> int:
     """
-    The value of a label, which tables also write as "1.0".
+    The value of a label, which tables also write as "1.0" or "True".
 
     Raises:
         ValueError: it is none of 1, 0 and -1.
     """
-    value = float(text)
+    value = float({"true": 1, "false": 0}.get(text.lower(), text))
     if value not in (1, 0, -1):
         raise ValueError(f"Expected a label of 1, 0 or -1, got '{text}'.")
     return int(value)

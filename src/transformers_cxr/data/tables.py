@@ -92,7 +92,7 @@ def read_table(
         try:
             labels = _labels(cell.get("labels"), {name: row[name] for name in label_columns})
         except ValueError:
-            report.skip(where, "a label other than 1, 0 and -1")
+            report.skip(where, "a label without a name, or other than 1, 0 and -1")
             continue
         try:
             # pandas writes whole numbers as "1.0" where another row has none.
@@ -207,6 +207,9 @@ def _labels(found: Any, by_column: Mapping[str, Any]) -> dict[str, int]:
         found = _parsed(found) if found.startswith(("{", "[")) else found.split("|")
     if isinstance(found, list) and all(isinstance(name, str) for name in found):
         found = {text_of(name): 1 for name in found if text_of(name)}
+        # A column of 1 and 0 belongs in `label_columns`: it is its name that the label has.
+        if numbers := [name for name in found if not any(map(str.isalpha, name))]:
+            raise ValueError(f"Expected names of labels, got {numbers}.")
     if not isinstance(found, dict):
         raise ValueError(f"Expected labels as a list, a text or an object, got {found!r}.")
     values = {label_name(name): text_of(value) for name, value in {**found, **by_column}.items()}
