@@ -1,11 +1,14 @@
+import copy
+
 import numpy as np
 import PIL.Image
 import pytest
 from datasets import Dataset
+from tokenizers.processors import TemplateProcessing
 from transformers import pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
-from transformers_cxr import CXRVQTokenizerConfig, LlmCxrProcessor
+from transformers_cxr import CXRVQTokenizerConfig, LlmCxrForCausalLM, LlmCxrProcessor
 from transformers_cxr.data.dicom_output import image_to_dicom
 from transformers_cxr.llm_cxr.dicom_llm_cxr import read_dicom
 
@@ -129,6 +132,26 @@ def test_a_question_cannot_write_tokens_of_the_model(folder):
     plain = pipe.preprocess({"image": image(0), "question": "What?"})["input_ids"][0]
     special = set(pipe.processor.tokenizer.added_tokens_decoder)
     assert [i for i in ids.tolist() if i in special] == [i for i in plain.tolist() if i in special]
+
+
+@pytest.mark.parametrize("in_template", [False, True])
+def test_prompts_begin_as_the_tokenizer_begins_a_text(text_tokenizer, llama, vq_tokenizer, in_template):
+    tokenizer = copy.deepcopy(text_tokenizer)
+    tokenizer.bos_token = tokenizer.eos_token
+    begin = (tokenizer.bos_token, tokenizer.bos_token_id)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"{begin[0]} $A", special_tokens=[begin])
+    model, processor = LlmCxrForCausalLM.from_language_model(llama, tokenizer, vq_tokenizer)
+    if in_template:
+        processor.chat_template = "{{ bos_token }}" + processor.chat_template
+    pipe = pipeline("cxr-vqa", model=model, processor=processor)
+    messages = [{"role": "user", "content": [{"type": "text", "text": "What?"}, {"type": "image", "image": image(0)}]}]
+    kwargs = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
+    expected = processor.apply_chat_template(messages, **kwargs)
+    inputs = pipe.preprocess({"image": image(0), "question": "What?"})
+    assert expected.input_ids[0, 0] == begin[1] != expected.input_ids[0, 1]
+    assert inputs.input_ids.tolist() == expected.input_ids.tolist()
+    assert inputs.attention_mask.tolist() == expected.attention_mask.tolist()
+    assert pipe(image=[image(0), image(1)], question="What?", batch_size=2, **KWARGS)
 
 
 @pytest.mark.parametrize("task", ["cxr-report", "cxr-generation"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 
+import torch
 from torch.utils.data import Dataset
 from transformers import GenerationConfig
 
@@ -24,7 +25,7 @@ class _CxrTextPipeline(CxrPipeline):
         if getattr(image, "ndim", 2) == 4:
             raise ValueError(f"Expected one image, got a batch of shape {tuple(image.shape)}: give a list of images.")
         content = [{"type": "text", "text": instruction}, {"type": "image", "image": image}]
-        return self.processor.apply_chat_template(
+        inputs = self.processor.apply_chat_template(
             [{"role": "user", "content": content}],
             add_generation_prompt=True,
             tokenize=True,
@@ -32,7 +33,15 @@ class _CxrTextPipeline(CxrPipeline):
             return_tensors="pt",
             # A question can name a token of the model, but not write one.
             sanitize_control_tokens=True,
+            # Transformers cannot do both.
+            processor_kwargs={"add_special_tokens": False},
         )
+        tokenizer = self.processor.tokenizer
+        begin = [i for i in tokenizer("").input_ids if i == tokenizer.bos_token_id]
+        if inputs["input_ids"][0, : len(begin)].tolist() != begin:
+            inputs["input_ids"] = torch.cat([torch.tensor([begin]), inputs["input_ids"]], dim=1)
+            inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        return inputs
 
     def _forward(self, model_inputs, **generate_kwargs):
         generate_kwargs = self._prepare_generate_kwargs(generate_kwargs, return_dict_in_generate=False)
