@@ -194,7 +194,7 @@ def stage_mixture(
         selected = _selected("records", records, sections=stage.sections, **filters)
         pairs = {"report": selected, "image": selected}
         if not both_directions:
-            reading = [_is_for_reading(name, seed) for name in selected["id"]]
+            reading = [_is_for_reading(row["id"], seed) for row in iterate(selected, ["id"])]
             pairs = {
                 "report": selected.select([i for i, reads in enumerate(reading) if reads]),
                 "image": selected.select([i for i, reads in enumerate(reading) if not reads]),
