@@ -63,6 +63,14 @@ def test_row_of_every_format_becomes_a_record_by_the_column_map(folder, name):
     assert [record.patient for record in records] == ["007", "8"]
 
 
+@pytest.mark.parametrize(
+    ("name", "split"), [("Training", "train"), ("testing", "test"), ("VAL", "validation"), ("fold 1", "fold 1")]
+)
+def test_splits_have_one_name(folder, name, split):
+    path = write(folder / "t.csv", [ROWS[0] | {"set": name}])
+    assert [record.split for record in read_table(path, COLUMNS)] == [split]
+
+
 def test_compressed_table_is_read(folder):
     content = write(folder / "t.csv", ROWS).read_bytes()
     with gzip.open(folder / "t.csv.gz", "wb") as file:

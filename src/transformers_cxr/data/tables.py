@@ -23,7 +23,10 @@ from .text_files import open_text
 FIELDS = {item.name for item in dataclasses.fields(StudyRecord)} | {"report"}
 METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
-SPLIT_NAMES = {"validate": "validation", "val": "validation", "valid": "validation", "dev": "validation"}
+SPLIT_NAMES = dict.fromkeys(("validate", "val", "valid", "dev"), "validation") | {
+    "training": "train",
+    "testing": "test",
+}
 
 
 def read_table(
@@ -57,7 +60,8 @@ def read_table(
             Name of the dataset where no column has it, by default that of the folder of the table: `train.csv` and
             `validation.csv` in it know a patient of both.
         split (`str`, *optional*):
-            Split where no column has it. "val", "valid", "validate" and "dev" are "validation".
+            Split where no column has it. "val", "valid", "validate" and "dev" are "validation", "training" is
+            "train", and "testing" "test".
         skip_report ([`SkipReport`], *optional*):
             Counts what is skipped: rows without an image or whose file is missing, ids that come again, rows with neither
             report nor label, and labels, sexes and age groups of another form.
