@@ -6,7 +6,7 @@ import PIL.Image
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import AutoModelForCausalLM, Gemma2Config, GenerationMixin, GraniteConfig, Lfm2Config
+from transformers import AutoModelForCausalLM, Gemma2Config, GenerationMixin, GraniteConfig, JambaConfig, Lfm2Config
 from transformers.generation.streamers import BaseStreamer
 
 from transformers_cxr import ImageGrammarLogitsProcessor, LlmCxrConfig, LlmCxrForCausalLM, generate_image, save_image
@@ -183,6 +183,25 @@ def test_several_images_of_a_backbone_that_is_partly_recurrent(text_tokenizer, v
         for text, seed in (("Normal.", 0), ("Signs of viral pneumonia.", 2))
     ]
     assert torch.equal(codes, torch.cat(alone)) and len(codes.unique(dim=0)) == 4
+
+
+def test_assisted_generation_with_a_recurrent_state_is_refused(text_tokenizer, vq_tokenizer):
+    config = JambaConfig(
+        vocab_size=len(text_tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=64,
+        num_experts=2,
+        attn_layer_period=2,
+        attn_layer_offset=1,
+        use_mamba_kernels=False,
+    )
+    base = AutoModelForCausalLM.from_config(config)
+    model, _ = LlmCxrForCausalLM.from_language_model(base, text_tokenizer, vq_tokenizer)
+    with pytest.raises(ValueError, match="not supported with stateful models"):
+        model.generate(torch.tensor([[5, 6, 5]]), prompt_lookup_num_tokens=2, max_new_tokens=8)
 
 
 def test_an_image_depends_on_its_seed_and_prompt_and_not_on_its_batch(tiny_model):

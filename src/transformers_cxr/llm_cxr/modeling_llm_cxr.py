@@ -147,6 +147,11 @@ class LlmCxrForCausalLM(LlmCxrImageGenerationMixin, PreTrainedModel, GenerationM
         """That of the backbone."""
         return self.language_model.dtype
 
+    @property
+    def _is_stateful(self) -> bool:
+        # A recurrent state cannot be taken back, as assisted generation does.
+        return self.language_model._is_stateful
+
     def get_input_embeddings(self):
         return self.language_model.get_input_embeddings()
 
