@@ -197,6 +197,8 @@ def load_model(args: ModelArguments, training_args: TrainingArguments) -> tuple[
     sharded = training_args.fsdp or is_deepspeed_zero3_enabled()
     if bool(args.model) == bool(args.language_model):
         raise ValueError("Give either `--model`, an LLM-CXR checkpoint, or `--language_model`, a model to extend.")
+    if args.model and args.vq_tokenizer:
+        raise ValueError("`--vq_tokenizer` goes with `--language_model`: the model of `--model` has its own.")
     if args.language_model:
         if sharded:
             raise ValueError(

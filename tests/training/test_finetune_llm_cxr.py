@@ -267,6 +267,7 @@ def test_a_text_model_is_extended_and_trained_with_lora(run, text_tokenizer, mod
     ("changes", "message"),
     [
         ({"model": None}, "Give either `--model`, .* or `--language_model`"),
+        ({"vq_tokenizer": "runs/vq"}, "`--vq_tokenizer` goes with `--language_model`"),
         ({"records": None}, "Give either `--conversations`, or `--records`"),
         ({"conversations": "a.jsonl"}, "Give either `--conversations`, or `--records`"),
         ({"max_steps": -1}, "Set `--max_steps`"),
