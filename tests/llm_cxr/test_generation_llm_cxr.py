@@ -185,6 +185,18 @@ def test_several_images_of_a_backbone_that_is_partly_recurrent(text_tokenizer, v
     assert torch.equal(codes, torch.cat(alone)) and len(codes.unique(dim=0)) == 4
 
 
+@pytest.mark.parametrize("boi", [True, False])
+def test_a_draft_model_of_the_same_kind_changes_no_token(tiny_model, boi):
+    model, processor = tiny_model
+    model.generation_config.num_assistant_tokens = 5
+    inputs = prompts(processor, boi=boi)
+    # Begins images as soon as they fit.
+    kwargs = {"sequence_bias": [[[model.config.boi_token_id], 1000.0]], "do_sample": False, "max_new_tokens": 30}
+    assisted = model.generate(**inputs, assistant_model=model, **kwargs)
+    assert torch.equal(assisted, model.generate(**inputs, **kwargs))
+    assert (assisted[:, inputs.input_ids.shape[1] :] >= model.config.image_token_offset).sum() == 16
+
+
 def test_assisted_generation_with_a_recurrent_state_is_refused(text_tokenizer, vq_tokenizer):
     config = JambaConfig(
         vocab_size=len(text_tokenizer),

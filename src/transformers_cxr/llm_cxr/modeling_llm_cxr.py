@@ -338,7 +338,8 @@ class LlmCxrForCausalLM(LlmCxrImageGenerationMixin, PreTrainedModel, GenerationM
     def _get_logits_processor(self, generation_config, *args, logits_processor=None, **kwargs):
         # Only here is the length known at which generation ends, whichever way it was given.
         for processor in logits_processor:
-            if isinstance(processor, ImageGrammarLogitsProcessor):
+            # A draft model, which writes a few tokens at a time, is handed the grammar of the model that it drafts for.
+            if isinstance(processor, ImageGrammarLogitsProcessor) and not generation_config.is_assistant:
                 processor.max_length = generation_config.max_length
                 if processor.min_length > processor.max_length:
                     raise ValueError(
