@@ -42,6 +42,12 @@ def test_the_command_line_goes_before_the_later_file_and_that_before_the_earlier
     assert arguments == Arguments("a", {"report": 30, "image": 70}, ["AP", "PA"], 3, 5e-6)
 
 
+def test_a_second_list_of_files_adds_to_the_first(arguments_of, tmp_path):
+    (tmp_path / "other.yaml").write_text("max_steps: 5")
+    arguments = arguments_of("output_dir: a", command_line=["--config", str(tmp_path / "other.yaml")])
+    assert arguments == Arguments("a", max_steps=5)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

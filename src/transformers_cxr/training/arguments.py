@@ -22,7 +22,7 @@ def parse_arguments(*dataclass_types: type) -> tuple:
         ValueError: a YAML file is broken, does not hold settings, or names one that no dataclass has or one of another kind.
     """
     first = argparse.ArgumentParser(add_help=False)
-    first.add_argument("--config", nargs="+", default=[])
+    first.add_argument("--config", nargs="+", action="extend", default=[])
     config, rest = first.parse_known_args()
     parser = HfArgumentParser(dataclass_types)
     parser.add_argument("--config", nargs="+", help="YAML files of settings; the command line goes before them")
