@@ -57,15 +57,15 @@ class InstructionDataset(Dataset):
     def __getitem__(self, index: int) -> dict:
         """
         `input_ids` and `labels` (`torch.LongTensor` of shape `(sequence_length,)`; labels are -100 outside of responses),
-        `task` (`int`, index into `TASKS`), `skipped` (`int`, conversations that were too long on the way to this one) and,
-        for records with `images`, `pixel_values`.
+        `task` (`int`, index into `TASKS`), `skipped` (`int`, 1 where this one stands for a conversation that is too long, else
+        0) and, for records with `images`, `pixel_values`.
 
         Raises:
             ValueError: the record has no response or an unknown task, its images do not match its slots or are not of the
                 codebook, or it is too long.
         """
-        for skipped in range(len(self)):
-            position = (index + skipped) % len(self)
+        for offset in range(len(self)):
+            position = (index + offset) % len(self)
             record = self.conversations[position]
             name = f"Conversation {position}" + (f" (id {record['id']!r})" if "id" in record else "")
             try:
@@ -74,13 +74,14 @@ class InstructionDataset(Dataset):
                 raise ValueError(f"{name}: {error}") from error
             length = len(example["input_ids"])
             if self.max_length is None or length <= self.max_length:
-                return {**example, "skipped": skipped}
+                return {**example, "skipped": int(offset > 0)}
             if not self.skip_too_long:
                 raise ValueError(
                     f"{name} has {length} tokens, and {self.max_length} are allowed. Shorten it, or skip all that are too "
                     "long (`skip_too_long`)."
                 )
-            logger.warning(f"{name} is skipped: it has {length} tokens, and {self.max_length} are allowed.")
+            if not offset:
+                logger.warning(f"{name} is skipped: it has {length} tokens, and {self.max_length} are allowed.")
         raise ValueError(f"None of the {len(self)} conversations fits into {self.max_length} tokens.")
 
     def fitting(self) -> InstructionDataset:
