@@ -6,6 +6,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+import torch.nn.functional as F
 from accelerate.state import AcceleratorState
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import TrainingArguments
@@ -37,11 +38,16 @@ RECORDS = [
 ]
 
 
+def smoothed_loss(outputs, labels, num_items_in_batch):
+    logits, targets = outputs["logits"][:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+    return F.cross_entropy(logits, targets, label_smoothing=0.1, reduction="sum") / num_items_in_batch
+
+
 @pytest.fixture
 def trainer_of(tiny_model, tmp_path):
     tiny, processor = tiny_model
 
-    def make(records=RECORDS, model=tiny, packing=None, dataset_options=None, **settings):
+    def make(records=RECORDS, model=tiny, packing=None, dataset_options=None, compute_loss_func=None, **settings):
         arguments = TrainingArguments(
             output_dir=str(tmp_path / "run"),
             max_steps=settings.pop("max_steps", 2),
@@ -59,7 +65,12 @@ def trainer_of(tiny_model, tmp_path):
         dataset = InstructionDataset(records, processor, **(dataset_options or {}))
         collator = InstructionCollator(0, packing, return_tasks=True)
         return InstructionTrainer(
-            model=model, args=arguments, train_dataset=dataset, eval_dataset=dataset, data_collator=collator
+            model=model,
+            args=arguments,
+            train_dataset=dataset,
+            eval_dataset=dataset,
+            data_collator=collator,
+            compute_loss_func=compute_loss_func,
         )
 
     return make
@@ -157,6 +168,24 @@ def test_skipped_conversations_are_counted(trainer_of):
     trainer = trainer_of(records, dataset_options={"max_length": 120, "skip_too_long": True})
     trainer.train()
     assert [entry["skipped_conversations"] for entry in trainer.state.log_history if "loss" in entry] == [2, 4]
+
+
+@pytest.mark.parametrize("own", [{"label_smoothing_factor": 0.1}, {"compute_loss_func": smoothed_loss}], ids=str)
+def test_smoothed_labels_and_a_loss_of_the_caller_leave_the_losses_of_the_tasks(trainer_of, tiny_model, own):
+    model, processor = tiny_model
+    trainer = trainer_of(packing="rows", learning_rate=0.0, max_steps=1, **own)
+    trainer.train()
+    logged = next(entry for entry in trainer.state.log_history if "loss" in entry)
+    dataset = InstructionDataset(RECORDS, processor)
+    examples = [dataset[i] for i in range(4)]
+    outputs = [model(input_ids=example["input_ids"][None]) for example in examples]
+    tokens = sum(int((example["labels"] != -100).sum()) for example in examples)
+    expected = sum(
+        smoothed_loss(output, example["labels"][None], tokens) for output, example in zip(outputs, examples)
+    ).item()
+    assert float(logged["loss"]) == pytest.approx(expected, rel=1e-5)
+    means = mean_losses(losses_alone(model, processor, RECORDS[:4]), "loss")
+    assert float(logged["loss_vqa"]) == pytest.approx(means["loss_vqa"], rel=1e-5)
 
 
 def test_packing_in_rows_with_flash_attention_is_refused(trainer_of, tiny_model):

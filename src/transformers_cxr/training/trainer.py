@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from transformers import Trainer
@@ -29,6 +31,9 @@ class InstructionTrainer(Trainer):
             raise ValueError(
                 f"The attention '{attention}' tells packed conversations apart in one row only: take the packing 'one_row'."
             )
+        if self.label_smoother is not None:
+            # The Trainer shifts the labels for the classes of Transformers alone.
+            self.label_smoother = partial(self.label_smoother, shift_labels=True)
         # Loss, response tokens and skipped conversations of each task.
         self._train_totals = torch.zeros(len(TASKS), 3, dtype=torch.double, device=self.args.device)
         self._skipped = 0
@@ -41,9 +46,11 @@ class InstructionTrainer(Trainer):
             inputs["input_ids"], inputs["labels"] = base.replace_image_placeholders(
                 inputs["input_ids"], inputs.pop("pixel_values"), inputs["labels"]
             )
+        # With label smoothing or a loss of the caller's, the Trainer takes them out.
+        labels = inputs["labels"]
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         self._of_examples = torch.stack(
-            (*losses_of_examples(outputs["logits"], inputs["labels"], examples, len(tasks)), skipped.double()), dim=1
+            (*losses_of_examples(outputs["logits"], labels, examples, len(tasks)), skipped.double()), dim=1
         )
         self._tasks_of_examples = tasks
         if model.training:
