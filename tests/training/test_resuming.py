@@ -12,10 +12,12 @@ def arguments(tmp_path, **settings):
     return TrainingArguments(output_dir=str(tmp_path / "run"), use_cpu=True, report_to="none", **settings)
 
 
-def write_checkpoint(tmp_path, step, whole=True):
+def write_checkpoint(tmp_path, step, whole=True, model_alone=False):
     folder = tmp_path / f"run/checkpoint-{step}"
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(b"")
+    if not model_alone:
+        (folder / "rng_state.pth").write_bytes(b"")
     if whole:
         (folder / "trainer_state.json").write_text("{}")
 
@@ -63,6 +65,13 @@ def test_another_run_is_refused(tmp_path, settings, trainer_settings, message):
     write_checkpoint(tmp_path, 20)
     with pytest.raises(ValueError, match=message):
         checkpoint_of_run(arguments(tmp_path, **trainer_settings), settings)
+
+
+def test_a_model_alone_is_not_gone_on_with(tmp_path):
+    checkpoint_of_run(arguments(tmp_path), {})
+    write_checkpoint(tmp_path, 20, model_alone=True)
+    with pytest.raises(ValueError, match="checkpoint-20' holds a model alone"):
+        checkpoint_of_run(arguments(tmp_path), {})
 
 
 def test_data_are_known_by_their_content(tmp_path):

@@ -45,7 +45,7 @@ def checkpoint_of_run(arguments: TrainingArguments, settings: dict[str, Any]) ->
         `str`, *optional*: `OUTPUT_DIR/checkpoint-STEP`; one whose writing was cut short is passed over.
 
     Raises:
-        ValueError: the folder holds checkpoints of a run with other settings.
+        ValueError: the folder holds checkpoints of a run with other settings, or of models alone (`save_only_model`).
     """
     settings = {**settings, **{name: getattr(arguments, name) for name in _RESULT_SETTINGS}}
     settings["conversations_a_step"] = (
@@ -56,7 +56,16 @@ def checkpoint_of_run(arguments: TrainingArguments, settings: dict[str, Any]) ->
     states = output_dir.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")
     steps = [int(state.parent.name.removeprefix("checkpoint-")) for state in states]
     check_same_run(output_dir, settings, has_checkpoints=bool(steps), writes=arguments.process_index == 0)
-    return str(output_dir / f"checkpoint-{max(steps)}") if steps else None
+    if not steps:
+        return None
+    checkpoint = output_dir / f"checkpoint-{max(steps)}"
+    # The Trainer would go on with a new optimizer and a new schedule.
+    if not list(checkpoint.glob("rng_state*.pth")):
+        raise ValueError(
+            f"'{checkpoint}' holds a model alone (`save_only_model`), from which no training can go on. Choose another "
+            "`output_dir`, and leave `save_only_model` out where a run is to be resumed."
+        )
+    return str(checkpoint)
 
 
 def check_same_run(output_dir: str | Path, settings: dict[str, Any], has_checkpoints: bool, writes: bool) -> None:
