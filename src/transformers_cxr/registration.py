@@ -40,8 +40,10 @@ def _register_image_processor():
     from .llm_cxr.configuration_llm_cxr import CXRVQTokenizerConfig, LlmCxrConfig
     from .llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor
 
+    # There is one for both backends: without the second, loading it warns that torchvision is not available.
+    classes = {"pil": LlmCxrImageProcessor, "torchvision": LlmCxrImageProcessor}
     for config in (CXRVQTokenizerConfig, LlmCxrConfig):
-        AutoImageProcessor.register(config, image_processor_classes={"pil": LlmCxrImageProcessor}, exist_ok=True)
+        AutoImageProcessor.register(config, image_processor_classes=classes, exist_ok=True)
 
 
 def _register_processor():
