@@ -45,6 +45,11 @@ def test_report_of_one_image_and_of_every_kind_of_several(folder, tmp_path):
     assert pipe(images[0], generate_kwargs=KWARGS) == single[0]
 
 
+@pytest.mark.parametrize("task", ["cxr-report", "cxr-vqa", "cxr-generation"])
+def test_no_inputs_give_no_outputs(folder, task):
+    assert pipeline(task, model=folder)([]) == []
+
+
 def test_dicom_is_read_as_any_other_image(folder, tmp_path):
     report, vqa = (pipeline(task, model=folder) for task in ("cxr-report", "cxr-vqa"))
     dataset = image_to_dicom(image(0))

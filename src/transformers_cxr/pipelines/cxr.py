@@ -31,8 +31,9 @@ class CxrPipeline(Pipeline):
         self.model.check_processor(self.processor)
 
     def __call__(self, inputs, **kwargs):
-        if is_sequence(inputs) and not isinstance(inputs, list):
-            # Transformers takes it for one input. One by one, as the images of a column may not fit into memory together.
+        if is_sequence(inputs) and not (inputs and isinstance(inputs, list)):
+            # Transformers takes it for one input, and looks for the first of an empty list. One by one, as the images of a
+            # column may not fit into memory together.
             return list(super().__call__((each for each in inputs), **kwargs))
         return super().__call__(inputs, **kwargs)
 
