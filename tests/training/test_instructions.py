@@ -146,8 +146,8 @@ def test_a_conversation_that_is_too_long_is_an_error_that_names_it(tiny_model):
 def test_a_conversation_that_is_too_long_can_be_skipped_and_is_counted(tiny_model):
     short, long = record("vqa", seed=1), record("text", "Yes. " * 99, id="study 7")
     dataset = InstructionDataset([long, long, short], tiny_model[1], 120, skip_too_long=True)
-    assert [dataset[i]["skipped"] for i in range(3)] == [1, 1, 0]
     assert torch.equal(dataset[0]["input_ids"], dataset[2]["input_ids"])
+    assert [example["skipped"] for example in dataset] == [1, 1, 0]
     assert len(dataset.fitting()) == 1
     dataset = InstructionDataset([long, long], tiny_model[1], 120, skip_too_long=True)
     with pytest.raises(ValueError, match="None of the 2 conversations fits into 120 tokens"):

@@ -161,6 +161,11 @@ class LlmCxrProcessor(ProcessorMixin):
         tokenizer.padding_side = "left"
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
+    @property
+    def model_input_names(self) -> list[str]:
+        # The Trainer measures an example by the first (`group_by_length`): all have ids, and only some an image.
+        return sorted(super().model_input_names, key=lambda name: name != "input_ids")
+
     @classmethod
     def from_tokenizer(
         cls,

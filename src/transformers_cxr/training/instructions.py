@@ -61,9 +61,12 @@ class InstructionDataset(Dataset):
         0) and, for records with `images`, `pixel_values`.
 
         Raises:
+            IndexError: there are fewer conversations.
             ValueError: the record has no response or an unknown task, its images do not match its slots or are not of the
                 codebook, or it is too long.
         """
+        if index >= len(self):
+            raise IndexError(f"Conversation {index} of {len(self)}.")
         for offset in range(len(self)):
             position = (index + offset) % len(self)
             record = self.conversations[position]
