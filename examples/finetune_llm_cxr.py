@@ -120,8 +120,8 @@ class SampleArguments:
 
 
 def load_conversations(path: str) -> Sequence[dict]:
-    """Conversation records of a JSON Lines file, read into memory, or of a Parquet file or a folder of them, memory-mapped."""
-    return list(table_rows(path)) if path.endswith(".jsonl") else load_rows(path)
+    """Conversation records of a Parquet file or a folder of them, memory-mapped, or of a JSON Lines file, read into memory."""
+    return load_rows(path) if path.endswith(".parquet") or Path(path).is_dir() else list(table_rows(path))
 
 
 def load_data(args: DataArguments, training_args: TrainingArguments) -> tuple[Sequence[dict], Sequence[dict] | None]:
@@ -133,6 +133,11 @@ def load_data(args: DataArguments, training_args: TrainingArguments) -> tuple[Se
         return load_conversations(args.conversations), evaluation
     if training_args.max_steps < 1:
         raise ValueError("Set `--max_steps`: a mixture of tasks has no end of its own.")
+    if training_args.train_sampling_strategy not in ("random", "sequential"):
+        raise ValueError(
+            f"`--train_sampling_strategy {training_args.train_sampling_strategy}` goes with `--conversations`: a mixture keeps "
+            "its ratios in its own order alone."
+        )
     stage = Stage(args.ratios, tuple(args.views) or None, args.first_study, args.sections)
     paths = (args.records, args.questions, args.texts, args.eval_texts)
     records, questions, texts, eval_texts = (load_rows(path) if path else None for path in paths)

@@ -1,5 +1,6 @@
 """The fine-tuning script, end to end on tiny models: data, resuming, processes, recipes, mistakes."""
 
+import gzip
 import json
 import os
 import random
@@ -222,8 +223,9 @@ def own_conversations(tmp_path):
     }
 
 
-def test_own_conversations_train_for_epochs(run, own_conversations, tmp_path):
-    run(**own_conversations, max_steps=-1, num_train_epochs=3)
+@pytest.mark.parametrize("strategy", ["random", "group_by_length"])
+def test_own_conversations_train_for_epochs(run, own_conversations, tmp_path, strategy):
+    run(**own_conversations, max_steps=-1, num_train_epochs=3, train_sampling_strategy=strategy)
     assert (tmp_path / "run/checkpoint-6").is_dir()
     assert json.loads((tmp_path / "run/eval_results.json").read_text())["eval_loss_vqa"] > 0
 
@@ -271,6 +273,7 @@ def test_a_text_model_is_extended_and_trained_with_lora(run, text_tokenizer, mod
         ({"records": None}, "Give either `--conversations`, or `--records`"),
         ({"conversations": "a.jsonl"}, "Give either `--conversations`, or `--records`"),
         ({"max_steps": -1}, "Set `--max_steps`"),
+        ({"train_sampling_strategy": "group_by_length"}, "goes with `--conversations`: a mixture keeps its ratios"),
         ({"ratios": {"text": 1}}, "asks for task 'text', but data are given only for"),
         ({"ratios": {"reprot": 1}}, r"unknown tasks \['reprot'\]; there are report, image, vqa, text"),
         ({"ratios": {"report": "most"}}, "numbers for ratios, got {'report': 'most'}"),
@@ -303,6 +306,12 @@ def test_a_full_disk_is_an_error_that_says_what_to_do(run, settings, monkeypatch
     monkeypatch.setattr("torch.save", fill)
     with pytest.raises(OSError, match=f"No space left on the disk.*{settings['output_dir']}"):
         run(max_steps=3)
+
+
+def test_conversations_are_read_from_compressed_lines_too(script, own_conversations, tmp_path):
+    lines = (tmp_path / "train.jsonl").read_bytes()
+    (tmp_path / "train.jsonl.gz").write_bytes(gzip.compress(lines))
+    assert len(script.load_conversations(str(tmp_path / "train.jsonl.gz"))) == 8
 
 
 def test_a_broken_file_of_conversations_is_an_error_that_names_the_line(run, tmp_path):
