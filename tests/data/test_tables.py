@@ -88,6 +88,18 @@ def test_patient_of_two_tables_in_a_folder_is_one_patient(folder, monkeypatch):
         check_patients(**sets)
 
 
+def test_an_image_in_the_table_is_known_by_its_path_and_several_are_an_error(folder):
+    images = [{"bytes": b"\x89PNG", "path": name} for name in ("007.png", "3.png", None)]
+    path, report = write(folder / "t.parquet", [row | {"file": i} for row, i in zip(ROWS * 2, images)]), SkipReport()
+    assert [record.id for record in read_table(path, COLUMNS, skip_report=report)] == ["007.png"]
+    assert report.skipped == [("3.png", "no image file"), ("row 3", "no image")]
+    path = write(folder / "t.jsonl", [ROWS[0] | {"file": ["007.png", "b/2.png"]}])
+    with pytest.raises(
+        ValueError, match="Row 1 of '.*t.jsonl' has a list of images, .*; expected a row for each image"
+    ):
+        list(read_table(path, COLUMNS))
+
+
 def test_imagefolder_is_read_by_its_metadata_and_named_after_its_folder(folder):
     write(folder / "metadata.jsonl", ROWS)
     records = list(read_table(folder, COLUMNS))

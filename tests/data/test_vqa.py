@@ -113,6 +113,19 @@ def test_missing_cells_name_no_image_and_no_study(tmp_path):
     assert report.skipped == [("v.json:3", "no image and no study")]
 
 
+def test_an_image_in_the_table_is_known_by_its_path_and_several_are_an_error(tmp_path):
+    pair = {"question": "Is it?", "answer": "No."}
+    rows = [{"image": {"bytes": "ÿØÿ", "path": "synpic1.jpg"}}, {"image": {"bytes": "ÿØÿ", "path": None}}]
+    path, report = write(tmp_path / "v.json", [row | pair for row in rows]), SkipReport()
+    assert [record.id for record in read_vqa(path, skip_report=report, images_needed=False)] == ["synpic1.jpg"]
+    assert report.skipped == [("v.json:2", "no image and no study")]
+    rows = [{"image": ["1.png", "2.png"], "study": "8"}, {"image": ["1.png", "2.png"], "study": ""}]
+    questions = read_vqa(write(path, [row | pair for row in rows]), records=[make_record(1, "8")])
+    assert next(questions).id == "image-1"
+    with pytest.raises(ValueError, match=r"Row 2 of '.*v.json' has a list of images, \['1.png', '2.png'\]"):
+        next(questions)
+
+
 def test_rows_without_an_image_or_what_is_asked_for_are_errors(tmp_path):
     path = write(tmp_path / "v.json", [{"question": "Is it?", "answer": "No."}])
     with pytest.raises(ValueError, match="names neither an image .* nor a study"):

@@ -48,10 +48,10 @@ def read_table(
             with `metadata.csv`, `.jsonl` or `.parquet`, as `datasets`' `imagefolder` has it.
         columns (`Mapping[str, str]`):
             The column of each field of [`StudyRecord`], for instance `{"image": "file_name", "patient": "patient_id",
-            "report": "text"}`. `image` is needed. `report` is a whole report, whose sections are found by `parse_report`.
-            `labels` is a list or a text of the labels that are present, with "|" between them, or an object of labels with 1,
-            0 or -1; "normal" is "No Finding", in any case. Without a column, the id is the image's path as the table has it,
-            study and patient are the id.
+            "report": "text"}`. `image` is needed: a path, or an image in the table itself as `datasets` writes it, with a path.
+            `report` is a whole report, whose sections are found by `parse_report`. `labels` is a list or a text of the
+            labels that are present, with "|" between them, or an object of labels with 1, 0 or -1; "normal" is "No Finding", in
+            any case. Without a column, the id is the image's path as the table has it, study and patient are the id.
         label_columns (`Sequence[str]`, *optional*):
             Columns named after a label, with 1, 0, -1 or nothing, as CheXpert has them.
         images_dir (`str` or `os.PathLike`, *optional*):
@@ -73,7 +73,7 @@ def read_table(
 
     Raises:
         FileNotFoundError: there is no such file, or no metadata in the folder.
-        ValueError: the file is of another kind or broken, or a column of the map is missing.
+        ValueError: the file is of another kind or broken, a column of the map is missing, or a row has several images.
     """
     report = SkipReport() if skip_report is None else skip_report
     path = Path(path)
@@ -90,7 +90,8 @@ def read_table(
         if missing := {*columns.values(), *label_columns} - set(row):
             raise ValueError(f"Row {number} of '{path}' lacks the columns {sorted(missing)}; it has {sorted(row)}.")
         cell = {name: row[column] for name, column in columns.items()}
-        values = {name: text_of(value) for name, value in cell.items() if name != "labels"}
+        values = {name: text_of(value) for name, value in cell.items() if name not in ("labels", "image")}
+        values["image"] = image_path(cell["image"], f"Row {number} of '{path}'")
         image_id = values.get("id") or values["image"]
         where = image_id or f"row {number}"
         try:
@@ -203,6 +204,18 @@ def text_of(value: Any) -> str:
     return "" if text.lower() == "nan" else text
 
 
+def image_path(cell: Any, where: str) -> str:
+    """
+    The path in a cell, also that of an image which is in the table itself as `datasets` writes it; "" where there is none.
+
+    Raises:
+        ValueError: the cell is a list; `where` names it.
+    """
+    if isinstance(cell, list):
+        raise ValueError(f"{where} has a list of images, {cell!r:.200}; expected a row for each image.")
+    return text_of(cell["path"] if isinstance(cell, dict) else cell)
+
+
 def _labels(found: Any, by_column: Mapping[str, Any]) -> dict[str, int]:
     """Of each label its value. What names labels without one, a list or a text with "|", names those that are present."""
     if not text_of(found):
@@ -231,4 +244,4 @@ def _parsed(text: str) -> Any:
             raise ValueError(f"'{text}' is neither JSON nor Python.") from error
 
 
-__all__ = ["folder_name", "read_table", "table_rows", "text_of"]
+__all__ = ["folder_name", "image_path", "read_table", "table_rows", "text_of"]

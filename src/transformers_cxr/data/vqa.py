@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .instructions import affirms
 from .records import QuestionRecord, SkipReport, StudyRecord
-from .tables import SPLIT_NAMES, folder_name, table_rows, text_of
+from .tables import SPLIT_NAMES, folder_name, image_path, table_rows, text_of
 
 # How VQA-RAD, SLAKE and others name the image of a question.
 IMAGE_COLUMNS = ("image", "image_name", "img_name", "file_name", "image_path")
@@ -38,7 +38,7 @@ def read_vqa(
             A JSON, JSON Lines, CSV or Parquet file whose rows have `question` and `answer`, or a list of such objects as
             `questions`, and an image (`image`, `image_name`, `img_name`, `file_name` or `image_path`: VQA-RAD, SLAKE) or a
             study (`study` or `study_id`: `transformers-cxr convert-vqa`, `examples/make_vqa.py`), whose dataset may be named
-            by `source`.
+            by `source`. An image is a path, or is in the table itself as `datasets` writes it, with a path.
         images_dir (`str` or `os.PathLike`, *optional*):
             Folder that paths of images are relative to, by default that of the file.
         records (iterable of [`StudyRecord`], *optional*):
@@ -62,7 +62,8 @@ def read_vqa(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is broken, or its rows have no column for an image or a study, or none that `where` asks for.
+        ValueError: the file is broken, or its rows have no column for an image or a study, a list of images, or none of the
+            columns that `where` asks for.
     """
     report = SkipReport() if skip_report is None else skip_report
     path = Path(path)
@@ -80,7 +81,8 @@ def read_vqa(
             report.skip(name, "left out by `where`")
             continue
         study = next((text_of(row[key]) for key in STUDY_COLUMNS if key in row), None)
-        image = next((text_of(row[key]) for key in IMAGE_COLUMNS if key in row), None)
+        images = (row[key] for key in IMAGE_COLUMNS if key in row and not study)
+        image = next((image_path(cell, f"Row {number} of '{path}'") for cell in images), None)
         if study is None and image is None:
             raise ValueError(
                 f"Row {number} of '{path}' names neither an image {IMAGE_COLUMNS} nor a study {STUDY_COLUMNS}; it has "
