@@ -93,8 +93,8 @@ def measure(
 
 def read_classes(data_dir: str, split: str) -> torch.LongTensor:
     """
-    The index in `CLASSES` of each image of a split, -1 where it is not known; of the datasets that `train_classifier.load`
-    reads.
+    The index in `CLASSES` of each image of a split, -1 where it is not known; of the datasets that
+    `train_classifier.classified_studies` reads.
     """
     studies = read_image_folder(data_dir, split)
     sources = {study.source for study in studies if study.etiology}

@@ -229,6 +229,9 @@ class Student(torch.nn.Module):
 class ReadingTrainer(Trainer):
     """Trainer with the losses of the [`Student`]."""
 
+    # It is the mean over a batch, and the Trainer takes that over accumulated ones.
+    loss_is_scaled_for_ga = False
+
     def __init__(
         self, model: LlmCxrForCausalLM, script_args: ScriptArguments, teacher: CodeClassifier | None, **kwargs
     ):
@@ -271,6 +274,8 @@ def turn_loss(logits: torch.FloatTensor, labels: torch.LongTensor) -> torch.Floa
 def main(args: ScriptArguments, training_args: TrainingArguments):
     if args.student and not args.teacher:
         raise ValueError(f"`student` '{args.student}' needs the `teacher` that it learnt from.")
+    if training_args.max_steps < 1:
+        raise ValueError("Set `--max_steps`: examples are drawn without an end of their own.")
     set_seed(training_args.seed)
     output_dir = Path(training_args.output_dir)
     studies = read_image_folder(args.data_dir, "train")
@@ -282,7 +287,8 @@ def main(args: ScriptArguments, training_args: TrainingArguments):
     codes = codes_of(studies, load_codes(args.codes, model.vq_tokenizer))
     teacher = CodeClassifier.from_pretrained(args.teacher).eval().requires_grad_(False) if args.teacher else None
     augmentation = CodeAugmentation(model.vq_tokenizer) if teacher else None
-    size = training_args.max_steps * training_args.train_batch_size * training_args.world_size
+    size = training_args.max_steps * training_args.train_batch_size * training_args.gradient_accumulation_steps
+    size *= training_args.world_size
     pad = InstructionCollator(processor.tokenizer.pad_token_id)
     trainer = ReadingTrainer(
         model=model,

@@ -50,14 +50,30 @@ def class_of(study: Study) -> str | None:
     return "normal" if study.findings == ("No Finding",) else study.etiology or None
 
 
-def load(data_dir: str, split: str, image_size: int) -> list[dict[str, torch.Tensor]]:
+def classified_studies(data_dir: str, split: str) -> list[Study]:
     """
-    The labelled studies of a split: `pixel_values`, `torch.uint8` of shape `(1, image_size, image_size)`, and `labels`. Of
-    the datasets only those are read that know bacterial from viral, where "normal" is of the same kind of patients.
+    The studies of a split that are of one of the `CLASSES`. Of the datasets only those are read that know bacterial from
+    viral, where "normal" is of the same kind of patients.
+
+    Raises:
+        ValueError: there is none of one of the classes.
     """
     studies = read_image_folder(data_dir, split)
     sources = {study.source for study in studies if study.etiology}
     studies = [study for study in studies if study.source in sources and class_of(study)]
+    if missing := sorted(set(CLASSES) - set(map(class_of, studies))):
+        raise ValueError(
+            f"The split '{split}' of '{data_dir}' has no study of {missing}: expected the label 'No Finding' alone, and "
+            "'bacterial' and 'viral' in the column `etiology`, of one `source`."
+        )
+    return studies
+
+
+def load(data_dir: str, split: str, image_size: int) -> list[dict[str, torch.Tensor]]:
+    """
+    The [`classified_studies`] of a split: `pixel_values`, `torch.uint8` of shape `(1, image_size, image_size)`, and `labels`.
+    """
+    studies = classified_studies(data_dir, split)
     processor = LlmCxrImageProcessor(
         size={"shortest_edge": image_size},
         crop_size={"height": image_size, "width": image_size},
@@ -92,16 +108,17 @@ def augment(pixel_values: torch.FloatTensor) -> torch.FloatTensor:
 
 
 class ClassifierTrainer(Trainer):
-    """Trainer with augmented images in training and a loss in which every class weighs the same."""
+    """Trainer with a loss in which every class weighs as it should. A batch holds the model's inputs and `labels`."""
 
     def __init__(self, class_weights: torch.FloatTensor, **kwargs):
         super().__init__(**kwargs)
         self.class_weights = class_weights
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        outputs = model(pixel_values=inputs["pixel_values"])
+        labels = inputs.pop("labels")
+        outputs = model(**inputs)
         weights = self.class_weights.to(outputs.logits.device)
-        loss = F.cross_entropy(outputs.logits, inputs["labels"], weights, label_smoothing=0.05)
+        loss = F.cross_entropy(outputs.logits, labels, weights, label_smoothing=0.05)
         return (loss, outputs) if return_outputs else loss
 
 

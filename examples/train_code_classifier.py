@@ -22,13 +22,13 @@ import torch
 from datasets import Dataset
 from torch import nn
 from torch.nn import functional as F
-from train_classifier import CLASSES, balanced_accuracies, class_of
-from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainingArguments, set_seed
+from train_classifier import CLASSES, ClassifierTrainer, balanced_accuracies, class_of, classified_studies
+from transformers import PreTrainedConfig, PreTrainedModel, TrainingArguments, set_seed
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from transformers_cxr import CXRVQTokenizer
 from transformers_cxr.data.codes import load_codes
-from transformers_cxr.data.image_folder import Study, read_image_folder
+from transformers_cxr.data.image_folder import Study
 from transformers_cxr.training.arguments import run_script
 from transformers_cxr.training.resuming import checkpoint_of_run
 
@@ -141,21 +141,16 @@ def main(args: ScriptArguments, training_args: TrainingArguments):
     vq_tokenizer = CXRVQTokenizer.from_pretrained(args.vq_tokenizer).eval()
     examples = {}
     for split, store in zip(("train", "validation"), args.codes, strict=True):
-        studies = read_image_folder(args.data_dir, split)
+        studies = classified_studies(args.data_dir, split)
         codes = codes_of(studies, load_codes(store, vq_tokenizer))
-        sources = {study.source for study in studies if study.etiology}
         examples[split] = [
             {"image_codes": row, "labels": CLASSES.index(class_of(study))}
             for study, row in zip(studies, codes, strict=True)
-            if study.source in sources and class_of(study)
         ]
     augment, rng = CodeAugmentation(vq_tokenizer), np.random.default_rng(training_args.seed)
     # As `teach_reading.py` draws them: half of the studies are normal, a quarter bacterial and a quarter viral.
     counts = torch.bincount(torch.tensor([row["labels"] for row in examples["train"]]))
     weights = torch.tensor([0.5, 0.25, 0.25]) * counts.sum() / counts
-
-    def loss(outputs: ImageClassifierOutput, labels: torch.LongTensor, num_items_in_batch=None) -> torch.FloatTensor:
-        return F.cross_entropy(outputs.logits, labels, weights.to(labels.device), label_smoothing=0.05)
 
     def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
         codes = [row["image_codes"] for row in rows]
@@ -171,13 +166,13 @@ def main(args: ScriptArguments, training_args: TrainingArguments):
     )
     model = CodeClassifier(config)
     model.begin_from_codebook(vq_tokenizer)
-    trainer = Trainer(
+    trainer = ClassifierTrainer(
+        class_weights=weights,
         model=model,
         args=training_args,
         train_dataset=examples["train"],
         eval_dataset=examples["validation"],
         data_collator=collate,
-        compute_loss_func=loss,
         compute_metrics=balanced_accuracies,
     )
     trainer.train(resume_from_checkpoint=checkpoint_of_run(training_args, asdict(args)))

@@ -1,5 +1,6 @@
 import copy
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -109,6 +110,25 @@ def test_a_classifier_of_codes_teaches_a_model_that_then_goes_on(scripts, folder
     assert distances[0] < distances[1] / 3
 
 
+def test_the_loss_of_accumulated_batches_is_their_mean(scripts, folder):
+    teach = scripts.reading.ScriptArguments(
+        str(folder), str(folder / "train_codes"), str(folder / "model"), finding_weight=1.0
+    )
+    classify = scripts.classifier.ScriptArguments(
+        str(folder), str(folder / "vq"), [str(folder / f"{split}_codes") for split in ("train", "validation")]
+    )
+    for script, args in ((scripts.reading, teach), (scripts.classifier, classify)):
+        losses = []
+        for number in (1, 2):
+            output_dir = folder / f"{script.__name__}-{number}"
+            settings = {"gradient_accumulation_steps": number, "learning_rate": 0.0, "logging_steps": 1}
+            settings = training_arguments(output_dir, max_steps=1, **settings)
+            script.main(args, replace(settings, save_strategy="steps", save_steps=1))
+            state = json.loads((output_dir / "checkpoint-1/trainer_state.json").read_text())
+            losses.append(state["log_history"][0]["loss"])
+        assert losses[1] == pytest.approx(losses[0], rel=0.3)
+
+
 def test_codes_are_those_of_the_studies_by_name(scripts, folder, vq_tokenizer):
     studies = read_image_folder(folder, "validation")
     store = load_codes(folder / "validation_codes", vq_tokenizer)
@@ -163,3 +183,5 @@ def test_mistakes_are_named(scripts, tmp_path):
         scripts.reading.main(
             scripts.reading.ScriptArguments("", "", "", student="a.safetensors"), training_arguments(tmp_path)
         )
+    with pytest.raises(ValueError, match="Set `--max_steps`"):
+        scripts.reading.main(scripts.reading.ScriptArguments("", "", ""), training_arguments(tmp_path))
