@@ -130,6 +130,13 @@ def test_a_conversation_that_is_wrong_is_an_error_that_names_it(trainer, tiny_mo
         samples(trainer, tiny_model[1], [*RECORDS, {**RECORDS[2], "messages": messages}])
 
 
+def test_conversations_without_codes_give_a_warning_and_no_samples(trainer, tiny_model, caplog, tmp_path):
+    trainer.add_callback(samples(trainer, tiny_model[1], RECORDS[:1]))
+    assert "There will be no samples" in caplog.text
+    trainer.train()
+    assert list((tmp_path / "run/samples").iterdir()) == []
+
+
 def test_sharded_weights_are_refused(trainer, tiny_model, monkeypatch):
     monkeypatch.setattr(callbacks, "is_deepspeed_zero3_enabled", lambda: True)
     with pytest.raises(ValueError, match="set `sample_steps` to 0"):

@@ -11,12 +11,15 @@ import PIL.Image
 import torch
 from transformers import Trainer, TrainerCallback
 from transformers.integrations import TensorBoardCallback, WandbCallback, is_deepspeed_zero3_enabled
+from transformers.utils import logging
 
 from ..llm_cxr.image_processing_llm_cxr import save_image
 from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
 from ..llm_cxr.processing_llm_cxr import GENERATED_NOTICE, LlmCxrProcessor
 from ..notices import TEXT_NOTICE
 from .instructions import InstructionDataset
+
+logger = logging.get_logger(__name__)
 
 # Among so many of the first conversations samples are looked for.
 _NUM_SEARCHED = 1000
@@ -36,7 +39,8 @@ class SampleCallback(TrainerCallback):
             That of the model.
         conversations (sequence of `dict`):
             Records with `image_codes`. The first with an X-ray and a text about it are answered again, and the first with an
-            image for a response are drawn again, each from what comes before its first response.
+            image for a response are drawn again, each from what comes before its first response. Where there are none, a
+            warning says so.
         every (`int`):
             Steps between samples.
         num_samples (`int`, *optional*, defaults to 4):
@@ -75,6 +79,11 @@ class SampleCallback(TrainerCallback):
                 samples.append(_Sample(record))
         self.read = [sample for sample in samples if sample.prompt_codes and not sample.draws][:num_samples]
         self.drawn = [sample for sample in samples if sample.draws][:num_samples]
+        if not (self.read or self.drawn):
+            logger.warning(
+                f"There will be no samples: none of the first {_NUM_SEARCHED} conversations has `image_codes`. Encode the "
+                "images (`transformers-cxr encode`) to see some."
+            )
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step % self.every or not state.is_world_process_zero:
