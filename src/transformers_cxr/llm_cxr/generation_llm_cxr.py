@@ -183,7 +183,8 @@ class LlmCxrImageGenerationMixin:
                 As in `generate`. The defaults are those of `config.image_generation`, or else the whole distribution.
             seed (`int` or sequence of `int`, *optional*):
                 One seed an image (`batch_size * num_images`), or one from which image `i` gets `seed + i`. An image
-                depends on its seed and prompt, not on the batch that it is drawn in.
+                depends on its seed and prompt, not on the batch that it is drawn in, but for rounding, which in a batch of
+                another size can tip a draw now and then.
             streamer (`BaseStreamer`, *optional*):
                 Receives the codes of each step as they are drawn, a `torch.LongTensor` of shape
                 `(batch_size * num_images,)` on the CPU, and then `end()`. An error that it raises ends the drawing.

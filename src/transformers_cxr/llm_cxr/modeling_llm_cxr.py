@@ -303,8 +303,8 @@ class LlmCxrForCausalLM(LlmCxrImageGenerationMixin, PreTrainedModel, GenerationM
         **kwargs,
     ):
         """
-        `GenerationMixin.generate` under the image grammar: images in the output are always whole. The returned ids hold the
-        real codes of the prompt's images.
+        `GenerationMixin.generate` under the image grammar: images in the output are always whole, unless `max_time`,
+        `stop_strings` or other `stopping_criteria` end one. The returned ids hold the real codes of the prompt's images.
 
         Args:
             inputs or input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`):

@@ -471,7 +471,8 @@ class LlmCxrProcessor(ProcessorMixin):
                 of strings and images in their order.
 
         Raises:
-            ValueError: images are asked for and `codec` is not set, or another `generation_mode`.
+            ValueError: images are asked for and `codec` is not set, an image does not have all its codes, or another
+                `generation_mode`.
         """
         if generation_mode not in (None, "text", "image"):
             raise ValueError(f"`generation_mode` must be None, 'text' or 'image', got {generation_mode!r}.")
