@@ -153,7 +153,7 @@ def test_decode_reads_codes_in_raster_order(tokenizer):
         assert torch.equal(decoder_input[0][0, :, row, column], tokenizer.codebook[token % 16])
 
 
-@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8])
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8, torch.uint16])
 def test_decode_takes_codes_of_any_integer_type(tokenizer, pixel_values, dtype):
     codes = tokenizer.encode(pixel_values)
     assert torch.equal(tokenizer.decode(codes.to(dtype)), tokenizer.decode(codes))

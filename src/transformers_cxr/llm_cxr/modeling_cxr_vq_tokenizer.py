@@ -203,6 +203,7 @@ class CXRVQTokenizer(PreTrainedModel):
             )
         if codes.dtype.is_floating_point or codes.dtype == torch.bool:
             raise ValueError(f"Codes must be integers, got {codes.dtype}.")
+        codes = codes.long()  # torch compares no unsigned ones, as datasets of codes hold them
         if codes.numel() and (codes.min() < 0 or codes.max() >= self.config.codebook_size):
             wrong = codes[(codes < 0) | (codes >= self.config.codebook_size)][0].item()
             raise ValueError(f"Code {wrong} is outside the codebook: codes are in [0, {self.config.codebook_size}).")
