@@ -373,8 +373,12 @@ def test_prompt_of_embeddings_is_continued_as_its_ids(tiny_model):
 
 def test_prompt_that_leaves_no_room_for_an_image_is_refused(tiny_model):
     model, _ = tiny_model
+    prompt = torch.ones((1, 250), dtype=torch.long)
     with pytest.raises(ValueError, match="at least 268 tokens.*context of 256"):
-        model.generate_image(torch.ones((1, 250), dtype=torch.long))
+        model.generate_image(prompt)
+    prompt[0, -1] = model.config.boi_token_id
+    with pytest.raises(ValueError, match="at least 266 tokens.*context of 256"):
+        model.generate(prompt, max_new_tokens=20)
 
 
 class Terminal(io.StringIO):

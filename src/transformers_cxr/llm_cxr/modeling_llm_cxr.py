@@ -318,7 +318,7 @@ class LlmCxrForCausalLM(LlmCxrImageGenerationMixin, PreTrainedModel, GenerationM
 
         Raises:
             ValueError: another `generation_mode`, placeholders and images that do not match, a prompt that fills the
-                context, or one that begins an image which does not fit before generation ends.
+                context, or one that begins an image which does not fit into it or before generation ends.
         """
         if generation_mode not in (None, "text"):
             raise ValueError(
@@ -329,8 +329,8 @@ class LlmCxrForCausalLM(LlmCxrImageGenerationMixin, PreTrainedModel, GenerationM
         input_ids = self._with_prompt_images(input_ids, pixel_values)
         grammar = ImageGrammarLogitsProcessor(self.config, allow_images=generation_mode is None)
         if input_ids is not None:
-            self.check_context(input_ids.shape[1] + 1)
             grammar.min_length = input_ids.shape[1] + grammar.missing_codes(input_ids)
+            self.check_context(max(input_ids.shape[1] + 1, grammar.min_length))
         return super().generate(
             input_ids, logits_processor=LogitsProcessorList([grammar, *(logits_processor or [])]), **kwargs
         )
