@@ -175,6 +175,11 @@ def test_stage_without_the_data_of_a_task_is_refused(records):
         stage_mixture(STAGE_1, records, None, records, size=10)
 
 
+def test_a_share_in_percent_is_refused(records):
+    with pytest.raises(ValueError, match=r"`empty_prompt_ratio` in \[0, 1\], got 10"):
+        stage_mixture(Stage({"image": 1}), records, size=10, empty_prompt_ratio=10)
+
+
 def test_memory_does_not_grow_with_the_dataset(tmp_path, make_record):
     peaks = []
     for size in (500, 4000):

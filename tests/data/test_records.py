@@ -125,6 +125,13 @@ def test_records_keep_the_split_that_they_have(make_record):
     assert [r.split for r in assign_split([make_record(1, split="test")], test=0.0)] == ["test"]
 
 
+def test_shares_of_splits_in_percent_are_an_error(make_record):
+    with pytest.raises(
+        ValueError, match=r"shares in \[0, 1\], at most 1 in all, got 10 \(validation\) and 20 \(test\)"
+    ):
+        list(assign_split([make_record(1, split="")], validation=10, test=20))
+
+
 def test_columns_of_rows_are_read_in_the_order_of_a_selection(make_record):
     rows = Dataset.from_list([record_row(make_record(number)) for number in range(1002)]).select(range(1001, -1, -1))
     wanted = [{name: row[name] for name in ("labels", "id")} for row in rows]

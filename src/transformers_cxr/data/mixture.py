@@ -59,7 +59,8 @@ class TaskMixture(Dataset):
             Seed of all that is drawn.
 
     Raises:
-        ValueError: a task with a ratio is missing or has no rows, or a ratio is negative or below 1 in 1,000.
+        ValueError: a task with a ratio is missing or has no rows, a ratio is negative or below 1 in 1,000, or there is no
+            example.
     """
 
     def __init__(self, tasks: Mapping[str, Task], ratios: Mapping[str, float], size: int, seed: int = 0):
@@ -178,8 +179,11 @@ def stage_mixture(
             Seed of all that is drawn.
 
     Raises:
-        ValueError: a task with a ratio has no data, or data of another kind, or the filters of the stage leave none.
+        ValueError: a task with a ratio has no data, or data of another kind, or the filters of the stage leave none; or a share
+            is not in [0, 1].
     """
+    if not 0 <= empty_prompt_ratio <= 1:
+        raise ValueError(f"Expected an `empty_prompt_ratio` in [0, 1], got {empty_prompt_ratio}.")
     for name, rows, columns in (
         ("records", records, {item.name for item in fields(StudyRecord)}),
         ("questions", questions, {item.name for item in fields(QuestionRecord)}),

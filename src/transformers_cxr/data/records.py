@@ -176,7 +176,14 @@ def assign_split(
             Expected share of the patients in "test"; the others are in "train".
         seed (`int`, *optional*, defaults to `0`):
             Another seed gives another split.
+
+    Raises:
+        ValueError: the shares are not in [0, 1], or above 1 in all.
     """
+    if min(validation, test) < 0 or validation + test > 1:
+        raise ValueError(
+            f"Expected shares in [0, 1], at most 1 in all, got {validation} (validation) and {test} (test)."
+        )
     for record in records:
         if not record.split:
             digest = hashlib.sha256(f"{seed}-{record.source}-{record.patient}".encode()).digest()
