@@ -137,8 +137,8 @@ def finished(path: Path, model: str) -> list[dict]:
     if len(whole) < len(content):
         path.write_bytes(whole)
     lines = [json.loads(line) for line in whole.splitlines()]
-    if other := next((line["model"] for line in lines if line["model"] != model), None):
-        raise ValueError(f"'{path}' was written by '{other}', not by '{model}'. Choose another output.")
+    if other := next((line for line in lines if line.get("model") != model), None):
+        raise ValueError(f"'{path}' was written by '{other.get('model')}', not by '{model}'. Choose another output.")
     return lines
 
 

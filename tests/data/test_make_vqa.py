@@ -97,3 +97,6 @@ def test_output_of_another_model_is_not_gone_on_with(make_vqa, arguments):
     path.write_text(json.dumps({"model": "other", "source": "made", "study": "study-0"}) + "\n")
     with pytest.raises(ValueError, match="was written by 'other', not by"):
         make_vqa.main(arguments)
+    path.write_text('{"question": "Is it?"}\n')
+    with pytest.raises(ValueError, match="was written by 'None', not by"):
+        make_vqa.main(arguments)

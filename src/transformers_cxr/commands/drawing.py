@@ -95,7 +95,7 @@ def generate(
                 if record not in missing:
                     typer.echo(output / record["file"])
             if missing:
-                _draw(missing, records, output, batch_size, (model, device, dtype))
+                _draw(missing, records, batch_size, (model, device, dtype))
 
 
 def _is_there(path: Path, records: JsonLines, record: dict) -> bool:
@@ -109,7 +109,6 @@ def _is_there(path: Path, records: JsonLines, record: dict) -> bool:
 def _draw(
     wanted: list[dict],
     records: JsonLines,
-    output: Path,
     batch_size: int,
     load: tuple[str | None, str | None, str | None],
 ) -> None:

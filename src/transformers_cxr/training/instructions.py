@@ -35,6 +35,9 @@ class InstructionDataset(Dataset):
         skip_too_long (`bool`, *optional*, defaults to `False`):
             Put the next conversation that fits in the place of one that is longer, and name and count it. By default it is
             an error.
+
+    Raises:
+        ValueError: there is no conversation.
     """
 
     def __init__(
@@ -106,6 +109,12 @@ def encode_conversation(processor: LlmCxrProcessor, record: dict) -> dict:
 
     Returns:
         `dict` of `input_ids`, `labels`, `task` and, where there are images without codes, `pixel_values`.
+
+    Raises:
+        ValueError: it has no response, an unknown task or messages of another form, or images that do not match its slots or
+            are not of the codebook.
+        OSError: an image cannot be read.
+        TemplateError: the chat template refuses the messages.
     """
     task = record.get("task")
     if task not in TASKS:
@@ -194,6 +203,9 @@ class InstructionCollator:
             is a row.
         return_tasks (`bool`, *optional*, defaults to `False`):
             Also return what [`InstructionTrainer`] needs to tell the tasks apart.
+
+    Raises:
+        ValueError: another packing.
     """
 
     def __init__(self, pad_token_id: int, packing: str | None = None, return_tasks: bool = False):
