@@ -160,6 +160,11 @@ def test_wet_read_counts_where_there_is_nothing_else():
     assert sections("PROVISIONAL FINDINGS IMPRESSION (PFI): No pneumothorax.\n") == ("", "No pneumothorax.")
 
 
+def test_a_wet_read_does_not_replace_a_final_report_without_headings():
+    text = "WET READ: ___ 8:19 AM\n  Mild edema.\n ______________\n   FINAL REPORT\n INDICATION:  Fever.\n\n Small effusion.\n"
+    assert sections(text) == ("Small effusion.", "Mild edema.")
+
+
 def test_addenda_before_and_after_do_not_replace_the_report():
     report = " FINDINGS:  Right effusion.\n\n IMPRESSION:  Effusion.\n"
     before = "                                 FINAL ADDENDUM\n ADDENDUM:  Dr. ___ was called.\n ________________\n"

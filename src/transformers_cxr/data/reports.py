@@ -118,7 +118,8 @@ def parse_report(text: str) -> ReportSections:
     items of a list ("2. NOTE:") stay in their text. Of several findings or impressions the last one that has text counts, as in
     MIMIC-CXR's own extraction (github MIT-LCP/mimic-cxr); results are findings, and a diagnosis or an assessment an impression,
     where there are no others. Wet reads, other preliminary reads and addenda count only where the report itself lacks the
-    section. A report without either section gives as findings what stands in paragraphs of its own below the last heading.
+    section. A report without either section gives as findings what stands in paragraphs of its own below the last heading, if
+    anything does.
 
     Blanks of de-identification become "___" or stay as they are (Open-i's "XXXX"); rules, signatures at the end, and line
     breaks are removed. A section of nothing but blanks is none.
@@ -133,16 +134,22 @@ def parse_report(text: str) -> ReportSections:
     # Lines of underscores, dashes or stars are rules.
     text = re.sub(r"^[ \t]*(?:___|[-=*]{3,})[ \t]*$", "", text, flags=re.MULTILINE)
     pieces = _pieces(text)
+    found = _headed(pieces, _PARTS)
+    if not _headed(pieces, ("final",)):
+        found["findings"] = _unheaded(pieces) or found.get("findings", "")
+    return ReportSections(found.get("findings", ""), found.get("impression", ""))
+
+
+def _headed(pieces: list[tuple[str, str, str]], parts: tuple[str, ...]) -> dict[str, str]:
+    """The findings and the impression that stand under a heading, of the first of the parts that has them."""
     found = {}
     for wanted, sections in _SECTIONS_OF.items():
-        for part in product(_PARTS, sections):
+        for part in product(parts, sections):
             texts = [_clean(body) for *place, body in pieces if tuple(place) == part]
             if texts := [text for text in texts if not _NO_WORD.fullmatch(text)]:
                 found[wanted] = texts[-1]
                 break
-    if not found:
-        found["findings"] = _unheaded(pieces)
-    return ReportSections(found.get("findings", ""), found.get("impression", ""))
+    return found
 
 
 def _pieces(text: str) -> list[tuple[str, str, str]]:
