@@ -46,6 +46,7 @@ def test_the_next_image_stands_for_one_that_cannot_be_read(paths, image_processo
     assert [str(path) in message for path, message in zip((paths[3], paths[0]), example["unreadable"])] == [True, True]
     assert "1x1 pixels" in example["unreadable"][1]
     assert dataset[1]["unreadable"] == []
+    assert [len(example["unreadable"]) for example in dataset] == [1, 0, 0, 2]
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0 cut"])

@@ -4,6 +4,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from datasets import Dataset
 
 from transformers_cxr.training.instructions import (
     PACKINGS,
@@ -68,6 +69,14 @@ def test_images_give_the_ids_of_their_codes(tiny_model, tmp_path):
         batch = InstructionCollator(0)([{**by_image, "skipped": 0}])
         ids, labels = model.replace_image_placeholders(batch["input_ids"], batch["pixel_values"], batch["labels"])
         assert torch.equal(ids[0], by_codes["input_ids"]) and torch.equal(labels[0], by_codes["labels"])
+
+
+@pytest.mark.parametrize("form", ["torch", "numpy"])
+def test_a_dataset_that_gives_arrays_gives_the_examples_of_one_that_gives_lists(tiny_model, form):
+    records = [record("report"), record("image", seed=1)]
+    rows = Dataset.from_list(records).with_format(form)
+    for row, expected in zip(InstructionDataset(rows, tiny_model[1]), examples(records, tiny_model[1]), strict=True):
+        assert torch.equal(row["input_ids"], expected["input_ids"])
 
 
 def test_packed_losses_are_those_of_the_conversations_alone(any_model, conversations):

@@ -72,7 +72,7 @@ class SampleCallback(TrainerCallback):
         self.max_new_tokens = max_new_tokens
         dataset, samples = InstructionDataset(conversations, processor), []
         for position in range(min(len(conversations), _NUM_SEARCHED)):
-            record = conversations[position]
+            record = dataset.conversations[position]
             if record.get("image_codes"):
                 # An error here names the conversation.
                 dataset[position]

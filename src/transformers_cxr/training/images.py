@@ -41,8 +41,11 @@ class ImageDataset(Dataset):
         that was passed over its name with the reason.
 
         Raises:
+            IndexError: there are fewer files.
             ValueError: none of the files can be read.
         """
+        if index >= len(self):
+            raise IndexError(f"Image {index} of {len(self)}.")
         unreadable = []
         for offset in range(len(self)):
             path = self.paths[(index + offset) % len(self)]

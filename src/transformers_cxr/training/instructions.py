@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
 from jinja2 import TemplateError
@@ -49,7 +50,9 @@ class InstructionDataset(Dataset):
     ):
         if not len(conversations):
             raise ValueError("Expected at least one conversation, got none.")
-        self.conversations = conversations
+        # Lists, in whatever format (`set_format`) its rows are given.
+        is_table = isinstance(conversations, datasets.Dataset)
+        self.conversations = conversations.with_format(None) if is_table else conversations
         self.processor = processor
         self.max_length = max_length
         self.skip_too_long = skip_too_long
