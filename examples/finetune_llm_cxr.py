@@ -91,7 +91,7 @@ class DataArguments:
 
     records: str = field(default="", metadata={"help": "studies instead of `conversations`, .parquet with codes"})
     questions: str = field(
-        default="", metadata={"help": "questions about them, .parquet; by default from their labels"}
+        default="", metadata={"help": "questions about X-rays, .parquet; by default from the labels of the studies"}
     )
     texts: str = field(default="", metadata={"help": "conversations without images, .parquet"})
     eval_texts: str = field(default="", metadata={"help": "such conversations to evaluate on, .parquet"})
@@ -126,8 +126,8 @@ def load_conversations(path: str) -> Sequence[dict]:
 
 def load_data(args: DataArguments, training_args: TrainingArguments) -> tuple[Sequence[dict], Sequence[dict] | None]:
     """What to train on, and what to evaluate on if anything."""
-    if bool(args.conversations) == bool(args.records or args.texts):
-        raise ValueError("Give either `--conversations`, or `--records`, `--texts` or both.")
+    if bool(args.conversations) == bool(args.records or args.questions or args.texts):
+        raise ValueError("Give either `--conversations`, or `--records`, `--questions`, `--texts` or several of them.")
     if args.conversations:
         evaluation = load_conversations(args.eval_conversations) if args.eval_conversations else None
         return load_conversations(args.conversations), evaluation

@@ -96,6 +96,15 @@ def test_a_task_without_data_to_evaluate_on_is_an_error_that_says_what_to_do(scr
     assert {record["task"] for record in train} == {"report", "vqa"} and evaluation is None
 
 
+def test_questions_alone_are_enough_to_train_on(script, data, training, tmp_path):
+    asked = [row | {"question": "Edema?", "answer": "No."} for row in load_rows(data["records"])]
+    Dataset.from_list(asked).to_parquet(tmp_path / "questions.parquet")
+    arguments = script.DataArguments(questions=str(tmp_path / "questions.parquet"), ratios={"vqa": 1}, eval_size=4)
+    train, evaluation = script.load_data(arguments, training())
+    assert [int(record["id"]) % 2 for record in evaluation] == [1] * 4
+    assert train[0]["messages"][0]["content"][0]["text"] == "Edema?"
+
+
 @pytest.mark.parametrize(
     ("name", "given", "message"),
     [

@@ -272,6 +272,7 @@ def test_a_text_model_is_extended_and_trained_with_lora(run, text_tokenizer, mod
         ({"vq_tokenizer": "runs/vq"}, "`--vq_tokenizer` goes with `--language_model`"),
         ({"records": None}, "Give either `--conversations`, or `--records`"),
         ({"conversations": "a.jsonl"}, "Give either `--conversations`, or `--records`"),
+        ({"records": None, "conversations": "a.jsonl", "questions": "q.parquet"}, "Give either `--conversations`, or"),
         ({"max_steps": -1}, "Set `--max_steps`"),
         ({"train_sampling_strategy": "group_by_length"}, "goes with `--conversations`: a mixture keeps its ratios"),
         ({"ratios": {"text": 1}}, "asks for task 'text', but data are given only for"),
