@@ -19,7 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 
 from transformers_cxr import CXRVQTokenizer, LlmCxrForCausalLM, LlmCxrImageProcessor
 from transformers_cxr.data.image_folder import Study, read_image_folder
-from transformers_cxr.data.instructions import image_conversation, report_conversation, vqa_conversation
+from transformers_cxr.data.instructions import image_conversation, question_answers, report_conversation
 from transformers_cxr.training.arguments import run_script
 
 
@@ -42,9 +42,12 @@ def train_text_tokenizer(studies: list[Study], vocab_size: int, seed: int) -> Pr
     ]
     lines += ["\n\nInput:\n"] * 100
     for study in studies:
-        for conversation in (report_conversation, image_conversation, vqa_conversation):
+        for conversation in (report_conversation, image_conversation):
             for message in conversation(study, rng)["messages"]:
                 lines += [part["text"] for part in message["content"] if part["type"] == "text"]
+        # A study of which nothing is known but its image answers no question.
+        for _, question, answer in question_answers(study, rng)[:1]:
+            lines += [question, answer]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

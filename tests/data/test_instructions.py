@@ -14,7 +14,6 @@ from transformers_cxr.data.instructions import (
     label_report,
     question_answers,
     report_conversation,
-    vqa_conversation,
 )
 
 SEEDS = range(200)
@@ -327,34 +326,7 @@ def test_image_conversation_gives_the_whole_report_half_of_the_time_and_else_the
     assert 0.4 < len(whole) / len(SEEDS) < 0.6
 
 
-def test_vqa_conversation_has_the_image_in_the_first_turn_only():
-    conversation = vqa_conversation(BACTERIAL, random.Random(0), num_questions=3)
-    messages = conversation.pop("messages")
-    assert conversation == {"task": "vqa", "image_id": "images/1.png"}
-    assert [message["role"] for message in messages] == ["user", "assistant"] * 3
-    assert [[part["type"] for part in message["content"]] for message in messages] == [["text", "image"]] + [
-        ["text"]
-    ] * 5
-
-
-def test_vqa_conversation_asks_one_question_unless_told_otherwise():
-    assert len(vqa_conversation(BACTERIAL, random.Random(0))["messages"]) == 2
-
-
-def test_vqa_conversation_asks_all_questions_where_more_are_wanted():
-    messages = vqa_conversation(UNLABELLED, random.Random(0), num_questions=50)["messages"]
-    assert len(messages) == 2 * len(question_answers(UNLABELLED, random.Random(0)))
-
-
-def test_vqa_conversation_asks_the_questions_of_question_answers():
-    texts = [m["content"][0]["text"] for m in vqa_conversation(VIRAL, random.Random(7), num_questions=2)["messages"]]
-    first, second = question_answers(VIRAL, random.Random(7))[:2]
-    assert texts == [*first[1:], *second[1:]]
-
-
-@pytest.mark.parametrize(
-    "write", [label_report, question_answers, report_conversation, image_conversation, vqa_conversation]
-)
+@pytest.mark.parametrize("write", [label_report, question_answers, report_conversation, image_conversation])
 @pytest.mark.parametrize("study", ALL_STUDIES)
 def test_same_seed_gives_the_same_output(write, study):
     assert write(study, random.Random(3)) == write(study, random.Random(3))

@@ -360,7 +360,8 @@ def test_a_new_model_with_its_own_tokenizer_trains(run, settings, vq_tokenizer, 
     data_dir = tmp_path / "data"
     data_dir.mkdir()
     header = "file_name,split,source,patient_id,view,sex,age_group,finding_labels,etiology\n"
-    (data_dir / "metadata.csv").write_text(header + "a.png,train,kermany,1,AP,M,child,Pneumonia,viral\n")
+    rows = ["a.png,train,kermany,1,AP,M,child,Pneumonia,viral", "b.png,train,own,2,,,,,"]
+    (data_dir / "metadata.csv").write_text(header + "\n".join(rows) + "\n")
     (data_dir / "a.png").write_bytes(b"")
     vq_tokenizer.save_pretrained(tmp_path / "vq")
     AutoProcessor.from_pretrained(settings["model"]).image_processor.save_pretrained(tmp_path / "vq")

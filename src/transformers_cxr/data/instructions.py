@@ -354,26 +354,6 @@ def image_conversation(study: Study, rng: random.Random) -> dict:
     return {"messages": messages, "task": "image", "image_id": study.image_id}
 
 
-def vqa_conversation(study: Study, rng: random.Random, num_questions: int = 1) -> dict:
-    """
-    Writes a conversation of questions about one X-ray, which is in the first turn only.
-
-    Args:
-        study (`Study`): the study asked about.
-        rng (`random.Random`): chooses the questions and their wording.
-        num_questions (`int`, *optional*, defaults to `1`):
-            Number of questions, one a turn; all of them where `question_answers` gives fewer.
-
-    Returns:
-        `dict`: "messages" of two a question, "task" (here "vqa") and "image_id".
-    """
-    messages = []
-    for _, question, answer in question_answers(study, rng)[:num_questions]:
-        messages += [_message("user", _text(question)), _message("assistant", _text(answer))]
-    messages[0]["content"].append({"type": "image"})
-    return {"messages": messages, "task": "vqa", "image_id": study.image_id}
-
-
 def _is_normal(study: Study) -> bool:
     return "No Finding" in study.findings
 
