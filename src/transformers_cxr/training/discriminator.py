@@ -9,24 +9,21 @@ from torch import nn
 class PatchDiscriminator(nn.Module):
     """
     The PatchGAN of pix2pix (arXiv 1611.07004, section 6.1.2) as the VQ-GAN uses it (arXiv 2012.09841, section 3.1): 4x4
-    convolutions that judge overlapping patches of the image, 70x70 pixels for three layers, as real or reconstructed.
+    convolutions that judge overlapping patches of the image, of 70x70 pixels, as real or reconstructed.
 
     Args:
         in_channels (`int`, *optional*, defaults to 3):
             Number of image channels.
         channels (`int`, *optional*, defaults to 64):
-            Channels of the first layer; each further one has twice as many, up to eight times.
-        num_layers (`int`, *optional*, defaults to 3):
-            Layers that halve the resolution.
+            Channels of the first layer; each of the next three has twice those of the one before.
     """
 
-    def __init__(self, in_channels: int = 3, channels: int = 64, num_layers: int = 3):
+    def __init__(self, in_channels: int = 3, channels: int = 64):
         super().__init__()
         layers = [nn.Conv2d(in_channels, channels, 4, stride=2, padding=1), nn.LeakyReLU(0.2, inplace=True)]
         width = channels
-        for level in range(1, num_layers + 1):
-            previous, width = width, channels * min(2**level, 8)
-            stride = 2 if level < num_layers else 1
+        for stride in (2, 2, 1):
+            previous, width = width, 2 * width
             # The batch normalisation has the bias.
             layers += [
                 nn.Conv2d(previous, width, 4, stride=stride, padding=1, bias=False),
@@ -46,10 +43,10 @@ class PatchDiscriminator(nn.Module):
         """
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch_size, in_channels, height, width)`):
-                Images in [-1, 1], of at least 32 pixels a side for three layers.
+                Images in [-1, 1], of at least 32 pixels a side.
 
         Returns:
             `torch.FloatTensor` of shape `(batch_size, 1, rows, columns)`: one logit a patch, positive for real; 30x30 of
-            them for 256x256 pixels and three layers.
+            them for 256x256 pixels.
         """
         return self.layers(pixel_values)
