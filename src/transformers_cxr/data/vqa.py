@@ -76,7 +76,8 @@ def read_vqa(
         if missing := set(where or ()) - set(row):
             raise ValueError(f"Row {number} of '{path}' lacks the columns {sorted(missing)}; it has {sorted(row)}.")
         if any(
-            row[key] not in ([wanted] if isinstance(wanted, str) else wanted) for key, wanted in (where or {}).items()
+            text_of(row[key]) not in ([wanted] if isinstance(wanted, str) else wanted)
+            for key, wanted in (where or {}).items()
         ):
             report.skip(name, "left out by `where`")
             continue
