@@ -74,6 +74,11 @@ def test_a_model_alone_is_not_gone_on_with(tmp_path):
         checkpoint_of_run(arguments(tmp_path), {})
 
 
+def test_a_checkpoint_that_is_named_is_not_left_aside(tmp_path):
+    with pytest.raises(ValueError, match="Leave out `--resume_from_checkpoint other/checkpoint-5`"):
+        checkpoint_of_run(arguments(tmp_path, resume_from_checkpoint="other/checkpoint-5"), {})
+
+
 def test_data_are_known_by_their_content(tmp_path):
     def fingerprint(name, *contents):
         for number, content in enumerate(contents):

@@ -45,8 +45,14 @@ def checkpoint_of_run(arguments: TrainingArguments, settings: dict[str, Any]) ->
         `str`, *optional*: `OUTPUT_DIR/checkpoint-STEP`; one whose writing was cut short is passed over.
 
     Raises:
-        ValueError: the folder holds checkpoints of a run with other settings, or of models alone (`save_only_model`).
+        ValueError: the folder holds checkpoints of a run with other settings, or of models alone (`save_only_model`); or the
+            arguments name a checkpoint.
     """
+    if arguments.resume_from_checkpoint:
+        raise ValueError(
+            f"Leave out `--resume_from_checkpoint {arguments.resume_from_checkpoint}`: the newest checkpoint in "
+            f"'{arguments.output_dir}' (`--output_dir`) is gone on from without it."
+        )
     settings = {**settings, **{name: getattr(arguments, name) for name in _RESULT_SETTINGS}}
     settings["conversations_a_step"] = (
         arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
