@@ -275,10 +275,8 @@ def main(
         # Accelerate would leave it out without a word.
         raise ValueError("`fsdp` shards over several GPUs or other accelerators. On CPUs train without it.")
     if sample_args.sample_steps:
-        shown = train if evaluation is None else evaluation
-        trainer.add_callback(
-            SampleCallback(trainer, processor, shown, sample_args.sample_steps, sample_args.num_samples)
-        )
+        shown = train_dataset if eval_dataset is None else eval_dataset
+        trainer.add_callback(SampleCallback(trainer, shown, sample_args.sample_steps, sample_args.num_samples))
     output_dir = Path(training_args.output_dir)
     with full_disk_as_message(output_dir):
         trainer.train(resume_from_checkpoint=resume_from)

@@ -55,8 +55,9 @@ def trainer(tiny_model, tmp_path):
     )
 
 
-def samples(trainer, processor, records=RECORDS, **kwargs):
-    return SampleCallback(trainer, processor, records, every=2, max_new_tokens=12, **kwargs)
+def samples(trainer, processor, records=RECORDS, max_length=None, **kwargs):
+    dataset = InstructionDataset(records, processor, max_length, skip_too_long=True)
+    return SampleCallback(trainer, dataset, every=2, max_new_tokens=12, **kwargs)
 
 
 def test_texts_and_images_are_written_every_so_many_steps(trainer, tiny_model, tmp_path):
@@ -128,6 +129,17 @@ def test_samples_reach_tensorboard(trainer, tiny_model, tmp_path, monkeypatch):
 def test_a_conversation_that_is_wrong_is_an_error_that_names_it(trainer, tiny_model, messages, message):
     with pytest.raises(ValueError, match=message):
         samples(trainer, tiny_model[1], [*RECORDS, {**RECORDS[2], "messages": messages}])
+
+
+def test_conversations_that_are_too_long_to_train_on_are_not_shown(trainer, tiny_model, tmp_path):
+    long = {
+        **RECORDS[2],
+        "messages": [{"role": "user", "content": [text("Why? " * 200), IMAGE]}, RECORDS[2]["messages"][1]],
+    }
+    trainer.add_callback(samples(trainer, tiny_model[1], [long, *RECORDS[1:]], max_length=256))
+    trainer.train()
+    written = json.loads((tmp_path / "run/samples/step-000002.json").read_text())
+    assert [sample["data"] for sample in written["samples"]] == ["Clear.", "No."]
 
 
 def test_conversations_without_codes_give_a_warning_and_no_samples(trainer, tiny_model, caplog, tmp_path):

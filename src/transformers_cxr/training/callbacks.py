@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from transformers.utils import logging
 
 from ..llm_cxr.image_processing_llm_cxr import save_image
 from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
-from ..llm_cxr.processing_llm_cxr import GENERATED_NOTICE, LlmCxrProcessor
+from ..llm_cxr.processing_llm_cxr import GENERATED_NOTICE
 from ..notices import TEXT_NOTICE
 from .instructions import InstructionDataset
 
@@ -35,12 +34,10 @@ class SampleCallback(TrainerCallback):
     Args:
         trainer (`Trainer`):
             Its model and its trackers are used. The main process samples, so the model must be whole there.
-        processor ([`LlmCxrProcessor`]):
-            That of the model.
-        conversations (sequence of `dict`):
-            Records with `image_codes`. The first with an X-ray and a text about it are answered again, and the first with an
-            image for a response are drawn again, each from what comes before its first response. Where there are none, a
-            warning says so.
+        dataset ([`InstructionDataset`]):
+            With the processor of the model, and records with `image_codes`. The first with an X-ray and a text about it are
+            answered again, and the first with an image for a response are drawn again, each from what comes before its first
+            response. Those that it skips are passed over. Where there are none, a warning says so.
         every (`int`):
             Steps between samples.
         num_samples (`int`, *optional*, defaults to 4):
@@ -55,8 +52,7 @@ class SampleCallback(TrainerCallback):
     def __init__(
         self,
         trainer: Trainer,
-        processor: LlmCxrProcessor,
-        conversations: Sequence[dict],
+        dataset: InstructionDataset,
         every: int,
         num_samples: int = 4,
         max_new_tokens: int = 200,
@@ -67,15 +63,14 @@ class SampleCallback(TrainerCallback):
                 "to 0 and sample from the checkpoints."
             )
         self.trainer = trainer
-        self.processor = processor
+        self.processor = dataset.processor
         self.every = every
         self.max_new_tokens = max_new_tokens
-        dataset, samples = InstructionDataset(conversations, processor), []
-        for position in range(min(len(conversations), _NUM_SEARCHED)):
+        samples = []
+        for position in range(min(len(dataset), _NUM_SEARCHED)):
             record = dataset.conversations[position]
-            if record.get("image_codes"):
-                # An error here names the conversation.
-                dataset[position]
+            # An error here names the conversation.
+            if record.get("image_codes") and not dataset[position]["skipped"]:
                 samples.append(_Sample(record))
         self.read = [sample for sample in samples if sample.prompt_codes and not sample.draws][:num_samples]
         self.drawn = [sample for sample in samples if sample.draws][:num_samples]
