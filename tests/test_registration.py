@@ -49,6 +49,17 @@ ORDERS = [
     "from transformers_cxr.llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM",
     "from transformers_cxr.pipelines.cxr_text import CxrReportPipeline",
 ]
+# Another thread is in the middle of an import.
+ORDERS.append(
+    """import pathlib, sys, tempfile, threading, transformers, transformers_cxr
+folder = tempfile.mkdtemp()
+pathlib.Path(folder, "slow.py").write_text("import threading; threading.main_thread().join()")
+transformers.__path__.append(folder)
+threading.Thread(target=__import__, args=("transformers.slow",), daemon=True).start()
+while "transformers.slow" not in sys.modules:
+    pass
+from transformers import pipeline"""
+)
 # What these packages import takes most of the time: each order runs in a fork of a process that has all but them.
 RUN_IN_FORKS = """
 import gc, json, os, sys

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.abc
 import sys
+import threading
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 
@@ -92,13 +93,18 @@ _REGISTER_AFTER_IMPORT: dict[str, Callable[[], None]] = {
 _WHOLE_BEFORE_REGISTERING = {__package__, "transformers", "diffusers", "peft"}
 
 
+class _OfThisThread(threading.local):
+    imports_under_way = 0
+
+
 class _RegisterAfterImport(importlib.abc.MetaPathFinder):
     """Lets Python find and run a module as always, and registers afterwards."""
 
     def __init__(self):
         self.waiting = dict(_REGISTER_AFTER_IMPORT)
         self.ready: list[Callable[[], None]] = []
-        self.imports_under_way = 0
+        # For a module that another thread imports, Python itself waits.
+        self.of_this_thread = _OfThisThread()
 
     def find_spec(self, fullname, path=None, target=None) -> ModuleSpec | None:
         if fullname.partition(".")[0] not in _WHOLE_BEFORE_REGISTERING:
@@ -110,11 +116,11 @@ class _RegisterAfterImport(importlib.abc.MetaPathFinder):
         execute = spec.loader.exec_module
 
         def execute_and_register(module):
-            self.imports_under_way += 1
+            self.of_this_thread.imports_under_way += 1
             try:
                 execute(module)
             finally:
-                self.imports_under_way -= 1
+                self.of_this_thread.imports_under_way -= 1
             if fullname in self.waiting:
                 self.ready.append(self.waiting.pop(fullname))
             self.register_ready()
@@ -123,8 +129,10 @@ class _RegisterAfterImport(importlib.abc.MetaPathFinder):
         return spec
 
     def register_ready(self):
-        while self.ready and not self.imports_under_way:
-            self.ready.pop(0)()
+        if not self.of_this_thread.imports_under_way:
+            ready, self.ready = self.ready, []
+            for register_one in ready:
+                register_one()
 
 
 def register() -> None:
