@@ -41,6 +41,7 @@ from transformers_cxr.evaluation.tables import markdown_table
 from transformers_cxr.pipelines.cxr_text import REPORT_INSTRUCTION
 from transformers_cxr.training.arguments import run_script
 from transformers_cxr.training.instructions import InstructionCollator, InstructionDataset
+from transformers_cxr.training.resuming import result_settings
 from transformers_cxr.training.trainer import InstructionTrainer
 
 FULL = {"ratios": {"report": 30, "image": 30, "vqa": 20}}
@@ -152,7 +153,7 @@ def run(
 ) -> dict[str, float]:
     """The numbers of a variant, from `FOLDER/result.json` where it is finished."""
     settings = {name: value for name, value in asdict(args).items() if name not in ("variants", "seeds")}
-    settings |= {name: getattr(training_args, name) for name in ("max_steps", "learning_rate", "train_batch_size")}
+    settings |= result_settings(training_args)
     path = folder / "result.json"
     if path.is_file():
         result = json.loads(path.read_text(encoding="utf-8"))

@@ -44,14 +44,14 @@ def run(ablations, records, tiny_model, tmp_path):
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
 
-    def run(max_steps=2, **changes):
+    def run(max_steps=2, weight_decay=0.0, **changes):
         settings = {"variants": ["two stages"], "eval_size": 2, "num_read": 4, "text_vocab_size": 400} | changes
         arguments = ablations.Arguments(
             records=str(records), vq_tokenizer=str(tmp_path / "model"), model=TINY_LLAMA, **settings
         )
         training = TrainingArguments(
             output_dir=str(tmp_path / "run"), max_steps=max_steps, per_device_train_batch_size=2, save_strategy="no",
-            report_to="none", use_cpu=True, disable_tqdm=True,
+            report_to="none", use_cpu=True, disable_tqdm=True, weight_decay=weight_decay,
         )  # fmt: skip
         ablations.main(arguments, training)
         return (tmp_path / "run/ablations.md").read_text()
@@ -88,6 +88,8 @@ def test_finished_runs_stay_and_another_seed_adds_to_them(ablations, run, monkey
         run(variants=["full"])
         with pytest.raises(ValueError, match="full-0' is of a run with other settings"):
             run(max_steps=4, variants=["full"])
+        with pytest.raises(ValueError, match="full-0' is of a run with other settings"):
+            run(weight_decay=0.1, variants=["full"])
     *_, row = run(variants=["full"], seeds=[0, 1]).splitlines()
     assert row.startswith("| full | 2 |") and row.count(",") == 5
 

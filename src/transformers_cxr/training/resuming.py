@@ -30,14 +30,25 @@ def data_fingerprint(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def result_settings(arguments: TrainingArguments) -> dict[str, Any]:
+    """
+    Those settings of the Trainer that decide what comes out, as JSON can say them: the conversations of a step, for instance,
+    and not how devices share them.
+    """
+    settings = {name: getattr(arguments, name) for name in _RESULT_SETTINGS}
+    settings["conversations_a_step"] = (
+        arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    )
+    return json.loads(json.dumps(settings, default=str))
+
+
 def checkpoint_of_run(arguments: TrainingArguments, settings: dict[str, Any]) -> str | None:
     """
     The newest whole checkpoint of a run, which is told from others by its settings in `OUTPUT_DIR/run.json`.
 
     Args:
         arguments (`TrainingArguments`):
-            Those of them that decide the result are settings, too: the conversations of a step, for instance, and not how
-            devices share them.
+            Their [`result_settings`] are settings, too.
         settings (`dict`):
             All else that the result depends on, such as the [`data_fingerprint`].
 
@@ -53,10 +64,7 @@ def checkpoint_of_run(arguments: TrainingArguments, settings: dict[str, Any]) ->
             f"Leave out `--resume_from_checkpoint {arguments.resume_from_checkpoint}`: the newest checkpoint in "
             f"'{arguments.output_dir}' (`--output_dir`) is gone on from without it."
         )
-    settings = {**settings, **{name: getattr(arguments, name) for name in _RESULT_SETTINGS}}
-    settings["conversations_a_step"] = (
-        arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
-    )
+    settings = {**settings, **result_settings(arguments)}
     output_dir = Path(arguments.output_dir)
     # Its state is what the Trainer writes last into a checkpoint.
     states = output_dir.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")
