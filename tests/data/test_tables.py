@@ -160,12 +160,18 @@ def test_labels_are_present_absent_uncertain_or_counted_as_neither(folder, found
 
 
 def test_missing_cells_and_whole_numbers_are_read_as_pandas_writes_them(folder):
-    rows = [{"file": "007.png", "findings": "Clear.", "impression": float("nan"), "order": 1.0}]
-    (record,) = read_table(
-        write(folder / "t.parquet", rows),
-        {"image": "file", "findings": "findings", "impression": "impression", "study_order": "order"},
-    )
+    names = {
+        "file": "image",
+        "findings": "findings",
+        "impression": "impression",
+        "order": "study_order",
+        "who": "patient",
+    }
+    rows = [{"file": "007.png", "findings": "Clear.", "impression": float("nan"), "order": 1.0, "who": 10000032.0}]
+    (record,) = read_table(write(folder / "t.parquet", rows), {field: name for name, field in names.items()})
     assert (record.findings, record.impression, record.study_order) == ("Clear.", "", 1)
+    # A table without a missing one has "10000032" for the same patient.
+    assert (record.patient, record.study) == ("10000032", "007.png")
 
 
 def test_what_cannot_be_used_is_counted_under_its_reason_and_listed(folder):

@@ -106,7 +106,7 @@ def test_studies_of_two_sources_are_told_apart_by_the_source_or_counted(tmp_path
 
 
 def test_missing_cells_name_no_image_and_no_study(tmp_path):
-    rows = [{"image": 7, "study": None}, {"image": None, "study": 8}, {"image": None, "study": ""}]
+    rows = [{"image": 7, "study": None}, {"image": None, "study": 8.0}, {"image": None, "study": ""}]
     path = write(tmp_path / "v.json", [row | {"question": "Is it?", "answer": "No."} for row in rows])
     report = SkipReport()
     found = list(read_vqa(path, records=[make_record(1, "8")], skip_report=report, images_needed=False))

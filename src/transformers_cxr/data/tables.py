@@ -100,7 +100,7 @@ def read_table(
             report.skip(where, "a label without a name, or other than 1, 0 and -1")
             continue
         try:
-            # pandas writes whole numbers as "1.0" where another row has none.
+            # As pandas writes whole numbers where another row has none.
             study_order = int(values.get("study_order", "").removesuffix(".0") or 0)
         except ValueError:
             report.skip(where, "a study's order that is no whole number")
@@ -126,8 +126,8 @@ def read_table(
             row_split = (values.get("split") or split).lower()
             yield StudyRecord(
                 id=image_id,
-                patient=values.get("patient") or image_id,
-                study=values.get("study") or image_id,
+                patient=identifier_of(values.get("patient")) or image_id,
+                study=identifier_of(values.get("study")) or image_id,
                 image=str(image),
                 view=values.get("view", ""),
                 findings=findings,
@@ -204,6 +204,13 @@ def text_of(value: Any) -> str:
     return "" if text.lower() == "nan" else text
 
 
+def identifier_of(cell: Any) -> str:
+    """A cell that names a patient or a study, as text: pandas writes whole numbers as "1.0" where another row has none."""
+    text = text_of(cell)
+    number = text.removesuffix(".0")
+    return number if number.isdigit() else text
+
+
 def image_path(cell: Any, where: str) -> str:
     """
     The path in a cell, also that of an image which is in the table itself as `datasets` writes it; "" where there is none.
@@ -244,4 +251,4 @@ def _parsed(text: str) -> Any:
             raise ValueError(f"'{text}' is neither JSON nor Python.") from error
 
 
-__all__ = ["folder_name", "image_path", "read_table", "table_rows", "text_of"]
+__all__ = ["folder_name", "identifier_of", "image_path", "read_table", "table_rows", "text_of"]

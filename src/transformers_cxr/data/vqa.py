@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .instructions import affirms
 from .records import QuestionRecord, SkipReport, StudyRecord
-from .tables import SPLIT_NAMES, folder_name, image_path, table_rows, text_of
+from .tables import SPLIT_NAMES, folder_name, identifier_of, image_path, table_rows, text_of
 
 # How VQA-RAD, SLAKE and others name the image of a question.
 IMAGE_COLUMNS = ("image", "image_name", "img_name", "file_name", "image_path")
@@ -81,7 +81,7 @@ def read_vqa(
         ):
             report.skip(name, "left out by `where`")
             continue
-        study = next((text_of(row[key]) for key in STUDY_COLUMNS if key in row), None)
+        study = next((identifier_of(row[key]) for key in STUDY_COLUMNS if key in row), None)
         images = (row[key] for key in IMAGE_COLUMNS if key in row and not study)
         image = next((image_path(cell, f"Row {number} of '{path}'") for cell in images), None)
         if study is None and image is None:
