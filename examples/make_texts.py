@@ -17,6 +17,7 @@ from make_vqa import load_model
 from tqdm import tqdm
 from transformers import set_seed
 
+from transformers_cxr.data.instructions import message, text_part
 from transformers_cxr.data.texts import write_texts
 from transformers_cxr.training.arguments import run_script
 
@@ -88,8 +89,7 @@ def main(args: Arguments):
         for number, (prompt, ids) in enumerate(zip(batch, output), start=start):
             answer = tokenizer.decode(ids, skip_special_tokens=True).strip()
             if tokenizer.eos_token_id in ids and answer:
-                turn = (("user", prompt), ("assistant", answer))
-                messages = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in turn]
+                messages = [message("user", text_part(prompt)), message("assistant", text_part(answer))]
                 rows.append({"id": f"prompt-{number}", "messages": messages})
     print(f"{write_texts(rows, args.output)} answers of {len(prompts)}; the others do not end, or are empty.")
 

@@ -36,6 +36,7 @@ import copy
 import random
 from collections import Counter
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,13 @@ from transformers import AutoModelForCausalLM, Trainer, TrainingArguments, set_s
 from transformers_cxr import LlmCxrForCausalLM, LlmCxrProcessor
 from transformers_cxr.data.codes import load_codes
 from transformers_cxr.data.image_folder import Study, read_image_folder
-from transformers_cxr.data.instructions import image_conversation, question_answers, report_conversation
+from transformers_cxr.data.instructions import (
+    image_conversation,
+    message,
+    question_answers,
+    report_conversation,
+    text_part,
+)
 from transformers_cxr.training.arguments import run_script
 from transformers_cxr.training.instructions import InstructionCollator, encode_conversation
 from transformers_cxr.training.resuming import checkpoint_of_run
@@ -167,15 +174,14 @@ class ReadingDataset(Dataset):
             questions.sort(key=lambda question: question[0] not in DECIDING)
         turns = [report_conversation(study, rng)["messages"]]
         for _, question, answer in questions[: rng.randint(*self.args.questions)]:
-            pair = (("user", question), ("assistant", answer))
-            turns.append([{"role": role, "content": [{"type": "text", "text": text}]} for role, text in pair])
+            turns.append([message("user", text_part(question)), message("assistant", text_part(answer))])
         rng.shuffle(turns)
         if rng.random() < self.args.one_turn:
             turns = turns[:1]
         for user, _ in turns:
             user["content"] = [part for part in user["content"] if part["type"] != "image"]
         turns[0][0]["content"].append({"type": "image"})
-        return [message for turn in turns for message in turn]
+        return list(chain(*turns))
 
 
 class Student(torch.nn.Module):

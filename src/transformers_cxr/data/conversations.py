@@ -6,7 +6,14 @@ import random
 from pathlib import Path
 
 from .image_folder import Study
-from .instructions import IMAGE_INSTRUCTIONS, REPORT_INSTRUCTIONS, label_report, question_answers
+from .instructions import (
+    IMAGE_INSTRUCTIONS,
+    REPORT_INSTRUCTIONS,
+    label_report,
+    message,
+    question_answers,
+    text_part,
+)
 from .records import StudyRecord
 
 # Labels that name the cause of a pneumonia.
@@ -32,8 +39,8 @@ def report_example(row: dict, rng: random.Random, sections: str = "findings+impr
         image) where the row has codes, else "images" (paths).
     """
     messages = [
-        _message("user", _text(rng.choice(REPORT_INSTRUCTIONS)), {"type": "image"}),
-        _message("assistant", _text(report_text(row, rng, sections))),
+        message("user", text_part(rng.choice(REPORT_INSTRUCTIONS)), {"type": "image"}),
+        message("assistant", text_part(report_text(row, rng, sections))),
     ]
     return {"messages": messages, "task": "report", **_image_of(row)}
 
@@ -65,7 +72,7 @@ def image_example(
         text = impression
     if rng.random() < empty_prompt_ratio:
         text = ""
-    messages = [_message("user", _text(instruction), _text(text)), _message("assistant", {"type": "image"})]
+    messages = [message("user", text_part(instruction), text_part(text)), message("assistant", {"type": "image"})]
     return {"messages": messages, "task": "image", **_image_of(row)}
 
 
@@ -166,7 +173,7 @@ def label_record(study: Study) -> StudyRecord:
 
 
 def _question_turn(question: str, answer: str) -> list[dict]:
-    return [_message("user", _text(question), {"type": "image"}), _message("assistant", _text(answer))]
+    return [message("user", text_part(question), {"type": "image"}), message("assistant", text_part(answer))]
 
 
 def _image_of(row: dict) -> dict:
@@ -174,11 +181,3 @@ def _image_of(row: dict) -> dict:
     if row.get("codes"):
         return {"id": row["id"], "image_codes": [row["codes"]]}
     return {"id": row["id"], "images": [row["image"]]}
-
-
-def _text(text: str) -> dict:
-    return {"type": "text", "text": text}
-
-
-def _message(role: str, *content: dict) -> dict:
-    return {"role": role, "content": list(content)}

@@ -325,8 +325,8 @@ def report_conversation(study: Study, rng: random.Random) -> dict:
         "report") and "image_id".
     """
     messages = [
-        _message("user", _text(rng.choice(REPORT_INSTRUCTIONS)), {"type": "image"}),
-        _message("assistant", _text(label_report(study, rng))),
+        message("user", text_part(rng.choice(REPORT_INSTRUCTIONS)), {"type": "image"}),
+        message("assistant", text_part(label_report(study, rng))),
     ]
     return {"messages": messages, "task": "report", "image_id": study.image_id}
 
@@ -348,10 +348,20 @@ def image_conversation(study: Study, rng: random.Random) -> dict:
     if rng.random() < 0.5:
         report = report.partition("IMPRESSION: ")[2]
     messages = [
-        _message("user", _text(instruction), _text(report)),
-        _message("assistant", {"type": "image"}),
+        message("user", text_part(instruction), text_part(report)),
+        message("assistant", {"type": "image"}),
     ]
     return {"messages": messages, "task": "image", "image_id": study.image_id}
+
+
+def text_part(text: str) -> dict:
+    """A text in the content of a [`message`]."""
+    return {"type": "text", "text": text}
+
+
+def message(role: str, *content: dict) -> dict:
+    """A message of a conversation in the format of Transformers' chat templates."""
+    return {"role": role, "content": list(content)}
 
 
 def _is_normal(study: Study) -> bool:
@@ -409,11 +419,3 @@ def _finding_of_section(text: str) -> str | None:
 def _etiology_of_section(text: str) -> str | None:
     affirmed = [etiology for etiology in ("bacterial", "viral") if affirms(text, rf"\b{etiology}\b")]
     return affirmed[0] if len(affirmed) == 1 else None
-
-
-def _text(text: str) -> dict:
-    return {"type": "text", "text": text}
-
-
-def _message(role: str, *content: dict) -> dict:
-    return {"role": role, "content": list(content)}

@@ -6,12 +6,13 @@ import random
 from collections import Counter
 from collections.abc import Mapping
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..data.conversations import labelled_study, report_example
-from ..data.instructions import question_answers
+from ..data.instructions import message, question_answers, text_part
 from ..data.mixture import Task, TaskMixture
 from ..data.records import iterate
 
@@ -82,17 +83,12 @@ def reading_example(
     example = report_example(row, rng, sections)
     turns = [example["messages"]]
     for _, question, answer in question_answers(labelled_study(row), rng)[:num_questions]:
-        turns.append(
-            [
-                {"role": role, "content": [{"type": "text", "text": text}]}
-                for role, text in (("user", question), ("assistant", answer))
-            ]
-        )
+        turns.append([message("user", text_part(question)), message("assistant", text_part(answer))])
     rng.shuffle(turns)
     for user, _ in turns:
         user["content"] = [part for part in user["content"] if part["type"] != "image"]
     turns[0][0]["content"].append({"type": "image"})
-    return {**example, "messages": [message for turn in turns for message in turn]}
+    return {**example, "messages": list(chain(*turns))}
 
 
 def reweighted(
