@@ -13,6 +13,7 @@ Every setting of `transformers.TrainingArguments` is an argument.
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -101,31 +102,36 @@ def augment(pixel_values: torch.FloatTensor) -> torch.FloatTensor:
     angle, scale = uniform(math.radians(10)), 1 + uniform(0.1)
     cosine, sine = scale * angle.cos(), scale * angle.sin()
     rows = [torch.stack([cosine, -sine, uniform(0.1)], -1), torch.stack([sine, cosine, uniform(0.1)], -1)]
-    grid = F.affine_grid(torch.stack(rows, 1), pixel_values.shape, align_corners=False)
+    grid = F.affine_grid(torch.stack(rows, 1).to(pixel_values), pixel_values.shape, align_corners=False)
     moved = F.grid_sample(pixel_values, grid, padding_mode="border", align_corners=False)
-    contrast, brightness = 1 + uniform(0.2), uniform(0.2)
-    return (moved * contrast.view(-1, 1, 1, 1) + brightness.view(-1, 1, 1, 1)).clamp(-1, 1)
+    contrast, brightness = ((mean + uniform(0.2)).to(pixel_values).view(-1, 1, 1, 1) for mean in (1, 0))
+    return (moved * contrast + brightness).clamp(-1, 1)
 
 
 class ClassifierTrainer(Trainer):
-    """Trainer with a loss in which every class weighs as it should. A batch holds the model's inputs and `labels`."""
+    """
+    Trainer with a loss in which every class weighs as it should, and an input that `augment` changes in training. A batch
+    holds the model's one input and `labels`.
+    """
 
-    def __init__(self, class_weights: torch.FloatTensor, **kwargs):
+    def __init__(self, class_weights: torch.FloatTensor, augment: Callable[[torch.Tensor], torch.Tensor], **kwargs):
         super().__init__(**kwargs)
-        self.class_weights = class_weights
+        self.class_weights, self.augment = class_weights, augment
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels = inputs.pop("labels")
+        if model.training:
+            # Not where batches are made: workers do not know whether the model is trained or evaluated.
+            inputs = {name: self.augment(values) for name, values in inputs.items()}
         outputs = model(**inputs)
         weights = self.class_weights.to(outputs.logits.device)
         loss = F.cross_entropy(outputs.logits, labels, weights, label_smoothing=0.05)
         return (loss, outputs) if return_outputs else loss
 
 
-def collate(examples: list[dict[str, torch.Tensor]], training: bool) -> dict[str, torch.Tensor]:
-    pixel_values = torch.stack([example["pixel_values"] for example in examples]).float() / 127.5 - 1
+def collate(examples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     return {
-        "pixel_values": augment(pixel_values) if training else pixel_values,
+        "pixel_values": torch.stack([example["pixel_values"] for example in examples]).float() / 127.5 - 1,
         "labels": torch.stack([example["labels"] for example in examples]),
     }
 
@@ -161,11 +167,12 @@ def main(args: ScriptArguments, training_args: TrainingArguments):
     counts = torch.bincount(torch.stack([example["labels"] for example in train]), minlength=len(CLASSES))
     trainer = ClassifierTrainer(
         class_weights=counts.sum() / (len(CLASSES) * counts),
+        augment=augment,
         model=ResNetForImageClassification(config),
         args=training_args,
         train_dataset=train,
         eval_dataset=validation,
-        data_collator=lambda examples: collate(examples, trainer.model.training),
+        data_collator=collate,
         compute_metrics=balanced_accuracies,
     )
     trainer.train(resume_from_checkpoint=checkpoint_of_run(training_args, asdict(args)))

@@ -147,17 +147,20 @@ def main(args: ScriptArguments, training_args: TrainingArguments):
             {"image_codes": row, "labels": CLASSES.index(class_of(study))}
             for study, row in zip(studies, codes, strict=True)
         ]
-    augment, rng = CodeAugmentation(vq_tokenizer), np.random.default_rng(training_args.seed)
+    augmentation = CodeAugmentation(vq_tokenizer)
     # As `teach_reading.py` draws them: half of the studies are normal, a quarter bacterial and a quarter viral.
     counts = torch.bincount(torch.tensor([row["labels"] for row in examples["train"]]))
     weights = torch.tensor([0.5, 0.25, 0.25]) * counts.sum() / counts
 
+    def augment(image_codes: torch.LongTensor) -> torch.LongTensor:
+        # Seeded by the random state that a resume restores.
+        rng = np.random.default_rng(torch.randint(2**31, ()).item())
+        codes = np.stack([augmentation(row, rng) for row in image_codes.cpu().numpy()])
+        return torch.from_numpy(codes).to(image_codes)
+
     def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
-        codes = [row["image_codes"] for row in rows]
-        if trainer.model.training:
-            codes = [augment(row, rng) for row in codes]
         return {
-            "image_codes": torch.from_numpy(np.stack(codes).astype(np.int64)),
+            "image_codes": torch.from_numpy(np.stack([row["image_codes"] for row in rows]).astype(np.int64)),
             "labels": torch.tensor([row["labels"] for row in rows]),
         }
 
@@ -168,6 +171,7 @@ def main(args: ScriptArguments, training_args: TrainingArguments):
     model.begin_from_codebook(vq_tokenizer)
     trainer = ClassifierTrainer(
         class_weights=weights,
+        augment=augment,
         model=model,
         args=training_args,
         train_dataset=examples["train"],

@@ -1,5 +1,6 @@
 import copy
 import json
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -127,6 +128,20 @@ def test_the_loss_of_accumulated_batches_is_their_mean(scripts, folder):
             state = json.loads((output_dir / "checkpoint-1/trainer_state.json").read_text())
             losses.append(state["log_history"][0]["loss"])
         assert losses[1] == pytest.approx(losses[0], rel=0.3)
+
+
+def test_a_classifier_of_codes_that_is_resumed_ends_with_the_same_weights(scripts, folder):
+    arguments = scripts.classifier.ScriptArguments(
+        str(folder), str(folder / "vq"), [str(folder / f"{split}_codes") for split in ("train", "validation")]
+    )
+    settings = replace(training_arguments(folder / "teacher", num_train_epochs=2), save_strategy="epoch")
+    ends = []
+    for _ in range(2):
+        scripts.classifier.main(arguments, settings)
+        ends.append(load_file(folder / "teacher/final/model.safetensors"))
+        # The next run goes on after the first epoch.
+        shutil.rmtree(folder / "teacher/checkpoint-4")
+    assert all(torch.equal(ends[1][name], tensor) for name, tensor in ends[0].items())
 
 
 def test_codes_are_those_of_the_studies_by_name(scripts, folder, vq_tokenizer):

@@ -49,6 +49,20 @@ def test_a_classifier_is_trained_measured_and_saved_for_transformers(script, dat
     assert [classifier.config.id2label[i] for i in range(3)] == ["normal", "bacterial", "viral"]
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_every_batch_of_training_is_augmented_and_none_of_evaluation(script, data_dir, monkeypatch, workers):
+    augmented, augment = [], script.augment
+    monkeypatch.setattr(script, "augment", lambda pixels: augmented.append(len(pixels)) or augment(pixels))
+    model = {"embedding_size": 4, "hidden_sizes": [4, 8], "depths": [1, 1], "layer_type": "basic"}
+    training_args = TrainingArguments(
+        output_dir=str(data_dir / "run"), num_train_epochs=2, per_device_train_batch_size=4, eval_strategy="epoch",
+        save_strategy="no", report_to="none", remove_unused_columns=False, use_cpu=True, disable_tqdm=True,
+        dataloader_num_workers=workers,
+    )  # fmt: skip
+    script.main(script.ScriptArguments(str(data_dir), 32, model), training_args)
+    assert augmented == [4, 2] * 2
+
+
 def test_balanced_accuracies_are_mean_recalls(script):
     logits = np.eye(3)[[0, 0, 1, 2, 0, 2]]
     # Of two normal X-rays both are known, of three bacterial ones one, and a second as normal; the viral one is known.
