@@ -20,7 +20,7 @@ from transformers_cxr.evaluation.tables import results_from_json
 COLUMNS = "file_name split source patient_id view sex age age_group finding_labels etiology license".split()
 CARD = "---\nlicense: apache-2.0\n---\n\n# Model\n\n<!-- metrics -->\nold\n<!-- end of metrics -->\n\nThe end.\n"
 OPTIONS = ["--max-new-tokens", "4", "--batch-size", "4", "--num-resamples", "10", "--num-corrupted", "1"]
-TASKS = ["--tasks", "report,image,vqa,language,tokenizer,well-formed,robustness"]
+TASKS = ["--tasks", "report,image,vqa", "--tasks", "language,tokenizer,well-formed,robustness"]
 
 app = typer.Typer()
 for command in (

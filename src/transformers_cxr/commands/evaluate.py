@@ -27,12 +27,12 @@ def evaluate(
     ] = None,
     split: Annotated[str, typer.Option(help="Split of the metadata.")] = "validation",
     tasks: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
             help="Separated by commas: report, image, diversity, vqa, language, tokenizer, well-formed, robustness; all that "
             "there are references for if not given."
         ),
-    ] = "",
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Examples of each task, for a quick look.")] = None,
     num_questions: Annotated[int, typer.Option(min=1, help="Questions.")] = 400,
     num_drawings: Annotated[int, typer.Option(min=1, help="X-rays that are drawn.")] = 200,
@@ -40,13 +40,13 @@ def evaluate(
     num_corrupted: Annotated[int, typer.Option(min=1, help="X-rays that are read under every corruption.")] = 50,
     labeler: Annotated[str, typer.Option(help="Labeler of reports: rules or chexbert.")] = "rules",
     radeval: Annotated[
-        str, typer.Option(help="Separated by commas: radgraph, radcliq, green, ratescore, bertscore.")
-    ] = "",
+        list[str] | None, typer.Option(help="Separated by commas: radgraph, radcliq, green, ratescore, bertscore.")
+    ] = None,
     classifier: Annotated[str, typer.Option(help="Classifier of X-rays: a folder or a name of torchxrayvision.")] = "",
     features: Annotated[
-        str,
+        list[str] | None,
         typer.Option(help="Separated by commas: inception, rad-dino, names of torchxrayvision, folders."),
-    ] = "",
+    ] = None,
     training_split: Annotated[str, typer.Option(help="Split that is searched for copies among the drawings.")] = "",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of a report or answer in tokens, at most.")] = 256,
     guidance_scale: Annotated[
@@ -222,5 +222,5 @@ def rexrank(
     typer.echo(f"{len(asked)} studies written to {output}; {cache} can be removed.")
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+def _names(given: list[str] | None) -> list[str]:
+    return [name.strip() for text in given or [] for name in text.split(",") if name.strip()]
