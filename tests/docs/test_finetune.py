@@ -68,7 +68,7 @@ def test_page_trains_on_all_that_it_names(page, dolly, one_step, tmp_path):
                 page.run_command(words)
 
     trained = sorted(path.parent.name for path in (tmp_path / "runs").glob("*/eval_results.json"))
-    assert trained == ["llm", "own", "smollm2", "smollm2_32", "stage1", "stage2"]
+    assert trained == ["llm", "own", "smollm2", "smollm2_320", "stage1", "stage2"]
     assert all((tmp_path / f"runs/{name}/final/model.safetensors").is_file() for name in trained)
     assert "| full | 1 |" in (tmp_path / "runs/ablations/ablations.md").read_text()
     assert "perplexity" in (tmp_path / "runs/language/tables.md").read_text()
