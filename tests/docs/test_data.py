@@ -41,7 +41,7 @@ def test_page_runs_in_order(page, mimic, openi, dolly_texts, tmp_path):
 
     study = {"file_name": "1.png", "patient_id": "7", "text": "IMPRESSION: Normal.", "set": "train", "projection": "AP"}
     write_csv(tmp_path / "reports.csv", study)
-    labels = {"Path": "images/1.png", "Patient": "7", "AP/PA": "AP", "Edema": "1.0", "Pneumonia": "-1.0"}
+    labels = {"Path": "images/1.png", "patient_id": "7", "AP/PA": "AP", "Edema": "1.0", "Pneumonia": "-1.0"}
     write_csv(tmp_path / "train.csv", labels)
     of_folder = {"source": "kermany", "view": "AP", "age_group": "child", "sex": "M", "etiology": ""}
     of_folder["finding_labels"] = "No Finding"

@@ -44,6 +44,7 @@ def test_page_trains_on_all_that_it_names(page, dolly, one_step, tmp_path):
     for block in page.python:
         if SMOLLM2 not in block:
             page.run_python(block)
+    shutil.copy("dolly.parquet", "texts.parquet")  # as make_texts.py writes
     question = {"question": "Edema?", "answer": "No."}
     lines = [json.dumps({**question, "study": study}) for study in ("53189527", "51033740")]
     (tmp_path / "vqa.jsonl").write_text("\n".join(lines))
