@@ -17,7 +17,7 @@ from make_vqa import load_model
 from tqdm import tqdm
 from transformers import set_seed
 
-from transformers_cxr.data.instructions import message, text_part
+from transformers_cxr.data.instructions import text_turn
 from transformers_cxr.data.texts import write_texts
 from transformers_cxr.training.arguments import run_script
 
@@ -89,8 +89,7 @@ def main(args: Arguments):
         for number, (prompt, ids) in enumerate(zip(batch, output), start=start):
             answer = tokenizer.decode(ids, skip_special_tokens=True).strip()
             if tokenizer.eos_token_id in ids and answer:
-                messages = [message("user", text_part(prompt)), message("assistant", text_part(answer))]
-                rows.append({"id": f"prompt-{number}", "messages": messages})
+                rows.append({"id": f"prompt-{number}", "messages": text_turn(prompt, answer)})
     print(f"{write_texts(rows, args.output)} answers of {len(prompts)}; the others do not end, or are empty.")
 
 

@@ -36,7 +36,6 @@ import copy
 import random
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -52,11 +51,11 @@ from transformers_cxr import LlmCxrForCausalLM, LlmCxrProcessor
 from transformers_cxr.data.codes import load_codes
 from transformers_cxr.data.image_folder import Study, read_image_folder
 from transformers_cxr.data.instructions import (
+    about_one_image,
     image_conversation,
-    message,
     question_answers,
     report_conversation,
-    text_part,
+    text_turn,
 )
 from transformers_cxr.training.arguments import run_script
 from transformers_cxr.training.instructions import InstructionCollator, encode_conversation
@@ -174,14 +173,11 @@ class ReadingDataset(Dataset):
             questions.sort(key=lambda question: question[0] not in DECIDING)
         turns = [report_conversation(study, rng)["messages"]]
         for _, question, answer in questions[: rng.randint(*self.args.questions)]:
-            turns.append([message("user", text_part(question)), message("assistant", text_part(answer))])
+            turns.append(text_turn(question, answer))
         rng.shuffle(turns)
         if rng.random() < self.args.one_turn:
             turns = turns[:1]
-        for user, _ in turns:
-            user["content"] = [part for part in user["content"] if part["type"] != "image"]
-        turns[0][0]["content"].append({"type": "image"})
-        return list(chain(*turns))
+        return about_one_image(turns)
 
 
 class Student(torch.nn.Module):

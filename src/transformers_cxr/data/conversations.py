@@ -9,10 +9,12 @@ from .image_folder import Study
 from .instructions import (
     IMAGE_INSTRUCTIONS,
     REPORT_INSTRUCTIONS,
+    about_one_image,
     label_report,
     message,
     question_answers,
     text_part,
+    text_turn,
 )
 from .records import StudyRecord
 
@@ -83,7 +85,7 @@ def vqa_example(row: dict, rng: random.Random) -> dict:
     Returns:
         `dict`: as of [`report_example`].
     """
-    return {"messages": _question_turn(row["question"], row["answer"]), "task": "vqa", **_image_of(row)}
+    return _question_conversation(row, row["question"], row["answer"])
 
 
 def label_vqa_example(row: dict, rng: random.Random) -> dict:
@@ -98,7 +100,7 @@ def label_vqa_example(row: dict, rng: random.Random) -> dict:
         `dict`: as of [`report_example`].
     """
     _, question, answer = question_answers(labelled_study(row), rng)[0]
-    return {"messages": _question_turn(question, answer), "task": "vqa", **_image_of(row)}
+    return _question_conversation(row, question, answer)
 
 
 def text_example(row: dict, rng: random.Random) -> dict:
@@ -172,8 +174,8 @@ def label_record(study: Study) -> StudyRecord:
     )
 
 
-def _question_turn(question: str, answer: str) -> list[dict]:
-    return [message("user", text_part(question), {"type": "image"}), message("assistant", text_part(answer))]
+def _question_conversation(row: dict, question: str, answer: str) -> dict:
+    return {"messages": about_one_image([text_turn(question, answer)]), "task": "vqa", **_image_of(row)}
 
 
 def _image_of(row: dict) -> dict:

@@ -364,6 +364,19 @@ def message(role: str, *content: dict) -> dict:
     return {"role": role, "content": list(content)}
 
 
+def text_turn(user: str, assistant: str) -> list[dict]:
+    """A turn of texts: what the user says, and what the assistant answers."""
+    return [message("user", text_part(user)), message("assistant", text_part(assistant))]
+
+
+def about_one_image(turns: list[list[dict]]) -> list[dict]:
+    """The messages of turns that are about the same image, which comes at the end of the first user's message alone."""
+    for user, _ in turns:
+        user["content"] = [part for part in user["content"] if part["type"] != "image"]
+    turns[0][0]["content"].append({"type": "image"})
+    return [each for turn in turns for each in turn]
+
+
 def _is_normal(study: Study) -> bool:
     return "No Finding" in study.findings
 

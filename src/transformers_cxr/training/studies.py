@@ -6,13 +6,12 @@ import random
 from collections import Counter
 from collections.abc import Mapping
 from functools import partial
-from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..data.conversations import labelled_study, report_example
-from ..data.instructions import message, question_answers, text_part
+from ..data.instructions import about_one_image, question_answers, text_turn
 from ..data.mixture import Task, TaskMixture
 from ..data.records import iterate
 
@@ -83,12 +82,9 @@ def reading_example(
     example = report_example(row, rng, sections)
     turns = [example["messages"]]
     for _, question, answer in question_answers(labelled_study(row), rng)[:num_questions]:
-        turns.append([message("user", text_part(question)), message("assistant", text_part(answer))])
+        turns.append(text_turn(question, answer))
     rng.shuffle(turns)
-    for user, _ in turns:
-        user["content"] = [part for part in user["content"] if part["type"] != "image"]
-    turns[0][0]["content"].append({"type": "image"})
-    return {**example, "messages": list(chain(*turns))}
+    return {**example, "messages": about_one_image(turns)}
 
 
 def reweighted(
