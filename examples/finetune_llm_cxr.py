@@ -238,7 +238,8 @@ def main(
     set_seed(training_args.seed)
     train, evaluation = load_data(data_args, training_args)
     model, processor = load_model(model_args, training_args)
-    if not (training_args.fsdp or is_deepspeed_zero3_enabled()):
+    sharded = training_args.fsdp or is_deepspeed_zero3_enabled()
+    if not sharded:
         fingerprint = tokenizer_fingerprint(model.vq_tokenizer)
         for path in filter(None, (data_args.records, data_args.questions)):
             check_tokenizer(path, fingerprint)
@@ -284,7 +285,6 @@ def main(
             metrics = trainer.evaluate()
             trainer.save_metrics("eval", metrics)
         trainer.save_model(output_dir / ("adapter" if model_args.lora else "final"))
-        sharded = training_args.fsdp or is_deepspeed_zero3_enabled()
         if model_args.lora and not sharded and trainer.is_world_process_zero():
             model.merge_and_unload().save_pretrained(output_dir / "final")
             processor.save_pretrained(output_dir / "final")
