@@ -35,15 +35,17 @@ CHAT_TEMPLATE = """\
         {{- raise_exception("A message's content has parts of type 'text' and 'image', not '" + part['type'] + "'.") -}}
     {%- endif -%}
 {%- endmacro -%}
-{%- if messages and messages[0]['role'] == 'system' -%}
-    {%- if messages[0]['content'] is string -%}
-        {{- messages[0]['content'] -}}
+{%- macro text_of(content) -%}
+    {%- if content is string -%}
+        {{- content -}}
     {%- else -%}
-        {%- for part in messages[0]['content'] -%}
+        {%- for part in content -%}
             {{- check(part) + ('<image>' if part['type'] == 'image' else part['text']) -}}
         {%- endfor -%}
     {%- endif -%}
-    {{- '\\n\\n' -}}
+{%- endmacro -%}
+{%- if messages and messages[0]['role'] == 'system' -%}
+    {{- text_of(messages[0]['content']) + '\\n\\n' -}}
 {%- else -%}
     {{- 'Below is an instruction that describes a task. Write a response that appropriately completes the request.\\n\\n' -}}
 {%- endif -%}
@@ -71,14 +73,7 @@ CHAT_TEMPLATE = """\
     {%- elif message['role'] == 'assistant' -%}
         {{- '### Response:\\n' -}}
         {%- generation -%}
-            {%- if message['content'] is string -%}
-                {{- message['content'] -}}
-            {%- else -%}
-                {%- for part in message['content'] -%}
-                    {{- check(part) + ('<image>' if part['type'] == 'image' else part['text']) -}}
-                {%- endfor -%}
-            {%- endif -%}
-            {{- '\\n\\n### End' -}}
+            {{- text_of(message['content']) + '\\n\\n### End' -}}
         {%- endgeneration -%}
         {{- '\\n\\n' if not loop.last -}}
     {%- elif message['role'] != 'system' or not loop.first -%}
