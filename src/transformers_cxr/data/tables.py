@@ -23,7 +23,7 @@ from .text_files import open_text
 FIELDS = {item.name for item in dataclasses.fields(StudyRecord)} | {"report"}
 METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
-SPLIT_NAMES = dict.fromkeys(("validate", "val", "valid", "dev"), "validation") | {
+_SPLIT_NAMES = dict.fromkeys(("validate", "val", "valid", "dev"), "validation") | {
     "training": "train",
     "testing": "test",
 }
@@ -123,7 +123,6 @@ def read_table(
             report.skip(where, "a sex or an age group of another name")
         else:
             report.used += 1
-            row_split = (values.get("split") or split).lower()
             yield StudyRecord(
                 id=image_id,
                 patient=identifier_of(values.get("patient")) or image_id,
@@ -133,7 +132,7 @@ def read_table(
                 findings=findings,
                 impression=impression,
                 labels=labels,
-                split=SPLIT_NAMES.get(row_split, row_split),
+                split=split_name(values.get("split") or split),
                 source=values.get("source") or source,
                 study_order=study_order,
                 sex=SEXES[sex],
@@ -190,6 +189,11 @@ def _json(text: str, path: Path, where: str) -> list[dict]:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"Expected a list of objects in '{path}'{where}, got something else.")
     return rows
+
+
+def split_name(text: str) -> str:
+    """The name of a split as records have it: "validation" for "VAL"; one that is not known stays, in lower case."""
+    return _SPLIT_NAMES.get(text.lower(), text.lower())
 
 
 def folder_name(path: str | os.PathLike) -> str:
@@ -251,4 +255,4 @@ def _parsed(text: str) -> Any:
             raise ValueError(f"'{text}' is neither JSON nor Python.") from error
 
 
-__all__ = ["folder_name", "identifier_of", "image_path", "read_table", "table_rows", "text_of"]
+__all__ = ["folder_name", "identifier_of", "image_path", "read_table", "split_name", "table_rows", "text_of"]

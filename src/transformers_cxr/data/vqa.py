@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .instructions import affirms
 from .records import QuestionRecord, SkipReport, StudyRecord
-from .tables import SPLIT_NAMES, folder_name, identifier_of, image_path, table_rows, text_of
+from .tables import folder_name, identifier_of, image_path, split_name, table_rows, text_of
 
 # How VQA-RAD, SLAKE and others name the image of a question.
 IMAGE_COLUMNS = ("image", "image_name", "img_name", "file_name", "image_path")
@@ -93,7 +93,6 @@ def read_vqa(
             report.skip(name, "no image and no study")
             continue
         if not study:
-            row_split = (text_of(row.get("split")) or split).lower()
             if images_needed and not (images_dir / image).is_file():
                 report.skip(name, "no image file")
                 continue
@@ -107,7 +106,7 @@ def read_vqa(
                     findings="",
                     impression="",
                     labels={},
-                    split=SPLIT_NAMES.get(row_split, row_split),
+                    split=split_name(text_of(row.get("split")) or split),
                     source=source or folder_name(path),
                 )
             ]

@@ -6,6 +6,21 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+WHOLE_MODEL = (
+    "a whole LLM-CXR, as `LlmCxrForCausalLM.from_language_model` makes of a language model and an image tokenizer"
+)
+
+
+def check_model_type(name: str, model_type: str | None, known: tuple[str, ...], expected: str) -> None:
+    """
+    Checks of which type a model is.
+
+    Raises:
+        ValueError: of none of the known types; the error says what is `expected`.
+    """
+    if model_type not in known:
+        raise ValueError(f"'{name}' is a model of type '{model_type}': expected {expected}.")
+
 
 @strict
 class CXRVQTokenizerConfig(PreTrainedConfig):
@@ -51,11 +66,9 @@ class CXRVQTokenizerConfig(PreTrainedConfig):
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs) -> tuple[dict, dict]:
         # Transformers itself only warns, and builds the default model around what it did not find.
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        if (model_type := config_dict.get("model_type")) not in (cls.model_type, LlmCxrConfig.model_type):
-            raise ValueError(
-                f"'{pretrained_model_name_or_path}' is a model of type '{model_type}': expected an image tokenizer, or a "
-                "whole LLM-CXR to take it from."
-            )
+        known = (cls.model_type, LlmCxrConfig.model_type)
+        expected = "an image tokenizer, or a whole LLM-CXR to take it from"
+        check_model_type(pretrained_model_name_or_path, config_dict.get("model_type"), known, expected)
         return config_dict, kwargs
 
     def __post_init__(self, **kwargs):
@@ -155,11 +168,7 @@ class LlmCxrConfig(PreTrainedConfig):
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs) -> tuple[dict, dict]:
         # Transformers itself only warns, and builds the default model around what it did not find.
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        if (model_type := config_dict.get("model_type")) != cls.model_type:
-            raise ValueError(
-                f"'{pretrained_model_name_or_path}' is a model of type '{model_type}': expected a whole LLM-CXR, as "
-                "`LlmCxrForCausalLM.from_language_model` makes of a language model and an image tokenizer."
-            )
+        check_model_type(pretrained_model_name_or_path, config_dict.get("model_type"), (cls.model_type,), WHOLE_MODEL)
         return config_dict, kwargs
 
     def __post_init__(self, **kwargs):

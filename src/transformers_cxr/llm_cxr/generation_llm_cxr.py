@@ -31,6 +31,12 @@ if TYPE_CHECKING:
 IMAGE_INSTRUCTION = "Draw the chest X-ray that this report describes."
 
 
+def seeds_of_images(seed: int | Sequence[int] | None, num_images: int) -> Sequence[int] | None:
+    """`seed + i` for image `i` where there is one seed, else the seeds as they are given; those of an array as a list."""
+    seed = seed.tolist() if hasattr(seed, "tolist") else seed
+    return [seed + i for i in range(num_images)] if isinstance(seed, Integral) else seed
+
+
 class ImageGrammarLogitsProcessor(LogitsProcessor):
     """
     Allows only well-formed interleaved output: after the begin-of-image token exactly `num_image_tokens` codes, then the
@@ -216,11 +222,10 @@ class LlmCxrImageGenerationMixin:
                 f"`guidance_scale={guidance_scale}` needs `negative_input_ids`, the prompt to guide away from; "
                 "`transformers_cxr.generate_image` makes one."
             )
-        seed = seed.tolist() if hasattr(seed, "tolist") else seed
-        seeds = [seed + i for i in range(total)] if isinstance(seed, Integral) else seed
+        seeds = seeds_of_images(seed, total)
         if seeds is not None:
             if not isinstance(seeds, Sequence) or not all(isinstance(s, Integral) for s in seeds):
-                raise ValueError(f"`seed` must be an integer or a list of integers, got {seed!r}.")
+                raise ValueError(f"`seed` must be an integer or a list of integers, got {seeds!r}.")
             if len(seeds) != total:
                 raise ValueError(f"Expected one seed for each of the {total} images, got {len(seeds)}.")
         input_ids = self._with_prompt_images(input_ids, pixel_values)

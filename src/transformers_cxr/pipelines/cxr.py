@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from transformers import Pipeline
 
+from ..llm_cxr.configuration_llm_cxr import WHOLE_MODEL, LlmCxrConfig, check_model_type
+
 
 def is_sequence(inputs) -> bool:
     """Whether these are several inputs of known number, such as a list or the column of a dataset."""
@@ -23,11 +25,8 @@ class CxrPipeline(Pipeline):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        if (model_type := self.model.config.model_type) != "llm_cxr":
-            raise ValueError(
-                f"'{self.model.name_or_path}' is a model of type '{model_type}': expected a whole LLM-CXR, as "
-                "`LlmCxrForCausalLM.from_language_model` makes of a language model and an image tokenizer."
-            )
+        model_type = self.model.config.model_type
+        check_model_type(self.model.name_or_path, model_type, (LlmCxrConfig.model_type,), WHOLE_MODEL)
         self.model.check_processor(self.processor)
 
     def __call__(self, inputs, **kwargs):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral
 
-from ..llm_cxr.generation_llm_cxr import IMAGE_INSTRUCTION
+from ..llm_cxr.generation_llm_cxr import IMAGE_INSTRUCTION, seeds_of_images
 from .cxr import CxrPipeline
 
 
@@ -48,13 +47,10 @@ class CxrGenerationPipeline(CxrPipeline):
 
     def _forward(self, model_inputs, instruction: str = IMAGE_INSTRUCTION, **kwargs):
         kwargs = self.processor.with_negative_prompt(kwargs, instruction, self.model.device)
-        seed = kwargs.get("seed")
-        seed = seed.tolist() if hasattr(seed, "tolist") else seed
-        if isinstance(seed, Integral):
-            seed = [seed + i for i in range(kwargs.get("num_images", 1))]
-        if isinstance(seed, Sequence):
+        seeds = seeds_of_images(kwargs.get("seed"), kwargs.get("num_images", 1))
+        if isinstance(seeds, Sequence):
             # The images of a text do not depend on the texts that are in its batch.
-            kwargs["seed"] = [*seed] * len(model_inputs["input_ids"])
+            kwargs["seed"] = [*seeds] * len(model_inputs["input_ids"])
         output = self.model.generate_image(
             model_inputs["input_ids"], attention_mask=model_inputs["attention_mask"], **kwargs
         )
