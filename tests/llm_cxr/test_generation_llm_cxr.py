@@ -20,6 +20,20 @@ def prompts(processor, texts=("Normal.",), boi=True):
     return processor(text=rows, return_tensors="pt", padding=True)
 
 
+@pytest.fixture
+def model_of(text_tokenizer, vq_tokenizer):
+    """Model and processor on a tiny random backbone of another kind: `model_of(Gemma2Config, head_dim=8)`."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+
+    def model_of(config_class, **settings):
+        torch.manual_seed(0)
+        config = config_class(vocab_size=len(text_tokenizer), intermediate_size=64, **sizes, **settings)
+        base = AutoModelForCausalLM.from_config(config)
+        return LlmCxrForCausalLM.from_language_model(base, text_tokenizer, vq_tokenizer, new_embeddings="random")
+
+    return model_of
+
+
 def assert_well_formed(row, config, begun=False, cut=False):
     """Reads a row of new ids token by token; `cut` is whether it may end by length within text."""
     left = NUM_CODES if begun else None
@@ -138,44 +152,16 @@ def test_generate_image_gives_the_codes_of_plain_generate_under_greedy(any_model
     assert len(drawn.codes.unique(dim=0)) == 2, "both prompts drew the same image: the test would not see a mix-up"
 
 
-def test_backbone_that_changes_its_logits_draws_as_plain_generate(text_tokenizer, vq_tokenizer):
-    torch.manual_seed(0)
-    config = Gemma2Config(
-        vocab_size=len(text_tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        intermediate_size=64,
-        final_logit_softcapping=0.05,
-    )
-    base = AutoModelForCausalLM.from_config(config)
-    model, processor = LlmCxrForCausalLM.from_language_model(
-        base, text_tokenizer, vq_tokenizer, new_embeddings="random"
-    )
+def test_backbone_that_changes_its_logits_draws_as_plain_generate(model_of):
+    model, processor = model_of(Gemma2Config, head_dim=8, final_logit_softcapping=0.05)
     inputs = prompts(processor)
     plain = model.generate(**inputs, do_sample=False, max_new_tokens=NUM_CODES)[:, -NUM_CODES:]
     codes = model.generate_image(**inputs, do_sample=False).codes
     assert torch.equal(codes + model.config.image_token_offset, plain)
 
 
-def test_several_images_of_a_backbone_that_is_partly_recurrent(text_tokenizer, vq_tokenizer):
-    torch.manual_seed(0)
-    config = Lfm2Config(
-        vocab_size=len(text_tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=64,
-        layer_types=["conv", "full_attention"],
-        initializer_range=0.3,
-    )
-    base = AutoModelForCausalLM.from_config(config)
-    model, processor = LlmCxrForCausalLM.from_language_model(
-        base, text_tokenizer, vq_tokenizer, new_embeddings="random"
-    )
+def test_several_images_of_a_backbone_that_is_partly_recurrent(model_of):
+    model, processor = model_of(Lfm2Config, layer_types=["conv", "full_attention"], initializer_range=0.3)
     inputs = prompts(processor, ["Normal.", "Signs of viral pneumonia."])
     codes = model.generate_image(**inputs, num_images=2, seed=0).codes
     alone = [
@@ -197,21 +183,9 @@ def test_a_draft_model_of_the_same_kind_changes_no_token(tiny_model, boi):
     assert (assisted[:, inputs.input_ids.shape[1] :] >= model.config.image_token_offset).sum() == 16
 
 
-def test_assisted_generation_with_a_recurrent_state_is_refused(text_tokenizer, vq_tokenizer):
-    config = JambaConfig(
-        vocab_size=len(text_tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=64,
-        num_experts=2,
-        attn_layer_period=2,
-        attn_layer_offset=1,
-        use_mamba_kernels=False,
-    )
-    base = AutoModelForCausalLM.from_config(config)
-    model, _ = LlmCxrForCausalLM.from_language_model(base, text_tokenizer, vq_tokenizer)
+def test_assisted_generation_with_a_recurrent_state_is_refused(model_of):
+    settings = {"num_experts": 2, "attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False}
+    model, _ = model_of(JambaConfig, **settings)
     with pytest.raises(ValueError, match="not supported with stateful models"):
         model.generate(torch.tensor([[5, 6, 5]]), prompt_lookup_num_tokens=2, max_new_tokens=8)
 
@@ -497,8 +471,7 @@ def test_prompt_is_prefilled_once_and_only_the_code_rows_are_computed(tiny_model
     assert not head_calls
 
 
-def test_code_logits_are_the_slice_of_the_full_head(any_model):
-    model, processor = any_model
+def assert_code_logits_are_the_slice_of_the_full_head(model, processor):
     inputs = prompts(processor)
     with torch.no_grad():
         positions = torch.arange(inputs.input_ids.shape[1])[None]
@@ -508,27 +481,12 @@ def test_code_logits_are_the_slice_of_the_full_head(any_model):
     torch.testing.assert_close(logits, full[:, start : start + 32])
 
 
-def test_granite_draws_from_its_scaled_logits(text_tokenizer, vq_tokenizer):
-    torch.manual_seed(0)
-    config = GraniteConfig(
-        vocab_size=len(text_tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        logits_scaling=8.0,
-    )
-    base = AutoModelForCausalLM.from_config(config)
-    model, processor = LlmCxrForCausalLM.from_language_model(
-        base, text_tokenizer, vq_tokenizer, new_embeddings="random"
-    )
-    inputs = prompts(processor)
-    positions = torch.arange(inputs.input_ids.shape[1])[None]
-    with torch.no_grad():
-        logits, _ = model._code_logits_function()(inputs.input_ids, inputs.attention_mask, positions, None)
-        full = model(**inputs).logits[:, -1]
-    start = model.config.image_token_offset
-    torch.testing.assert_close(logits, full[:, start : start + 32])
+def test_code_logits_are_the_slice_of_the_full_head(any_model):
+    assert_code_logits_are_the_slice_of_the_full_head(*any_model)
+
+
+def test_granite_draws_from_its_scaled_logits(model_of):
+    assert_code_logits_are_the_slice_of_the_full_head(*model_of(GraniteConfig, logits_scaling=8.0))
 
 
 def test_images_of_the_prompt_are_drawn_from_and_may_not_be_missing(tiny_model):

@@ -31,13 +31,17 @@ def data_dir(tmp_path):
     return tmp_path
 
 
-def test_a_classifier_is_trained_measured_and_saved_for_transformers(script, data_dir):
+def train(script, data_dir, **settings):
     model = {"embedding_size": 4, "hidden_sizes": [4, 8], "depths": [1, 1], "layer_type": "basic"}
     training_args = TrainingArguments(
-        output_dir=str(data_dir / "run"), max_steps=2, per_device_train_batch_size=6, learning_rate=0.01,
-        save_strategy="no", report_to="none", remove_unused_columns=False, use_cpu=True, disable_tqdm=True,
+        output_dir=str(data_dir / "run"), save_strategy="no", report_to="none", remove_unused_columns=False, use_cpu=True,
+        disable_tqdm=True, **settings,
     )  # fmt: skip
     script.main(script.ScriptArguments(str(data_dir), 32, model), training_args)
+
+
+def test_a_classifier_is_trained_measured_and_saved_for_transformers(script, data_dir):
+    train(script, data_dir, max_steps=2, per_device_train_batch_size=6, learning_rate=0.01)
     classifier = AutoModelForImageClassification.from_pretrained(data_dir / "run/final")
     processor = AutoImageProcessor.from_pretrained(data_dir / "run/final")
     images = [PIL.Image.open(data_dir / f"{number}.png") for number in range(6, 12)]
@@ -53,13 +57,8 @@ def test_a_classifier_is_trained_measured_and_saved_for_transformers(script, dat
 def test_every_batch_of_training_is_augmented_and_none_of_evaluation(script, data_dir, monkeypatch, workers):
     augmented, augment = [], script.augment
     monkeypatch.setattr(script, "augment", lambda pixels: augmented.append(len(pixels)) or augment(pixels))
-    model = {"embedding_size": 4, "hidden_sizes": [4, 8], "depths": [1, 1], "layer_type": "basic"}
-    training_args = TrainingArguments(
-        output_dir=str(data_dir / "run"), num_train_epochs=2, per_device_train_batch_size=4, eval_strategy="epoch",
-        save_strategy="no", report_to="none", remove_unused_columns=False, use_cpu=True, disable_tqdm=True,
-        dataloader_num_workers=workers,
-    )  # fmt: skip
-    script.main(script.ScriptArguments(str(data_dir), 32, model), training_args)
+    settings = {"num_train_epochs": 2, "per_device_train_batch_size": 4, "eval_strategy": "epoch"}
+    train(script, data_dir, **settings, dataloader_num_workers=workers)
     assert augmented == [4, 2] * 2
 
 
