@@ -123,7 +123,6 @@ def work(connection: Connection, args: argparse.Namespace, way: Way) -> None:
     logging.set_verbosity_error()
     device = torch.device(args.device)
     model = load_model(args, way.model).to(device).train()
-    model.vq_tokenizer.requires_grad_(False)
     dataset = dataset_of(args, args.steps * args.batch_size)
     collator = InstructionCollator(dataset.processor.tokenizer.pad_token_id, way.packing)
     batches = list(DataLoader(dataset, args.batch_size, collate_fn=collator))
@@ -153,16 +152,19 @@ def work(connection: Connection, args: argparse.Namespace, way: Way) -> None:
 
 
 def pipeline_rate(args: argparse.Namespace) -> float:
-    """Conversations a second that one process reads, tokenizes and packs."""
+    """Conversations a second that one process reads, tokenizes and packs; the median of the rounds."""
     number = args.pipeline_batches * args.batch_size
-    dataset = dataset_of(args, number + args.batch_size)
+    dataset = dataset_of(args, number * args.repeats + args.batch_size)
     collator = InstructionCollator(dataset.processor.tokenizer.pad_token_id, "rows")
     batches = iter(DataLoader(dataset, args.batch_size, collate_fn=collator))
     next(batches)
-    start = time.perf_counter()
-    for _ in islice(batches, args.pipeline_batches):
-        pass
-    return number / (time.perf_counter() - start)
+    rates = []
+    for _ in range(args.repeats):
+        start = time.perf_counter()
+        for _ in islice(batches, args.pipeline_batches):
+            pass
+        rates.append(number / (time.perf_counter() - start))
+    return statistics.median(rates)
 
 
 def main(args: argparse.Namespace) -> None:
@@ -221,7 +223,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=4, help="steps a round")
     parser.add_argument("--repeats", type=int, default=3, help="rounds; the table gives medians")
     parser.add_argument("--learning_rate", type=float, default=1e-4, help="learning rate of AdamW")
-    parser.add_argument("--pipeline_batches", type=int, default=20, help="batches that the data pipeline is timed over")
+    parser.add_argument("--pipeline_batches", type=int, default=20, help="batches a round of the data pipeline")
     parser.add_argument("--random_layers", type=int, default=30, help="layers of the random Llama, 30 in SmolLM2-135M")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--checkpoint", help="folder in place of the embedded checkpoint")
