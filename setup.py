@@ -4,7 +4,9 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
-VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "src/transformers_cxr/__init__.py").read_text(), re.MULTILINE)[1]
+VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "src/transformers_cxr/__init__.py").read_text(), re.MULTILINE)[
+    1
+]
 
 # transformers 5.23 and diffusers 0.42 are the oldest that the package is tested with; most other bounds are those that
 # these two set themselves.
@@ -74,7 +76,7 @@ setup(
     package_data={"transformers_cxr": ["checkpoints/**", "demo/images/*"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
-    entry_points={"console_scripts": ["transformers-cxr = transformers_cxr.commands.main:main"]},
+    entry_points={"console_scripts": ["transformers-cxr = transformers_cxr.cli.main:main"]},
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Science/Research",

@@ -32,10 +32,10 @@ from tqdm import tqdm
 from transformers import get_scheduler
 
 from transformers_cxr import CXRVQTokenizer, CXRVQTokenizerConfig, LlmCxrImageProcessor
-from transformers_cxr.data.image_folder import list_images
-from transformers_cxr.evaluation.reconstruction import codebook_statistics
-from transformers_cxr.training.codebook import CodebookKeeper
-from transformers_cxr.training.vq_gan import reconstruction_loss
+from transformers_cxr.data.readers.image_folder import list_images
+from transformers_cxr.evaluation.metrics.reconstruction import codebook_statistics
+from transformers_cxr.training.vq_gan.codebook import CodebookKeeper
+from transformers_cxr.training.vq_gan.losses import reconstruction_loss
 
 FSQ_LEVELS = (8, 5, 5, 5)
 BITS = 10

@@ -94,7 +94,7 @@ def main(size: str, dtype: str, shards: int):
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "language-model"
         run([__file__, "--size", size, "--dtype", dtype, "--shards", str(shards), "--build", str(folder)])
-        entry = ["-c", "from transformers_cxr.commands.main import main; main()"]
+        entry = ["-c", "from transformers_cxr.cli.main import main; main()"]
         vq_gan = [
             "--vq-gan-config",
             f"{temporary}/vq-gan/vq_gan.yaml",

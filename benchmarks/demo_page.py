@@ -25,7 +25,7 @@ import PIL.Image
 import torch
 import transformers
 
-from transformers_cxr.commands.models import load_model, model_name
+from transformers_cxr.cli.models import load_model, model_name
 from transformers_cxr.demo.page import EXAMPLES
 from transformers_cxr.demo.reader import Reader
 from transformers_cxr.demo.server import serve

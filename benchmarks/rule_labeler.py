@@ -20,7 +20,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from transformers_cxr.evaluation.chexpert_labeler import (
+from transformers_cxr.reports.labeler import (
     CHEXPERT_LABELS,
     NEGATIVE,
     POSITIVE,

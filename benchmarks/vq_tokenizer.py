@@ -40,7 +40,7 @@ from transformers.utils import logging
 import transformers_cxr
 from transformers_cxr import CXRVQTokenizer, CXRVQTokenizerConfig, LlmCxrForCausalLM, LlmCxrImageProcessor
 from transformers_cxr.conversion.taming import _taming_names, _taming_shape, taming_ddconfig
-from transformers_cxr.data.image_folder import list_images
+from transformers_cxr.data.readers.image_folder import list_images
 
 IMAGES = Path(__file__).parents[1] / "examples" / "images"
 

@@ -33,14 +33,14 @@ from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments, set_s
 
 from transformers_cxr import LlmCxrForCausalLM, LlmCxrProcessor
 from transformers_cxr.data.conversations import labelled_study
-from transformers_cxr.data.durable import durable_file
 from transformers_cxr.data.mixture import Stage, stage_mixture
 from transformers_cxr.data.records import load_rows, select_records
-from transformers_cxr.evaluation.pneumonia import PneumoniaAgreement
-from transformers_cxr.evaluation.tables import markdown_table
+from transformers_cxr.evaluation.metrics.pneumonia import PneumoniaAgreement
+from transformers_cxr.evaluation.results.tables import markdown_table
+from transformers_cxr.files import durable_file
 from transformers_cxr.pipelines.cxr_text import REPORT_INSTRUCTION
 from transformers_cxr.training.arguments import run_script
-from transformers_cxr.training.instructions import InstructionCollator, InstructionDataset
+from transformers_cxr.training.dataset import InstructionCollator, InstructionDataset
 from transformers_cxr.training.resuming import result_settings
 from transformers_cxr.training.trainer import InstructionTrainer
 

@@ -6,7 +6,7 @@ Evaluates a checkpoint and writes the results into its model card and the README
 
 The embedded checkpoint is evaluated unless `--model` names another; a run that was cut off goes on when it is started again,
 and `accelerate launch` shares the work between processes. `DATA` is a Hugging Face imagefolder with a `metadata.csv` (columns
-in `transformers_cxr.data.image_folder`). All other arguments and the files in `OUTPUT_DIR` are those of `transformers-cxr
+in `transformers_cxr.data.readers.image_folder`). All other arguments and the files in `OUTPUT_DIR` are those of `transformers-cxr
 evaluate` (docs/evaluate.md). `images.png` in `OUTPUT_DIR` has rows of an X-ray, its reconstruction, and two images drawn from
 its report.
 """
@@ -20,11 +20,11 @@ import PIL.Image
 import torch
 
 from transformers_cxr import checkpoint, generate_image, save_image
-from transformers_cxr.data.image_folder import read_image_folder
 from transformers_cxr.data.instructions import label_report
-from transformers_cxr.evaluation.model_card import update_document, update_model_card
-from transformers_cxr.evaluation.run import EvaluationArguments, cost_summary, load_checkpoint, run_evaluation
-from transformers_cxr.evaluation.tables import results_to_markdown
+from transformers_cxr.data.readers.image_folder import read_image_folder
+from transformers_cxr.evaluation.results.model_card import update_document, update_model_card
+from transformers_cxr.evaluation.results.tables import results_to_markdown
+from transformers_cxr.evaluation.runner import EvaluationArguments, cost_summary, load_checkpoint, run_evaluation
 from transformers_cxr.training.arguments import run_script
 
 
@@ -32,7 +32,8 @@ from transformers_cxr.training.arguments import run_script
 class Documents:
     model_card: str = field(default="", metadata={"help": "model card that gets the tables and their metadata"})
     documents: list[str] = field(
-        default_factory=list, metadata={"help": "Markdown files that name the rows they get in `<!-- metrics: ... -->`"}
+        default_factory=list,
+        metadata={"help": "Markdown files that name the rows they get in `<!-- metrics: ... -->`"},
     )
     picture: str = field(default="", metadata={"help": "another place for the picture"})
 

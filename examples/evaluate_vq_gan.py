@@ -4,7 +4,7 @@ Evaluates an image tokenizer (a VQ-GAN): how near its reconstructions are to the
     python examples/evaluate_vq_gan.py --data_dir DATA --output_dir runs/vq_evaluation
 
 The tokenizer of the embedded checkpoint is evaluated unless `--model` names a tokenizer or a model that holds one. `DATA` is
-a Hugging Face imagefolder with a `metadata.csv` (columns in `transformers_cxr.data.image_folder`), or any folder of images.
+a Hugging Face imagefolder with a `metadata.csv` (columns in `transformers_cxr.data.readers.image_folder`), or any folder of images.
 Writes `metrics.json`, `metrics.md` and `images.png` (images above, reconstructions below) in `OUTPUT_DIR`.
 
 With a classifier of X-rays, `clinical_distance` is the squared difference of its features, and `label_agreement` the share of
@@ -27,8 +27,9 @@ from train_classifier import CLASSES, balanced_accuracies, class_of
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, EvalPrediction
 
 from transformers_cxr import CXRVQTokenizer, checkpoint
-from transformers_cxr.data.image_folder import list_images, read_image_folder
-from transformers_cxr.evaluation.reconstruction import (
+from transformers_cxr.classifiers import ClinicalClassifier, load_clinical_classifier
+from transformers_cxr.data.readers.image_folder import list_images, read_image_folder
+from transformers_cxr.evaluation.metrics.reconstruction import (
     codebook_statistics,
     image_distances,
     radial_energy,
@@ -36,9 +37,8 @@ from transformers_cxr.evaluation.reconstruction import (
 )
 from transformers_cxr.llm_cxr.image_processing_llm_cxr import save_image
 from transformers_cxr.training.arguments import run_script
-from transformers_cxr.training.clinical import ClinicalClassifier, load_clinical_classifier
-from transformers_cxr.training.images import ImageDataset
-from transformers_cxr.training.vq_gan import load_lpips
+from transformers_cxr.training.vq_gan.images import ImageDataset
+from transformers_cxr.training.vq_gan.losses import load_lpips
 
 UNITS = {"psnr": "dB", "codebook_perplexity": "codes", "clinical_distance": "squared feature"}
 

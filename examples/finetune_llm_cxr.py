@@ -44,16 +44,16 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from transformers_cxr import CXRVQTokenizer, LlmCxrForCausalLM, LlmCxrProcessor, checkpoint
 from transformers_cxr.data.codes import tokenizer_fingerprint
-from transformers_cxr.data.durable import full_disk_as_message
 from transformers_cxr.data.mixture import STAGE_1, Stage, stage_mixture
+from transformers_cxr.data.readers.table import table_rows
 from transformers_cxr.data.records import PatientSplits, check_tokenizer, iterate, load_rows
-from transformers_cxr.data.tables import table_rows
+from transformers_cxr.files import full_disk_as_message
 from transformers_cxr.training.arguments import run_script
 from transformers_cxr.training.callbacks import SampleCallback
-from transformers_cxr.training.instructions import InstructionCollator, InstructionDataset
+from transformers_cxr.training.dataset import InstructionCollator, InstructionDataset
+from transformers_cxr.training.lora import add_lora, freeze_old_rows, new_token_ids
 from transformers_cxr.training.resuming import checkpoint_of_run, data_fingerprint
 from transformers_cxr.training.studies import reweighted
-from transformers_cxr.training.trainable import add_lora, freeze_old_rows, new_token_ids
 from transformers_cxr.training.trainer import InstructionTrainer
 
 TRAIN_FILES = ("conversations", "records", "questions", "texts")

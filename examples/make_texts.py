@@ -18,7 +18,7 @@ from tqdm import tqdm
 from transformers import set_seed
 
 from transformers_cxr.data.instructions import text_turn
-from transformers_cxr.data.texts import write_texts
+from transformers_cxr.data.readers.text import write_texts
 from transformers_cxr.training.arguments import run_script
 
 INSTRUCTIONS = (

@@ -6,7 +6,7 @@ supports.
 
 `records.parquet` is what `transformers_cxr.data.records.write_records` writes; `MODEL` is a folder, a name on the Hub, or a
 .gguf file. `vqa.jsonl` gets a line a study: `questions` that passed, and in `rejected` those that did not, with the reason. The
-same command again goes on after an interruption. `transformers_cxr.data.vqa.read_vqa` reads the result.
+same command again goes on after an interruption. `transformers_cxr.data.readers.vqa.read_vqa` reads the result.
 
 What is written from reports falls under their licence: questions from MIMIC-CXR are credentialed data as its reports are.
 """
@@ -28,8 +28,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from transformers_cxr.data.readers.vqa import parse_question_answers, why_not_grounded
 from transformers_cxr.data.records import iterate, load_rows, select_records
-from transformers_cxr.data.vqa import parse_question_answers, why_not_grounded
 from transformers_cxr.training.arguments import run_script
 
 PROMPT = """\

@@ -6,7 +6,7 @@ The start of the embedded checkpoint, after `examples/train_vq_gan.py` has train
     python examples/new_llm_cxr.py --config examples/llm_cxr_tiny.yaml --data_dir DATA --vq_tokenizer runs/vq_decoder \
         --output_dir runs/new
 
-`DATA` is a Hugging Face imagefolder with a `metadata.csv` (columns in `transformers_cxr.data.image_folder`): the text tokenizer
+`DATA` is a Hugging Face imagefolder with a `metadata.csv` (columns in `transformers_cxr.data.readers.image_folder`): the text tokenizer
 learns the words of the reports, questions and instructions about its train split. Then `examples/finetune_llm_cxr.py` trains
 the model: `--model runs/new`.
 """
@@ -18,8 +18,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
 from transformers_cxr import CXRVQTokenizer, LlmCxrForCausalLM, LlmCxrImageProcessor
-from transformers_cxr.data.image_folder import Study, read_image_folder
 from transformers_cxr.data.instructions import image_conversation, question_answers, report_conversation
+from transformers_cxr.data.readers.image_folder import Study, read_image_folder
 from transformers_cxr.training.arguments import run_script
 
 

@@ -27,7 +27,7 @@ What differs from `finetune_llm_cxr.py`:
   (distillation, arXiv 2012.12877). The codes of an image that is read are then moved and changed as the teacher's were, what
   is not normal is bacterial as often as viral, and every turn weighs the same, be it a report or the one word of an answer.
 
-`DATA` is a Hugging Face imagefolder with a `metadata.csv` (columns in `transformers_cxr.data.image_folder`); only its train
+`DATA` is a Hugging Face imagefolder with a `metadata.csv` (columns in `transformers_cxr.data.readers.image_folder`); only its train
 split is trained on. Training resumes from the last checkpoint in `OUTPUT_DIR`, and only with the same settings. Every setting
 of `transformers.TrainingArguments` is an argument.
 """
@@ -49,7 +49,6 @@ from transformers import AutoModelForCausalLM, Trainer, TrainingArguments, set_s
 
 from transformers_cxr import LlmCxrForCausalLM, LlmCxrProcessor
 from transformers_cxr.data.codes import load_codes
-from transformers_cxr.data.image_folder import Study, read_image_folder
 from transformers_cxr.data.instructions import (
     about_one_image,
     image_conversation,
@@ -57,8 +56,9 @@ from transformers_cxr.data.instructions import (
     report_conversation,
     text_turn,
 )
+from transformers_cxr.data.readers.image_folder import Study, read_image_folder
 from transformers_cxr.training.arguments import run_script
-from transformers_cxr.training.instructions import InstructionCollator, encode_conversation
+from transformers_cxr.training.dataset import InstructionCollator, encode_conversation
 from transformers_cxr.training.resuming import checkpoint_of_run
 
 # Of questions that decide what a report says.
@@ -78,7 +78,9 @@ class ScriptArguments:
     student: str | None = field(default=None, metadata={"help": "student.safetensors of the stage before"})
     feature_weight: float = field(default=0.5, metadata={"help": "weight of the loss on the teacher's features"})
     drawing_ratio: float = field(default=0.12, metadata={"help": "share of the examples that draw"})
-    questions: list[int] = field(default_factory=lambda: [1, 2], metadata={"help": "fewest and most a reading example"})
+    questions: list[int] = field(
+        default_factory=lambda: [1, 2], metadata={"help": "fewest and most a reading example"}
+    )
     deciding_first: float = field(default=0.0, metadata={"help": "how often the finding is asked for before the view"})
     one_turn: float = field(default=0.0, metadata={"help": "how often only the first turn of a reading is kept"})
     source_weights: dict = field(default_factory=dict, metadata={"help": "how often studies of a source are drawn"})

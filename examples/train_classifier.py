@@ -3,7 +3,7 @@ Trains a small classifier of chest X-rays: normal, bacterial or viral pneumonia.
 
     python examples/train_classifier.py --config examples/classifier_tiny.yaml --data_dir DATA --output_dir runs/classifier
 
-`DATA` is a Hugging Face imagefolder with a `metadata.csv` (columns in `transformers_cxr.data.image_folder`). The studies of
+`DATA` is a Hugging Face imagefolder with a `metadata.csv` (columns in `transformers_cxr.data.readers.image_folder`). The studies of
 the train split that are labelled with one of the classes are trained on, and the balanced accuracy over those of the
 validation split is written to `OUTPUT_DIR/metrics.json`. The classifier in `OUTPUT_DIR/final` is an image classifier of
 Transformers. It serves as the clinical network of `train_vq_gan.py`, and to ask whether reconstructed or generated images show
@@ -32,7 +32,7 @@ from transformers import (
 )
 
 from transformers_cxr import LlmCxrImageProcessor
-from transformers_cxr.data.image_folder import Study, read_image_folder
+from transformers_cxr.data.readers.image_folder import Study, read_image_folder
 from transformers_cxr.training.arguments import run_script
 from transformers_cxr.training.resuming import checkpoint_of_run
 

@@ -8,7 +8,7 @@ Trains a small convolutional classifier of the codes of chest X-rays: normal, ba
 
 It sees what the language model sees, but knows from the start which codes are neighbours, and so learns from a few thousand
 images what a language model needs many more for: `teach_reading.py --teacher runs/teacher/final` passes it on. `DATA` is a
-Hugging Face imagefolder with a `metadata.csv` (columns in `transformers_cxr.data.image_folder`). The train split is trained
+Hugging Face imagefolder with a `metadata.csv` (columns in `transformers_cxr.data.readers.image_folder`). The train split is trained
 on; balanced accuracies over the validation split are printed after each epoch and written to `OUTPUT_DIR/metrics.json`. Every
 setting of `transformers.TrainingArguments` is an argument.
 """
@@ -28,7 +28,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 from transformers_cxr import CXRVQTokenizer
 from transformers_cxr.data.codes import load_codes
-from transformers_cxr.data.image_folder import Study
+from transformers_cxr.data.readers.image_folder import Study
 from transformers_cxr.training.arguments import run_script
 from transformers_cxr.training.resuming import checkpoint_of_run
 

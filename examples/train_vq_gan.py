@@ -15,7 +15,7 @@ With the codes settled, the decoder alone is trained further; no code changes, s
     python examples/train_vq_gan.py --config examples/vq_gan_tiny_decoder.yaml --data_dir DATA --initial_model runs/vq \
         --output_dir runs/vq_decoder
 
-`DATA` is a Hugging Face imagefolder with a `metadata.csv` (columns in `transformers_cxr.data.image_folder`), whose train
+`DATA` is a Hugging Face imagefolder with a `metadata.csv` (columns in `transformers_cxr.data.readers.image_folder`), whose train
 split is used, any folder of images, or a Parquet or WebDataset file or a folder of these, which are streamed. `accelerate
 launch` in the place of `python` trains on several devices. Training resumes from `OUTPUT_DIR/checkpoint-STEP` where there is
 one, to the same weights as without the interruption; the finished tokenizer and its image processor are saved in
@@ -38,18 +38,18 @@ from transformers import get_scheduler
 from transformers.trainer_utils import SchedulerType
 
 from transformers_cxr import CXRVQTokenizer, CXRVQTokenizerConfig, LlmCxrImageProcessor
-from transformers_cxr.data.image_folder import list_images
-from transformers_cxr.data.sources import open_source
-from transformers_cxr.evaluation.reconstruction import reconstruction_picture
+from transformers_cxr.classifiers import load_clinical_classifier
+from transformers_cxr.data.image_source import open_source
+from transformers_cxr.data.readers.image_folder import list_images
+from transformers_cxr.evaluation.metrics.reconstruction import reconstruction_picture
 from transformers_cxr.llm_cxr.image_processing_llm_cxr import save_image
 from transformers_cxr.training.arguments import run_script
-from transformers_cxr.training.checkpoints import last_checkpoint, save_checkpoint
-from transformers_cxr.training.clinical import load_clinical_classifier
-from transformers_cxr.training.codebook import CodebookKeeper
-from transformers_cxr.training.discriminator import PatchDiscriminator
-from transformers_cxr.training.images import ImageDataset, ImageStream, collate_images, is_streamed
 from transformers_cxr.training.resuming import check_same_run
-from transformers_cxr.training.vq_gan import AutoencoderLoss, PerceptualLoss, hinge_loss, load_lpips
+from transformers_cxr.training.vq_gan.checkpoints import last_checkpoint, save_checkpoint
+from transformers_cxr.training.vq_gan.codebook import CodebookKeeper
+from transformers_cxr.training.vq_gan.discriminator import PatchDiscriminator
+from transformers_cxr.training.vq_gan.images import ImageDataset, ImageStream, collate_images, is_streamed
+from transformers_cxr.training.vq_gan.losses import AutoencoderLoss, PerceptualLoss, hinge_loss, load_lpips
 
 logger = get_logger(__name__)
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import transformers_cxr
-from transformers_cxr.evaluation.reconstruction import image_distances
-from transformers_cxr.training.clinical import load_clinical_classifier
-from transformers_cxr.training.vq_gan import load_lpips
+from transformers_cxr.classifiers import load_clinical_classifier
+from transformers_cxr.evaluation.metrics.reconstruction import image_distances
+from transformers_cxr.training.vq_gan.losses import load_lpips
 
 CHECK = """
 from transformers import AutoConfig, AutoModel, AutoProcessor, AutoImageProcessor

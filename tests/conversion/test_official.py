@@ -237,7 +237,9 @@ def official_pixels(image):
 
 
 # Sizes at which rounding down and to the nearest differ, for the longer side and for the crop.
-@pytest.mark.parametrize("size", [(301, 403), (403, 301), (256, 259), (259, 256), (300, 301), (2544, 3056), (100, 157)])
+@pytest.mark.parametrize(
+    "size", [(301, 403), (403, 301), (256, 259), (259, 256), (300, 301), (2544, 3056), (100, 157)]
+)
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_pixels_are_the_official_ones(converted, size, mode):
     shape = (size[1], size[0], 3) if mode == "RGB" else size[::-1]
@@ -527,7 +529,11 @@ def other_vq_gan(parts, official):
         (empty_bin, ValueError, "pytorch_model.bin': it is truncated"),
         (deeper_config, ValueError, r"`config.json` does not match.*are missing: gpt_neox.layers.2.* and \d+ more"),
         (shallower_config, ValueError, "`config.json` does not match.*are left over: gpt_neox.layers.1."),
-        (wider_config, ValueError, r"`config.json` does not match.*another shape: .*\(64, 32\) instead of \(128, 32\)"),
+        (
+            wider_config,
+            ValueError,
+            r"`config.json` does not match.*another shape: .*\(64, 32\) instead of \(128, 32\)",
+        ),
         (another_architecture, ValueError, "of type 'llama'.*from_language_model"),
         (broken_config, ValueError, "config.json' is not a JSON file"),
         (no_config, FileNotFoundError, "No `config.json`"),

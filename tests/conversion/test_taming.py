@@ -59,7 +59,9 @@ PUBLISHED_DDCONFIG = {
 
 def random_images(config: CXRVQTokenizerConfig, batch_size: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
-    return torch.rand(batch_size, config.in_channels, config.image_size, config.image_size, generator=generator) * 2 - 1
+    return (
+        torch.rand(batch_size, config.in_channels, config.image_size, config.image_size, generator=generator) * 2 - 1
+    )
 
 
 def write_config(
@@ -248,7 +250,9 @@ def hostile(marker: pathlib.Path) -> dict[str, Call]:
     }
 
 
-@pytest.mark.parametrize("name", ["posix.mkdir", "builtins.eval", "commands.run", "builtins.getattr", "torch.hub.load"])
+@pytest.mark.parametrize(
+    "name", ["posix.mkdir", "builtins.eval", "commands.run", "builtins.getattr", "torch.hub.load"]
+)
 @pytest.mark.parametrize("place", ["whole file", "state dict", "tensor", "callbacks", "legacy", "legacy callbacks"])
 def test_a_hostile_pickle_is_refused_and_not_executed(vq_gan, tmp_path, name, place):
     marker = tmp_path / "executed"

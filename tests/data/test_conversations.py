@@ -13,13 +13,13 @@ from transformers_cxr.data.conversations import (
     text_example,
     vqa_example,
 )
-from transformers_cxr.data.image_folder import Study
 from transformers_cxr.data.instructions import (
     IMAGE_INSTRUCTIONS,
     REPORT_INSTRUCTIONS,
     etiology_of_report,
     finding_of_report,
 )
+from transformers_cxr.data.readers.image_folder import Study
 from transformers_cxr.data.records import record_row
 
 SEEDS = range(100)

@@ -108,7 +108,9 @@ def test_the_time_of_making_is_the_only_date(image):
         assert dates <= {datetime.now().strftime("%Y%m%d"), dataset.ContentDate}
 
 
-@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy is not installed: `apt-get install dicom3tools`")
+@pytest.mark.skipif(
+    shutil.which("dciodvfy") is None, reason="dciodvfy is not installed: `apt-get install dicom3tools`"
+)
 @pytest.mark.parametrize("kind", ["image", "report"])
 def test_dciodvfy_finds_no_error(tmp_path, image, kind):
     dataset = image_to_dicom(image) if kind == "image" else report_to_dicom(REPORT)
@@ -121,7 +123,9 @@ def test_dciodvfy_finds_no_error(tmp_path, image, kind):
     assert done.returncode == 0
 
 
-@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy is not installed: `apt-get install dicom3tools`")
+@pytest.mark.skipif(
+    shutil.which("dciodvfy") is None, reason="dciodvfy is not installed: `apt-get install dicom3tools`"
+)
 def test_dciodvfy_would_find_an_error(tmp_path, image):
     dataset = image_to_dicom(image)
     del dataset.ConversionType

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from transformers_cxr.data.image_folder import LABELS_OF_SOURCE, Study
 from transformers_cxr.data.instructions import (
     IMAGE_INSTRUCTIONS,
     REPORT_INSTRUCTIONS,
@@ -15,6 +14,7 @@ from transformers_cxr.data.instructions import (
     question_answers,
     report_conversation,
 )
+from transformers_cxr.data.readers.image_folder import LABELS_OF_SOURCE, Study
 
 SEEDS = range(200)
 
@@ -133,7 +133,9 @@ def test_labels_of_chexpert_are_named_and_devices_are_no_finding():
     edema = make_study(source="chexpert", view="LATERAL", age_group="", sex="M", findings=("Edema", "Support Devices"))
     for report in reports(edema):
         assert (
-            "edema" in report.lower() and "edema and" not in report and "support devices are in place" in report.lower()
+            "edema" in report.lower()
+            and "edema and" not in report
+            and "support devices are in place" in report.lower()
         )
         assert "lateral" in report.lower() and "a man" in report
 

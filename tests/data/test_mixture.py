@@ -16,8 +16,8 @@ from transformers_cxr.data.mixture import (
     permuted,
     stage_mixture,
 )
+from transformers_cxr.data.readers.text import write_texts
 from transformers_cxr.data.records import load_rows, write_records
-from transformers_cxr.data.texts import write_texts
 
 
 def name_row(row, rng):

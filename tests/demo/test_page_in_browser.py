@@ -8,7 +8,7 @@ import PIL.Image
 import pytest
 
 from transformers_cxr import generate_image
-from transformers_cxr.commands.models import load_model
+from transformers_cxr.cli.models import load_model
 from transformers_cxr.demo.page import EXAMPLES
 from transformers_cxr.demo.reader import Reader
 from transformers_cxr.demo.server import serve

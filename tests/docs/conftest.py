@@ -15,7 +15,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoProcessor, GPTNeoX
 from typer.testing import CliRunner
 
 import transformers_cxr
-from transformers_cxr.commands.main import app
+from transformers_cxr.cli.main import app
 from transformers_cxr.training.arguments import parse_arguments
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 _DATA = runpy.run_path(str(ROOT / "tests/data/conftest.py"))
 MimicTree, openi = _DATA["MimicTree"], _DATA["openi"]
 LAUNCHERS = (
-    r"accelerate launch( --num_processes \d+)? -m transformers_cxr.commands.main",
+    r"accelerate launch( --num_processes \d+)? -m transformers_cxr.cli.main",
     r"accelerate launch( --num_processes \d+)?",
 )
 
@@ -126,7 +126,11 @@ def dolly(text_tokenizer, tmp_path):
     """A tiny random model in the folder `databricks/dolly-v2-3b`, where it goes before the one on the Hub."""
     folder = tmp_path / "databricks/dolly-v2-3b"
     config = GPTNeoXConfig(
-        vocab_size=len(text_tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+        vocab_size=len(text_tokenizer),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
     )
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     text_tokenizer.save_pretrained(folder)

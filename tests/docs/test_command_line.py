@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from transformers_cxr.commands import chat, drawing, reading
-from transformers_cxr.commands import models as command_models
+from transformers_cxr.cli import chat, drawing, reading
+from transformers_cxr.cli import models as command_models
 
 
 def test_commands_of_the_page_run_in_order(page, tmp_path, monkeypatch):

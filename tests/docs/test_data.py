@@ -39,7 +39,13 @@ def test_page_runs_in_order(page, mimic, openi, dolly_texts, tmp_path):
     shutil.move(openi / "images", tmp_path / "NLMCXR_png")
     write_csv(tmp_path / "views.csv", {"imageid": "CXR2_IM-0652-1001", "View Position": "PA"})
 
-    study = {"file_name": "1.png", "patient_id": "7", "text": "IMPRESSION: Normal.", "set": "train", "projection": "AP"}
+    study = {
+        "file_name": "1.png",
+        "patient_id": "7",
+        "text": "IMPRESSION: Normal.",
+        "set": "train",
+        "projection": "AP",
+    }
     write_csv(tmp_path / "reports.csv", study)
     labels = {"Path": "images/1.png", "patient_id": "7", "AP/PA": "AP", "Edema": "1.0", "Pneumonia": "-1.0"}
     write_csv(tmp_path / "train.csv", labels)

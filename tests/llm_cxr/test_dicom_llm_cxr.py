@@ -489,7 +489,9 @@ def test_pixels_that_no_decoder_can_read_are_refused(grey):
         dataset = make_dataset(grey)
         dataset.file_meta.TransferSyntaxUID = syntax
         dataset.PixelData = encapsulate([b"no image" * 20])
-        with pytest.raises(ValueError, match=f"no decoder .* can read its {re.escape(syntax.name)}; it may be damaged"):
+        with pytest.raises(
+            ValueError, match=f"no decoder .* can read its {re.escape(syntax.name)}; it may be damaged"
+        ):
             read_dicom(to_bytes(dataset))
 
 

@@ -26,7 +26,9 @@ def tiny_config(**overrides) -> CXRVQTokenizerConfig:
 
 def random_images(config: CXRVQTokenizerConfig, batch_size: int, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.rand(batch_size, config.in_channels, config.image_size, config.image_size, generator=generator) * 2 - 1
+    return (
+        torch.rand(batch_size, config.in_channels, config.image_size, config.image_size, generator=generator) * 2 - 1
+    )
 
 
 def make_tokenizer(seed: int = 0, **overrides) -> CXRVQTokenizer:

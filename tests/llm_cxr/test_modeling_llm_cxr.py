@@ -30,7 +30,7 @@ from transformers_cxr import (
     LlmCxrProcessor,
     generate_image,
 )
-from transformers_cxr.training.instructions import InstructionCollator, InstructionDataset
+from transformers_cxr.training.dataset import InstructionCollator, InstructionDataset
 
 
 def image(seed):
@@ -43,7 +43,9 @@ def pixel_inputs(processor, texts=("Report: <image> and", "Two <image> then <ima
 
 
 @pytest.mark.parametrize("new_embeddings", ["random", "mean", "codebook"])
-def test_text_logits_of_the_base_are_unchanged_by_the_extension(backbone, text_tokenizer, vq_tokenizer, new_embeddings):
+def test_text_logits_of_the_base_are_unchanged_by_the_extension(
+    backbone, text_tokenizer, vq_tokenizer, new_embeddings
+):
     ids, known = torch.arange(12).view(2, 6), len(text_tokenizer)
     with torch.no_grad():
         before = backbone(ids, output_hidden_states=True)
@@ -361,7 +363,9 @@ def test_processor_of_another_model_is_refused(tiny_model, text_tokenizer):
     other = LlmCxrProcessor.from_tokenizer(
         text_tokenizer, CXRVQTokenizerConfig(image_size=32, block_out_channels=(32, 32), attention_levels=())
     )
-    with pytest.raises(ValueError, match="processor does not belong to this model.*`codebook_size` is 1024 and not 32"):
+    with pytest.raises(
+        ValueError, match="processor does not belong to this model.*`codebook_size` is 1024 and not 32"
+    ):
         model.check_processor(other)
     with pytest.raises(ValueError, match="`num_image_tokens` is 256 and not 16"):
         generate_image(model, other, "Normal.")

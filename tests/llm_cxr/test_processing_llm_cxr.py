@@ -113,7 +113,10 @@ def test_conversation_with_images_of_any_kind_is_tokenized_in_one_call(tiny_mode
     PIL.Image.fromarray(array).save(tmp_path / "deep.png")
     results = []
     for source in (array, str(tmp_path / "deep.png"), PIL.Image.open(tmp_path / "deep.png")):
-        message = {"role": "user", "content": [{"type": "text", "text": "Report."}, {"type": "image", "image": source}]}
+        message = {
+            "role": "user",
+            "content": [{"type": "text", "text": "Report."}, {"type": "image", "image": source}],
+        }
         results.append(
             processor.apply_chat_template([message], tokenize=True, return_dict=True, return_tensors="pt").pixel_values
         )

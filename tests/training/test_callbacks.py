@@ -13,7 +13,7 @@ from transformers.integrations import TensorBoardCallback
 
 from transformers_cxr.training import callbacks
 from transformers_cxr.training.callbacks import SampleCallback
-from transformers_cxr.training.instructions import InstructionCollator, InstructionDataset
+from transformers_cxr.training.dataset import InstructionCollator, InstructionDataset
 from transformers_cxr.training.trainer import InstructionTrainer
 
 

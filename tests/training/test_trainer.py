@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import TrainingArguments
 from transformers.integrations import TensorBoardCallback
 
-from transformers_cxr.training.instructions import TASKS, InstructionCollator, InstructionDataset
+from transformers_cxr.training.dataset import TASKS, InstructionCollator, InstructionDataset
 from transformers_cxr.training.trainer import InstructionTrainer
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .output import new_output
+from ..files import new_output
 
 CODEBOOK_SIZE = 1024
 NUM_IMAGE_TOKENS = 256
@@ -145,7 +145,9 @@ def convert_vqa_files(folder: str | os.PathLike, output: str | os.PathLike) -> C
                 report.left_out.append((f"{name}, record {number} of {len(found)}", reason))
             else:
                 question, answer = record["question"], record["answer"]
-                records.append({"subject_id": subject_id, "study_id": study_id, "question": question, "answer": answer})
+                records.append(
+                    {"subject_id": subject_id, "study_id": study_id, "question": question, "answer": answer}
+                )
     if not records:
         raise ValueError(f"'{folder}' holds no valid questions. {_first_reason(report)}")
     with new_output(output) as partial:

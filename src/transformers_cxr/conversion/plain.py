@@ -7,9 +7,9 @@ import json
 import os
 from pathlib import Path
 
+from ..files import new_output
 from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
 from ..llm_cxr.processing_llm_cxr import LlmCxrProcessor
-from .output import new_output
 
 
 def export_language_model(

@@ -20,11 +20,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
+from ..files import new_output
 from ..llm_cxr.configuration_llm_cxr import CXRVQTokenizerConfig, LlmCxrConfig
 from ..llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor
 from ..llm_cxr.modeling_cxr_vq_tokenizer import CXRVQTokenizer
 from .mismatch import mismatch, some
-from .output import new_output
 
 # Everything that encoding and decoding use. Beside them a checkpoint holds what only training needs: the discriminator and
 # the perceptual networks of `loss`.

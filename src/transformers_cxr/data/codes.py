@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from .durable import durable_file
+from ..files import durable_file
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -177,7 +177,9 @@ def finish_encoding(folder: str | os.PathLike, num_shards: int) -> tuple[int, in
         num_images += file.num_rows
         skipped += json.loads(file.metadata[_METADATA_KEY])["skipped"]
     with durable_file(folder / SKIPPED) as partial:
-        partial.write_text("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in skipped), encoding="utf-8")
+        partial.write_text(
+            "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in skipped), encoding="utf-8"
+        )
     counts = {"num_shards": num_shards, "num_images": num_images, "num_skipped": len(skipped)}
     _write_encoding(folder, {"settings": _read_encoding(folder)["settings"], "complete": True, **counts})
     return num_images, len(skipped)

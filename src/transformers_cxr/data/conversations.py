@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from .image_folder import Study
 from .instructions import (
     IMAGE_INSTRUCTIONS,
     REPORT_INSTRUCTIONS,
@@ -16,6 +15,7 @@ from .instructions import (
     text_part,
     text_turn,
 )
+from .readers.image_folder import Study
 from .records import StudyRecord
 
 # Labels that name the cause of a pneumonia.

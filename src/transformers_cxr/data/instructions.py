@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 
-from .image_folder import Study
+from .readers.image_folder import Study
 
 REPORT_INSTRUCTIONS = (
     "Write a radiology report for this chest X-ray.",

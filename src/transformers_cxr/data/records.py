@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..conversion.output import new_output
-from .image_folder import IMAGE_SUFFIXES
+from ..files import new_output
+from .readers.image_folder import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
     import datasets

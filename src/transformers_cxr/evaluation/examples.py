@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pyarrow.parquet
 
-from ..data.image_folder import Study
 from ..data.instructions import label_report, question_answers
+from ..data.readers.image_folder import Study
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,9 @@ class Example:
 def label_derived_reports(studies: Iterable[Study], instruction: str, seed: int = 0) -> list[Example]:
     """Reports to be written, with label-derived reports as references; a study without finding labels has none."""
     return [
-        Example(s.image_id, s.patient_id, s.source, s.image_path, instruction, label_report(s, _rng(seed, "report", s)))
+        Example(
+            s.image_id, s.patient_id, s.source, s.image_path, instruction, label_report(s, _rng(seed, "report", s))
+        )
         for s in studies
         if s.findings
     ]

@@ -19,7 +19,7 @@ import torch
 from accelerate import PartialState
 from tqdm import tqdm
 
-from ..data.durable import durable_file
+from ..files import durable_file
 from ..llm_cxr.generation_llm_cxr import IMAGE_INSTRUCTION
 from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
 from ..llm_cxr.processing_llm_cxr import LlmCxrProcessor
@@ -157,7 +157,9 @@ def text_generator(
         )  # fmt: skip
         inputs = processor(text=prompts, image_codes=codes, return_tensors="pt", padding=True).to(model.device)
         output = model.generate(**inputs, generation_mode="text", do_sample=False, max_new_tokens=max_new_tokens)
-        texts = processor.post_process_multimodal_output(output[:, inputs.input_ids.shape[1] :], generation_mode="text")
+        texts = processor.post_process_multimodal_output(
+            output[:, inputs.input_ids.shape[1] :], generation_mode="text"
+        )
         return [text.strip() for text in texts]
 
     return produce

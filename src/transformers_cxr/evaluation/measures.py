@@ -13,26 +13,26 @@ import torch
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ..data.image_folder import read_image_folder
+from ..data.readers.image_folder import read_image_folder
 from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
 from ..llm_cxr.processing_llm_cxr import LlmCxrProcessor
-from .bootstrap import means
 from .examples import Example
 from .generations import is_well_formed
-from .image_distribution import ImageDistribution, PromptDiversity, TrainingImageDistance
-from .image_features import load_image_features
-from .image_labels import ImageClassifier, ImageLabels
-from .metric import CxrMetric
-from .perplexity import Perplexity
-from .pneumonia import PneumoniaAgreement, PneumoniaOfImages
-from .radeval_metrics import RadEvalScore
-from .reconstruction import codebook_statistics, image_distances, radial_energy
-from .report_labels import CheXpertLabels
-from .report_text import Meteor, TextOverlap
-from .vqa import VqaAccuracy
+from .metrics.image_distribution import ImageDistribution, PromptDiversity, TrainingImageDistance
+from .metrics.image_features import load_image_features
+from .metrics.image_labels import ImageClassifier, ImageLabels
+from .metrics.metric import CxrMetric
+from .metrics.perplexity import Perplexity
+from .metrics.pneumonia import PneumoniaAgreement, PneumoniaOfImages
+from .metrics.radeval_metrics import RadEvalScore
+from .metrics.reconstruction import codebook_statistics, image_distances, radial_energy
+from .metrics.report_labels import CheXpertLabels
+from .metrics.report_text import Meteor, TextOverlap
+from .metrics.vqa import VqaAccuracy
+from .results.intervals import means
 
 if TYPE_CHECKING:
-    from .run import EvaluationArguments
+    from .runner import EvaluationArguments
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,9 @@ def _distributions(
         scores = metric.aggregate([unit[[0, 1]] for unit in units])
         reconstructed = metric.aggregate([unit[[2, 1]] for unit in units])
         ratio = scores["fid"] / reconstructed["fid"] if reconstructed["fid"] > 0 else float("nan")
-        return scores | {f"reconstructed_{name}": value for name, value in reconstructed.items()} | {"fid_ratio": ratio}
+        return (
+            scores | {f"reconstructed_{name}": value for name, value in reconstructed.items()} | {"fid_ratio": ratio}
+        )
 
     return Measure(units, aggregate, prefix, distinct=True)
 

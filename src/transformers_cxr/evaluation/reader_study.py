@@ -12,9 +12,9 @@ from pathlib import Path
 import PIL.Image
 from scipy.stats import binomtest, wilcoxon
 
-from ..conversion.output import new_output
+from ..files import new_output
 from ..llm_cxr.image_processing_llm_cxr import save_image
-from .bootstrap import Estimate, bootstrap, means
+from .results.intervals import Estimate, bootstrap, means
 
 # Real and generated images carry the same words, since a reader could look at a file's metadata.
 NOTICE = "Reader study: a real or a generated X-ray, for research only, not for clinical use."

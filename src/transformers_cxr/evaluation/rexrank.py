@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 
-from ..conversion.output import new_output
+from ..files import new_output
 from ..pipelines.cxr_text import REPORT_INSTRUCTION
 from .examples import Example, read_json
 

@@ -31,7 +31,14 @@ CHEST_REGIONS = {
     "416152001", "R-FAB53", "416319003", "R-FAB54", "39607008", "T-28000",
 }  # fmt: skip
 
-DESCRIBING = ("Modality", "BodyPartExamined", "AnatomicRegionSequence", "ViewPosition", "ImageLaterality", "Laterality")
+DESCRIBING = (
+    "Modality",
+    "BodyPartExamined",
+    "AnatomicRegionSequence",
+    "ViewPosition",
+    "ImageLaterality",
+    "Laterality",
+)
 REQUIRED = (
     "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored",
     "PixelRepresentation", "PixelData",

@@ -243,7 +243,9 @@ class LlmCxrImageGenerationMixin:
 
         uniforms = None
         if do_sample:
-            generators = [torch.Generator().manual_seed(int(s)) for s in seeds] if seeds is not None else [None] * total
+            generators = (
+                [torch.Generator().manual_seed(int(s)) for s in seeds] if seeds is not None else [None] * total
+            )
             uniforms = torch.stack([torch.rand(num_codes, generator=g, dtype=torch.float64) for g in generators])
             uniforms = uniforms.to(device)
         warpers = LogitsProcessorList()

@@ -275,7 +275,9 @@ class LlmCxrProcessor(ProcessorMixin):
             if images is not None:
                 raise ValueError("Give `images` or `image_codes`, not both.")
             images = _ImageCodes(self._checked_codes(image_codes))
-        elif isinstance(images, (list, tuple)) and all(isinstance(each, (list, tuple)) and not each for each in images):
+        elif isinstance(images, (list, tuple)) and all(
+            isinstance(each, (list, tuple)) and not each for each in images
+        ):
             images = None  # a batch of texts without images
         if images is not None and text is None and (image_codes is not None or self.codec is not None):
             raise ValueError(

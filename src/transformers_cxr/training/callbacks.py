@@ -16,7 +16,7 @@ from ..llm_cxr.image_processing_llm_cxr import save_image
 from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
 from ..llm_cxr.processing_llm_cxr import GENERATED_NOTICE
 from ..notices import TEXT_NOTICE
-from .instructions import InstructionDataset
+from .dataset import InstructionDataset
 
 logger = logging.get_logger(__name__)
 

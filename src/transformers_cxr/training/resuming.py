@@ -10,7 +10,7 @@ from typing import Any
 from transformers import TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
-from ..data.durable import durable_file
+from ..files import durable_file
 
 RUN = "run.json"
 # The settings of the Trainer that decide what comes out.

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from transformers import Trainer
 
-from .instructions import TASKS
+from .dataset import TASKS
 
 
 class InstructionTrainer(Trainer):

@@ -1,0 +1,150 @@
+"""Commands that convert checkpoints and data files: the released LLM-CXR and its relatives to this package, and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .errors import mistakes_as_messages
+from .options import DtypeName
+
+
+def convert(
+    language_model: Annotated[Path, typer.Option(help="GPT-NeoX folder of the release.")],
+    vq_gan_config: Annotated[Path, typer.Option(help="The .yaml of the VQ-GAN.")],
+    vq_gan_checkpoint: Annotated[Path, typer.Option(help="The .ckpt of the VQ-GAN.")],
+    output: Annotated[Path, typer.Option(help="Folder to write; it must not exist.")],
+    dtype: Annotated[DtypeName | None, typer.Option(help="Dtype of the language model, if not to be kept.")] = None,
+):
+    """
+    Convert the released LLM-CXR and verify the result.
+
+    ```
+    transformers-cxr convert --language-model llm-cxr/ \\
+        --vq-gan-config vqgan.yaml --vq-gan-checkpoint vqgan.ckpt \\
+        --output llm-cxr-3b
+    ```
+    """
+    with mistakes_as_messages():
+        import torch
+
+        from ..conversion.official import convert_official_checkpoint
+
+        rows = convert_official_checkpoint(
+            language_model,
+            vq_gan_config,
+            vq_gan_checkpoint,
+            output,
+            dtype=None if dtype is None else getattr(torch, dtype),
+        )
+    width = max(len(name) for name, _ in rows)
+    for name, result in rows:
+        typer.echo(f"{name:<{width}}  {result}")
+    typer.echo(f"Verified and written to {output}.")
+
+
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of an LLM-CXR checkpoint.")],
+    output: Annotated[Path, typer.Argument(help="Folder to write; it must not exist.")],
+):
+    """
+    Write the backbone and its tokenizer as a plain checkpoint, for vLLM and other servers.
+
+    ```
+    transformers-cxr export llm-cxr-3b llm-cxr-3b-plain
+    ```
+    """
+    with mistakes_as_messages():
+        from transformers import AutoProcessor
+
+        from ..conversion.plain import export_language_model
+        from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
+
+        if not (checkpoint / "config.json").is_file():
+            raise FileNotFoundError(
+                f"No `config.json` in '{checkpoint}': expected the folder of an LLM-CXR checkpoint."
+            )
+        model = LlmCxrForCausalLM.from_pretrained(checkpoint)
+        export_language_model(model, AutoProcessor.from_pretrained(checkpoint), output)
+    typer.echo(f"Written to {output}.")
+
+
+def convert_codes(
+    codes: Annotated[Path, typer.Argument(help="Pickle of {image id: 256 codes}.")],
+    output: Annotated[Path, typer.Argument(help="Parquet file to write; it must not exist.")],
+):
+    """
+    Convert a pickle of image codes to Parquet. Code in it is refused and never run.
+
+    ```
+    transformers-cxr convert-codes codes.pickle codes.parquet
+    ```
+    """
+    with mistakes_as_messages():
+        from ..conversion.official_data import convert_code_pickle
+
+        report = convert_code_pickle(codes, output)
+    _show(report, "images", output)
+
+
+def convert_vqa(
+    folder: Annotated[Path, typer.Argument(help="Folder of pSUBJECT/sSTUDY.txt files.")],
+    output: Annotated[Path, typer.Argument(help="JSON file to write; it must not exist.")],
+):
+    """
+    Convert text files of questions and answers to one JSON file. They are parsed and never run.
+
+    ```
+    transformers-cxr convert-vqa vqa/ vqa.json
+    ```
+    """
+    with mistakes_as_messages():
+        from ..conversion.official_data import convert_vqa_files
+
+        report = convert_vqa_files(folder, output)
+    _show(report, "questions", output)
+
+
+def convert_vq_gan(
+    config: Annotated[Path, typer.Argument(help="The .yaml of the VQ-GAN.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Its .ckpt.")],
+    output: Annotated[Path, typer.Argument(help="Folder to write; it must not exist.")],
+):
+    """
+    Convert a VQ-GAN of taming-transformers to a CXRVQTokenizer and its image processor.
+
+    ```
+    transformers-cxr convert-vq-gan vqgan.yaml vqgan.ckpt vq
+    ```
+    """
+    with mistakes_as_messages():
+        from ..conversion import taming
+
+        taming.convert_vq_gan(config, checkpoint, output)
+    typer.echo(f"Written to {output}.")
+
+
+def export_vq_gan(
+    model: Annotated[Path, typer.Argument(help="Folder of a CXRVQTokenizer or of an LLM-CXR checkpoint.")],
+    output: Annotated[Path, typer.Argument(help="Folder to write; it must not exist.")],
+):
+    """
+    Write the VQ-GAN of a checkpoint as a config and a checkpoint of taming-transformers.
+
+    ```
+    transformers-cxr export-vq-gan vq vq-taming
+    ```
+    """
+    with mistakes_as_messages():
+        from ..conversion import taming
+
+        taming.export_vq_gan(model, output)
+    typer.echo(f"Written to {output}.")
+
+
+def _show(report, records: str, output: Path) -> None:
+    for where, reason in report.left_out:
+        typer.echo(f"Left out: {where}: {reason}", err=True)
+    typer.echo(f"{report.written} {records} written to {output}, {len(report.left_out)} left out.")

@@ -1,0 +1,69 @@
+"""Agreement of generated and reference reports on CheXpert's labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from datasets import Features, Value
+
+from ...reports.labeler import CHEXPERT_LABELS, POSITIVE, UNCERTAIN, CheXbertLabeler, RuleLabeler
+from .classification import classification_scores
+from .metric import CxrMetric
+
+# Those of the CheXpert competition (Irvin et al. 2019, section 5).
+FIVE_LABELS = ("Cardiomegaly", "Edema", "Consolidation", "Atelectasis", "Pleural Effusion")
+LABELERS: dict[str, Callable[[], Callable[[Sequence[str]], np.ndarray]]] = {
+    "rules": RuleLabeler,
+    "chexbert": CheXbertLabeler,
+}
+
+
+class CheXpertLabels(CxrMetric):
+    """
+    F1, AUROC and Jaccard index of the CheXpert labels of generated reports against those of reference reports (arXiv
+    2305.11490, tables 1 and 2).
+
+    Names of the numbers are `{f1, auroc, jaccard}_{micro, macro, weighted}_{14, 5}` and `{f1, auroc, jaccard}_{label}`, for
+    uncertain labels taken as positive, and the same followed by `_uncertain_negative` for uncertain labels taken as negative;
+    a finding that is not mentioned is negative. `classes_{14, 5}` counts the labels that a macro or weighted average is over.
+    All are in [0, 1], higher is better; AUROC is of hard labels, and 0.5 by chance. [`classification_scores`] has the
+    definitions: a label that no reference has is NaN and in no average but the micro ones.
+
+    The variant (`config_name`) is the labeler: `"rules"` ([`RuleLabeler`], offline) or `"chexbert"` ([`CheXbertLabeler`]).
+    Numbers of different labelers do not compare.
+
+    A unit is a `np.ndarray` of shape `(2, 14)`: the labels of the generated and of the reference report.
+    """
+
+    CONFIG_NAMES = tuple(LABELERS)
+    FEATURES = Features({"predictions": Value("string"), "references": Value("string")})
+
+    def _units(self, predictions: Sequence[str], references: Sequence[str]) -> list[np.ndarray]:
+        labeler = LABELERS[self.config_name]()
+        return list(np.stack([labeler(predictions), labeler(references)], axis=1))
+
+    @staticmethod
+    def f1_averages(units: Sequence[np.ndarray]) -> dict[str, float]:
+        """`f1_micro_14` and `f1_macro_14` alone, quickly, for a curve of many points."""
+        predicted, reference = np.isin(np.stack(units), (POSITIVE, UNCERTAIN)).swapaxes(0, 1)
+        averages, _ = classification_scores(predicted, reference)
+        return {f"{name}_14": averages[name] for name in ("f1_micro", "f1_macro")}
+
+    def aggregate(self, units: Sequence[np.ndarray]) -> dict[str, float]:
+        labels = np.stack(units)
+        five = [CHEXPERT_LABELS.index(label) for label in FIVE_LABELS]
+        scores = {}
+        for suffix, positive in (("", (POSITIVE, UNCERTAIN)), ("_uncertain_negative", (POSITIVE,))):
+            predicted, reference = np.isin(labels, positive).swapaxes(0, 1)
+            for columns, size in ((slice(None), 14), (five, 5)):
+                averages, per_class = classification_scores(predicted[:, columns], reference[:, columns])
+                scores |= {f"{name}_{size}{suffix}": value for name, value in averages.items()}
+                if size == 14:
+                    all_classes = per_class
+            for name, values in all_classes.items():
+                scores |= {
+                    f"{name}_{label.lower().replace(' ', '_')}{suffix}": float(value)
+                    for label, value in zip(CHEXPERT_LABELS, values)
+                }
+        return scores

@@ -1,0 +1,215 @@
+import errno
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from pydicom.data import get_testdata_file
+
+from transformers_cxr.data.codes import load_codes
+
+
+@pytest.fixture
+def encode(run, checkpoint):
+    def invoke(dataset, output, *arguments, shard_size=3, batch_size=2):
+        sizes = ["--shard-size", shard_size, "--batch-size", batch_size]
+        return run("encode", dataset, "--output", output, "--model", checkpoint, "--device", "cpu", *sizes, *arguments)
+
+    return invoke
+
+
+@pytest.fixture
+def encode_in_process(checkpoint, images, tmp_path):
+    """`encode` in processes of its own, after some lines of code."""
+
+    def invoke(output, code="", launcher=()):
+        script = tmp_path / "encode.py"
+        script.write_text(f"{code}\nfrom transformers_cxr.cli.main import main\nmain()\n")
+        options = ["--model", checkpoint, "--device", "cpu", "--shard-size", "2"]
+        command = [*(launcher or [sys.executable]), script, "encode", images, "--output", output, *options]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        return subprocess.run([*map(str, command)], capture_output=True, text=True, env=environment)
+
+    return invoke
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_codes_are_those_of_the_tokenizer_whatever_the_batch_size(encode, images, tiny_model, tmp_path):
+    model, processor = tiny_model
+    assert encode(images, tmp_path / "a").exit_code == 0
+    assert encode(images, tmp_path / "b", batch_size=5).exit_code == 0
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    dataset = load_codes(tmp_path / "a", model.vq_tokenizer)
+    assert dataset["id"][:] == ["a/1.png", "a/3.png", "a/5.png", *(f"b/c/{number}.png" for number in (0, 2, 4, 6))]
+    for row in dataset:
+        pixel_values = processor.image_processor(images / row["id"], return_tensors="pt").pixel_values
+        with torch.no_grad():
+            assert model.vq_tokenizer.encode(pixel_values)[0].tolist() == row["codes"]
+    assert [pq.read_metadata(tmp_path / f"a/codes-0000{shard}.parquet").num_rows for shard in range(3)] == [3, 3, 1]
+
+
+def test_what_cannot_be_read_is_named_counted_and_listed(encode, images, tmp_path):
+    (images / "a/2.png").write_bytes((images / "a/1.png").read_bytes()[:200])
+    (images / "a/4.png").write_bytes(b"")
+    # A shard of nothing but unreadable images, and a real DICOM image of something else than a chest.
+    for number in range(3):
+        (images / f"b/c/9{number}.png").write_text("text")
+    (images / "ct.dcm").write_bytes(open(get_testdata_file("CT_small.dcm"), "rb").read())
+    result = encode(images, tmp_path / "codes", shard_size=2)
+    assert result.exit_code == 1 and "Traceback" not in result.stderr
+    assert "7 images in 7 shards" in result.stdout and "6 left out." in result.stdout
+    skipped = [json.loads(line) for line in (tmp_path / "codes/skipped.jsonl").read_text().splitlines()]
+    assert [entry["id"] for entry in skipped] == ["a/2.png", "a/4.png", *(f"b/c/9{n}.png" for n in range(3)), "ct.dcm"]
+    assert all(entry["reason"] and f"Not read: {entry['id']}: " in result.stderr for entry in skipped)
+    assert len(load_codes(tmp_path / "codes")) == 7
+
+
+def test_metadata_are_kept_as_they_are(encode, images, tmp_path):
+    rows = [f"b/c/{number}.png,{'train' if number else 'validation'},00{number}" for number in (6, 0, 4)]
+    # Excel begins its files with a byte order mark.
+    table = "\n".join(["file_name,split,patient", *rows, "a/none.png,train,"])
+    (images / "metadata.csv").write_text(table, encoding="utf-8-sig")
+    result = encode(images, tmp_path / "codes", "--split", "train")
+    assert result.exit_code == 1 and "2 images in 1 shards" in result.stdout
+    dataset = load_codes(tmp_path / "codes")
+    assert [(row["id"], row["split"], row["patient"]) for row in dataset] == [
+        ("b/c/6.png", "train", "006"),
+        ("b/c/4.png", "train", "004"),
+    ]
+    assert "none.png" in (tmp_path / "codes/skipped.jsonl").read_text()
+    assert encode(images, tmp_path / "all").exit_code == 1 and len(load_codes(tmp_path / "all")) == 3
+
+
+def test_parquet_and_webdataset_are_read(encode, images, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    assert encode(images, tmp_path / "plain").exit_code == 0
+    expected = load_codes(tmp_path / "plain")["codes"][:]
+    paths = [images / name for name in load_codes(tmp_path / "plain")["id"]]
+    table = {"image": [{"bytes": path.read_bytes(), "path": path.name} for path in paths], "label": [*range(6), None]}
+    (tmp_path / "parquet").mkdir()
+    pq.write_table(pa.table(table), tmp_path / "parquet/train-00000-of-00001.parquet")
+    with tarfile.open(tmp_path / "images.tar", "w") as archive:
+        for number, path in enumerate(paths):
+            for suffix, data in (("png", path.read_bytes()), ("json", json.dumps({"age": number}).encode())):
+                entry = tarfile.TarInfo(f"x{number}.{suffix}")
+                entry.size = len(data)
+                archive.addfile(entry, io.BytesIO(data))
+    for dataset, ids, column in (
+        (tmp_path / "parquet", [path.name for path in paths], "label"),
+        (tmp_path / "images.tar", [f"x{number}" for number in range(7)], "json"),
+    ):
+        output = tmp_path / f"codes-{dataset.name}"
+        result = encode(dataset, output)
+        assert result.exit_code == 0, result.stderr
+        codes = load_codes(output)
+        assert codes["codes"][:] == expected and codes["id"][:] == ids
+        assert codes.column_names == ["id", "codes", column]
+    damaged = tmp_path / "damaged.tar"
+    damaged.write_bytes((tmp_path / "images.tar").read_bytes()[:20000])
+    result = encode(damaged, tmp_path / "codes-damaged", shard_size=1)
+    assert result.exit_code == 1 and "damaged.tar' is damaged" in result.stderr
+    assert (tmp_path / "codes-damaged/codes-00000.parquet").is_file()
+    damaged.write_bytes(b"no tar archive" * 100)
+    result = encode(damaged, tmp_path / "codes-none")
+    assert result.exit_code == 1 and "damaged.tar' is damaged" in result.stderr
+
+
+def test_a_kill_in_the_middle_of_a_shard_changes_nothing_in_the_end(encode, encode_in_process, images, tmp_path):
+    assert encode(images, tmp_path / "whole", shard_size=2).exit_code == 0
+    kill_in_third_shard = (
+        "import os, signal\nimport pyarrow.parquet as pq\nwrite = pq.write_table\n"
+        "def write_or_die(table, path):\n    write(table, path)\n    if '00002' in path.name:\n"
+        "        os.truncate(path, 100)\n        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "pq.write_table = write_or_die\n"
+    )
+    output = tmp_path / "killed"
+    assert encode_in_process(output, kill_in_third_shard).returncode == -signal.SIGKILL
+    partial = contents(output)
+    assert {"codes-00000.parquet", "codes-00001.parquet", ".incomplete-codes-00002.parquet"} <= partial.keys()
+    with pytest.raises(ValueError, match="are not complete"):
+        load_codes(output)
+    times = {path: path.stat().st_mtime_ns for path in output.glob("codes-*.parquet")}
+    assert encode(images, output, shard_size=2).exit_code == 0
+    assert contents(output) == contents(tmp_path / "whole")
+    assert len(times) == 2 and all(path.stat().st_mtime_ns == time for path, time in times.items())
+
+
+def test_two_processes_write_the_same_files_as_one(encode, encode_in_process, images, tmp_path):
+    assert encode(images, tmp_path / "one", shard_size=2).exit_code == 0
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    # Each process notes the shards that it writes.
+    code = (
+        "import os\nfrom transformers_cxr.data import codes\nwrite = codes.write_shard\n"
+        "def noted(path, *args):\n    write(path, *args)\n"
+        f"    open({str(tmp_path)!r} + '/rank-' + os.environ['RANK'], 'a').write(path.name)\n"
+        "codes.write_shard = noted\n"
+    )
+    result = encode_in_process(tmp_path / "two", code, launcher)
+    assert result.returncode == 0, result.stderr
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+    shards = [(tmp_path / f"rank-{rank}").read_text() for rank in range(2)]
+    assert shards == ["codes-00000.parquetcodes-00002.parquet", "codes-00001.parquetcodes-00003.parquet"]
+
+
+def test_a_full_disk_keeps_the_finished_shards(encode, images, tmp_path, monkeypatch):
+    write = pq.write_table
+
+    def full_at_second(table, path):
+        write(table, path)
+        if "00001" in path.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pq, "write_table", full_at_second)
+    result = encode(images, tmp_path / "codes")
+    assert result.exit_code == 1 and len(result.stderr.splitlines()) == 1
+    assert "No space left on the disk. What was finished is kept" in result.stderr
+    assert sorted(contents(tmp_path / "codes")) == ["codes-00000.parquet", "encoding.json"]
+    monkeypatch.undo()
+    assert encode(images, tmp_path / "codes").exit_code == 0
+    assert encode(images, tmp_path / "whole").exit_code == 0
+    assert contents(tmp_path / "codes") == contents(tmp_path / "whole")
+
+
+def test_mistakes_are_one_message(encode, images, checkpoint, vq_tokenizer, tmp_path):
+    def check(result, message):
+        assert result.exit_code == 1 and result.stdout == ""
+        assert message in result.stderr and result.stderr.count("\n") == 1, result.stderr
+
+    codes = tmp_path / "codes"
+    assert encode(images, codes).exit_code == 0
+    check(encode(images, codes, shard_size=4), "made with shard_size = 3, and now it is 4")
+    check(encode(images / "a", codes), "The codes in")
+    check(encode(images, images), "and no codes. Choose a new or an empty folder")
+    check(encode(images, tmp_path / "x", "--split", "train"), "has no splits")
+    check(encode(images / "notes.txt", tmp_path / "x"), "Expected a folder, a Parquet file or a WebDataset tar")
+    (tmp_path / "empty").mkdir()
+    check(encode(tmp_path / "empty", tmp_path / "x"), "No image in")
+    pq.write_table(pa.table({"scan": [b"x"], "text": ["y"]}), tmp_path / "table.parquet")
+    check(encode(tmp_path / "table.parquet", tmp_path / "x"), "by `--image-column`: it has ['scan', 'text']")
+    check(encode(tmp_path / "table.parquet", tmp_path / "x", "--image-column", "y"), "has no column 'y'")
+    with torch.no_grad():
+        vq_tokenizer.codebook.mul_(2)
+    vq_tokenizer.save_pretrained(checkpoint)
+    check(encode(images, codes), "made with tokenizer = ")
+    assert np.array(load_codes(codes)["codes"]).shape == (7, 16)
+
+
+def test_a_second_run_on_an_output_is_refused(encode, images, tmp_path):
+    from transformers_cxr.files import locked
+
+    (tmp_path / "codes").mkdir()
+    with locked(tmp_path / "codes"):
+        result = encode(images, tmp_path / "codes")
+    assert result.exit_code == 1 and "Another run is writing to this output" in result.stderr
+    assert encode(images, tmp_path / "codes").exit_code == 0

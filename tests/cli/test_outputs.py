@@ -1,0 +1,88 @@
+import errno
+import subprocess
+import sys
+
+import pytest
+
+from transformers_cxr.cli.outputs import JsonLines
+
+
+def record(image, **settings):
+    return {"image": image, "settings": settings, "report": "x", "generated": True}
+
+
+def wanted(image, **settings):
+    return {"image": image, "settings": settings}
+
+
+def test_records_are_found_again(tmp_path):
+    path = tmp_path / "deep/records.jsonl"
+    with JsonLines(path, ("image",)) as records:
+        assert records.find(wanted("ä.png", seed=1)) is None
+        records.append([record("ä.png", seed=1), record("b.png", seed=1)])
+        assert path.read_bytes().count(b"\n") == 2
+    with JsonLines(path, ("image",)) as records:
+        assert records.find(wanted("ä.png", seed=1)) == record("ä.png", seed=1)
+        with pytest.raises(ValueError, match="'b.png' already, made with seed = 1; now it is 2"):
+            records.find(wanted("b.png", seed=2))
+        with pytest.raises(ValueError, match="made with seed = 1; now it is None"):
+            records.find(wanted("b.png"))
+
+
+@pytest.mark.parametrize("rest", [b'{"im', b'{"image": "c.png", "repor', b'{"image": "c.png", "generated": true}'])
+def test_a_torn_last_line_is_cut_off(tmp_path, rest):
+    path = tmp_path / "records.jsonl"
+    with JsonLines(path, ("image",)) as records:
+        records.append([record("a.png")])
+    whole = path.read_bytes()
+    path.write_bytes(whole + rest)
+    with JsonLines(path, ("image",)) as records:
+        assert [each["image"] for each in records] == ["a.png"]
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "content", [b"my notes", b"my notes\n", b'{"x": 1}\n', b'{"image": "a", "report": "b"}\n', b"\xff\n"]
+)
+def test_a_file_of_somebody_else_is_left_as_it_is(tmp_path, content):
+    path = tmp_path / "records.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(FileExistsError, match="line 1 is not of this command"):
+        JsonLines(path, ("image",))
+    assert path.read_bytes() == content
+
+
+def test_a_second_run_is_refused_and_a_dead_one_does_not_block(tmp_path):
+    path = tmp_path / "records.jsonl"
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom transformers_cxr.cli.outputs import JsonLines\n"
+        "records = JsonLines(Path(sys.argv[1]), ('image',))\nprint('open', flush=True)\ntime.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"open\n"
+        with pytest.raises(BlockingIOError, match="Another run is writing to this output"):
+            JsonLines(path, ("image",))
+        other.kill()
+    with JsonLines(path, ("image",)) as records:
+        records.append([record("a.png")])
+
+
+def test_nothing_is_left_where_nothing_was_written(tmp_path):
+    with JsonLines(tmp_path / "records.jsonl", ("image",)):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_named_and_keeps_what_is_finished(tmp_path):
+    class Full:
+        def write(self, lines):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "records.jsonl"
+    with JsonLines(path, ("image",)) as records:
+        records.append([record("a.png")])
+        records.file = Full()
+        with pytest.raises(OSError, match="What was finished is kept: free some space.*records.jsonl"):
+            records.append([record("b.png")])
+    with JsonLines(path, ("image",)) as records:
+        assert [each["image"] for each in records] == ["a.png"]

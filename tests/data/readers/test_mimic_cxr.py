@@ -1,0 +1,147 @@
+import gzip
+
+import pytest
+
+from transformers_cxr.data.readers.mimic_cxr import read_mimic_cxr
+from transformers_cxr.data.records import SkipReport, StudyRecord, load_rows, select_records, write_records
+
+
+def read(mimic, **options):
+    report = SkipReport()
+    return list(read_mimic_cxr(mimic.jpg, mimic.reports, report, **options)), report
+
+
+def test_image_becomes_a_record_with_its_report_labels_and_split(mimic):
+    records, report = read(mimic)
+    assert records[0] == StudyRecord(
+        id="aaaa1111-0001",
+        patient="10000032",
+        study="50414267",
+        image=str(mimic.jpg / "files/p10/p10000032/s50414267/aaaa1111-0001.jpg"),
+        view="PA",
+        findings="The lungs are clear.",
+        impression="No acute process.",
+        labels={"No Finding": 1},
+        split="train",
+        source="mimic-cxr",
+        study_order=2,
+    )
+    assert [record.id for record in records] == [image[0] for image in mimic.images]
+    assert (report.used, report.skipped) == (6, [])
+
+
+def test_labels_are_present_absent_and_uncertain_and_empty_cells_are_none(mimic):
+    records, _ = read(mimic)
+    assert records[2].labels == {"Atelectasis": 0, "Edema": 1, "Pleural Effusion": -1}
+    assert records[5].labels == {}
+
+
+def test_order_of_studies_is_that_of_date_and_time_as_numbers(mimic):
+    records, _ = read(mimic)
+    # 08:25:44 comes before 21:30:14, though "82544.0" is greater than "213014.531" as text.
+    assert {record.study: record.study_order for record in records} == {
+        "50414267": 2,
+        "53189527": 1,
+        "51033740": 1,
+        "52000001": 1,
+    }
+
+
+def test_lateral_views_and_the_split_have_one_name(mimic):
+    records, _ = read(mimic)
+    assert [record.view for record in records] == ["PA", "LATERAL", "AP", "LATERAL", "AP", ""]
+    assert [record.split for record in records] == ["train"] * 3 + ["validation"] * 2 + ["test"]
+
+
+def test_selections_of_the_paper_follow_from_the_records(mimic, tmp_path):
+    write_records(read_mimic_cxr(mimic.jpg, mimic.reports), tmp_path / "mimic.parquet")
+    rows = load_rows(tmp_path / "mimic.parquet", cache_dir=tmp_path / "cache")
+    stage_1 = select_records(rows, splits=["train"])
+    stage_2 = select_records(rows, splits=["train"], views=["AP", "PA"], first_study=True, sections="impression")
+    evaluation = select_records(rows, splits=["validation", "test"], views=["AP", "PA"])
+    assert stage_1["id"][:] == ["aaaa1111-0001", "aaaa1111-0002", "aaaa1111-0003"]
+    assert stage_2["id"][:] == ["aaaa1111-0003"]
+    assert evaluation["id"][:] == ["bbbb2222-0002"]
+
+
+def test_compressed_tables_are_read(mimic):
+    expected, _ = read(mimic)
+    for path in mimic.jpg.glob("*.csv"):
+        with gzip.open(f"{path}.gz", "wb") as file:
+            file.write(path.read_bytes())
+        path.unlink()
+    assert read(mimic)[0] == expected
+
+
+def test_what_cannot_be_used_is_counted_under_its_reason_and_listed(mimic, tmp_path):
+    mimic.path_of(mimic.images[1]).unlink()
+    mimic.report_of("10000032", "53189527").unlink()
+    mimic.write_report("11000011", "51033740", "          FINAL REPORT\n INDICATION:  Cough.\n")
+    mimic.report_of("12000012", "52000001").write_bytes(b"IMPRESSION: \xff\xfe")
+    mimic.write_report("13000013", "53000001", "IMPRESSION: A study that has no image.")
+    mimic.images.append(mimic.images[0])
+    mimic.images.append(("dddd4444-0001", "10000032", "50414267", "PA", "21800506", "213014.531", "holdout"))
+    mimic.write_tables()
+    records, report = read(mimic)
+    assert [record.id for record in records] == ["aaaa1111-0001"]
+    assert report.used == 1
+    assert sorted(report.skipped) == [
+        ("aaaa1111-0001", "the id comes twice"),
+        ("aaaa1111-0002", "no image file"),
+        ("aaaa1111-0003", "no report file"),
+        ("bbbb2222-0001", "no findings and no impression"),
+        ("bbbb2222-0002", "no findings and no impression"),
+        ("cccc3333-0001", "the report is not UTF-8 text"),
+        ("dddd4444-0001", "no split"),
+        ("files/p13/p13000013/s53000001.txt", "a report without an image"),
+    ]
+    assert report.counts["no findings and no impression"] == 2
+
+
+def test_images_are_not_needed_for_training_from_codes(mimic):
+    for image in mimic.images:
+        mimic.path_of(image).unlink()
+    assert len(read(mimic, images_needed=False)[0]) == 6
+    with pytest.raises(ValueError, match="There is no record"):
+        write_records(read(mimic)[0], mimic.jpg / "none.parquet")
+
+
+def test_tables_may_begin_with_a_byte_order_mark(mimic):
+    expected, _ = read(mimic)
+    for path in mimic.jpg.glob("*.csv"):
+        path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert read(mimic)[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        ([("x", "10000032", "50414267", "PA", "", "0", "train")], [], "Row 1 of '.*-metadata.csv' has a StudyDate"),
+        ([], [("10000032", "50414267", "", "", "2.0", "", "")], "Row 1 of '.*-chexpert.csv' .* got '2.0'"),
+        ([], [("10000032", "50414267", "", "", "yes", "", "")], "Row 1 of '.*-chexpert.csv' .* 'yes'"),
+    ],
+)
+def test_dates_and_labels_that_are_none_are_named_with_their_row(mimic, images, labels, message):
+    mimic.images, mimic.labels = images or mimic.images, labels
+    mimic.write_tables()
+    with pytest.raises(ValueError, match=message):
+        read(mimic)
+
+
+def test_a_table_that_is_cut_short_is_named_with_its_row(mimic):
+    path = mimic.jpg / "mimic-cxr-2.0.0-metadata.csv"
+    path.write_text(path.read_text()[:-30])
+    with pytest.raises(ValueError, match=f"Row {len(mimic.images)} of '{path}' has fewer cells than columns"):
+        read(mimic)
+
+
+def test_missing_tables_columns_and_report_trees_are_named(mimic):
+    with pytest.raises(FileNotFoundError, match="no folder 'files' in '.*nowhere'"):
+        list(read_mimic_cxr(mimic.jpg, mimic.reports / "nowhere"))
+    mimic.write_csv("split", ["dicom_id", "split"], [])
+    with pytest.raises(ValueError, match=r"lacks the columns \['study_id', 'subject_id'\]"):
+        read(mimic)
+    (mimic.jpg / "mimic-cxr-2.0.0-chexpert.csv").unlink()
+    mimic.write_csv("split", ["dicom_id", "study_id", "subject_id", "split"], [])
+    with pytest.raises(FileNotFoundError, match="no 'mimic-cxr-2.0.0-chexpert.csv'"):
+        read(mimic)

@@ -1,0 +1,88 @@
+import shutil
+import tarfile
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from transformers_cxr.data.readers.openi import read_openi
+from transformers_cxr.data.records import SkipReport, StudyRecord
+
+
+def test_report_becomes_a_record_for_each_of_its_images(openi):
+    (openi / "views.csv").write_text(
+        "imageid,View Position,Patient's Birth Date\nCXR1_1_IM-0001-3001,PA,19550820\nCXR1_1_IM-0001-4001,LL,19550820\n"
+    )
+    report = SkipReport()
+    records = list(read_openi(openi / "reports", openi / "images", openi / "views.csv", report))
+    assert records[0] == StudyRecord(
+        id="CXR1_1_IM-0001-3001",
+        patient="CXR1",
+        study="CXR1",
+        image=str(openi / "images/CXR1_1_IM-0001-3001.png"),
+        view="PA",
+        findings="Clear lungs. No XXXX.",
+        impression="Normal.",
+        labels={"No Finding": 1},
+        split="",
+        source="openi",
+        study_order=1,
+    )
+    assert [(record.view, record.findings) for record in records[1:]] == [
+        ("LATERAL", "Clear lungs. No XXXX."),
+        ("", ""),
+    ]
+    assert records[2].labels == {"Pleural Effusion": 1}
+    assert (report.used, report.skipped) == (3, [])
+
+
+def test_archive_and_folder_give_the_same_records(openi):
+    with tarfile.open(openi / "reports.tgz", "w:gz") as archive:
+        archive.add(openi / "reports", "ecgen-radiology")
+    from_archive = sorted(read_openi(openi / "reports.tgz"), key=lambda record: record.id)
+    assert from_archive == list(read_openi(openi / "reports"))
+
+
+def test_what_cannot_be_used_is_counted_under_its_reason_and_listed(openi):
+    (openi / "images/CXR1_1_IM-0001-4001.png").unlink()
+    text = (openi / "reports/2.xml").read_text()
+    (openi / "reports/3.xml").write_text(text)
+    (openi / "reports/4.xml").write_text(text.replace("Small effusion.", "XXXX.").replace("CXR2", "CXR4"))
+    (openi / "reports/5.xml").write_text(text.replace("parentImage", "noImage").replace("CXR2", "CXR5"))
+    (openi / "reports/6.xml").write_text("<html><br></html>")
+    (openi / "reports/7.xml").write_text("<html></html>")
+    report = SkipReport()
+    records = list(read_openi(openi / "reports", openi / "images", skip_report=report))
+    assert [record.id for record in records] == ["CXR1_1_IM-0001-3001", "CXR2_IM-0652-1001"]
+    assert sorted(report.skipped) == [
+        ("6.xml", "not an XML report of Open-i"),
+        ("7.xml", "not an XML report of Open-i"),
+        ("CXR1_1_IM-0001-4001", "no image file"),
+        ("CXR2_IM-0652-1001", "the id comes twice"),
+        ("CXR4_IM-0652-1001", "no findings and no impression"),
+        ("CXR5", "a report without an image"),
+    ]
+
+
+def test_missing_and_broken_inputs_are_named(openi):
+    (openi / "reports.tgz").write_bytes(b"no archive")
+    with pytest.raises(ValueError, match="Cannot read '.*reports.tgz' as a tar archive"):
+        list(read_openi(openi / "reports.tgz"))
+    (openi / "views.csv").write_text("image,view\n")
+    with pytest.raises(ValueError, match=r"lacks the columns \['View Position', 'imageid'\]"):
+        list(read_openi(openi / "reports", views=openi / "views.csv"))
+    shutil.rmtree(openi / "reports")
+    with pytest.raises(FileNotFoundError, match="holds no XML file"):
+        list(read_openi(openi / "reports"))
+
+
+@pytest.mark.skipif(find_spec("torchxrayvision") is None, reason="torchxrayvision ships the reports of Open-i")
+def test_all_of_the_real_reports_are_used_or_counted():
+    folder = Path(find_spec("torchxrayvision").origin).parent / "data"
+    report = SkipReport()
+    records = list(read_openi(folder / "NLMCXR_reports.tgz", None, folder / "nlmcxr_dicom_metadata.csv.gz", report))
+    assert len(records) == report.used == 7430
+    # 7,470 images of 3,851 reports; 104 more reports have none.
+    assert report.counts == {"a report without an image": 104, "no findings and no impression": 40}
+    assert {"AP", "PA", "LATERAL", ""} == {record.view for record in records}
+    assert all(record.findings or record.impression for record in records)

@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score, jaccard_score, roc_auc_score
+
+from transformers_cxr.evaluation.metrics.report_labels import FIVE_LABELS, CheXpertLabels
+from transformers_cxr.reports.labeler import CHEXPERT_LABELS, RuleLabeler
+
+REFERENCES = [
+    "Small effusion and atelectasis. No pneumothorax.",
+    "Possible pneumonia. The heart is enlarged.",
+    "Normal chest.",
+    "Edema. Cardiomegaly. Effusion. PICC in place.",
+    "Consolidation, possibly pneumonia.",
+]
+PREDICTIONS = [
+    "Small effusion. Possible pneumothorax.",
+    "Pneumonia. Heart size is normal.",
+    "Normal chest.",
+    "Edema. Effusion.",
+    "",
+]
+
+
+@pytest.mark.parametrize(("suffix", "positive"), [("", (1, -1)), ("_uncertain_negative", (1,))])
+@pytest.mark.parametrize("size", [14, 5])
+def test_scores_are_those_of_scikit_learn_over_the_labels_that_occur(suffix, positive, size):
+    scores = CheXpertLabels().compute(predictions=PREDICTIONS, references=REFERENCES)
+    names = CHEXPERT_LABELS if size == 14 else FIVE_LABELS
+    columns = [CHEXPERT_LABELS.index(name) for name in names]
+    given, wanted = (np.isin(RuleLabeler()(r)[:, columns], positive) for r in (PREDICTIONS, REFERENCES))
+    occurs = wanted.any(axis=0)
+    for average in ("macro", "weighted"):
+        for name, function in (("f1", f1_score), ("jaccard", jaccard_score)):
+            expected = function(wanted[:, occurs], given[:, occurs], average=average, zero_division=0)
+            assert scores[f"{name}_{average}_{size}{suffix}"] == pytest.approx(expected)
+        expected = roc_auc_score(wanted[:, occurs], given[:, occurs], average=average)
+        assert scores[f"auroc_{average}_{size}{suffix}"] == pytest.approx(expected)
+    assert scores[f"f1_micro_{size}{suffix}"] == pytest.approx(f1_score(wanted, given, average="micro"))
+    assert scores[f"auroc_micro_{size}{suffix}"] == pytest.approx(roc_auc_score(wanted.ravel(), given.ravel()))
+    assert scores[f"classes_{size}{suffix}"] == occurs.sum()
+
+
+def test_reports_against_themselves_score_one_and_absent_labels_nan():
+    scores = CheXpertLabels().compute(predictions=REFERENCES, references=REFERENCES)
+    assert (
+        scores["f1_micro_14"] == scores["f1_macro_14"] == scores["auroc_macro_5"] == scores["jaccard_weighted_14"] == 1
+    )
+    assert scores["f1_pneumonia"] == 1 and np.isnan(scores["f1_pneumonia_uncertain_negative"])
+    assert np.isnan(scores["f1_fracture"]) and np.isnan(scores["auroc_fracture"])
+
+
+def test_the_order_of_the_studies_does_not_matter():
+    metric = CheXpertLabels()
+    units = metric.prepare(PREDICTIONS, REFERENCES)
+    assert units[0].shape == (2, 14)
+    np.testing.assert_equal(metric.aggregate(units[::-1]), metric.aggregate(units))
+    assert metric.f1_averages(units).items() <= metric.aggregate(units).items()
+
+
+def test_all_empty_reports_find_nothing():
+    scores = CheXpertLabels().compute(predictions=[""] * 5, references=REFERENCES)
+    assert scores["f1_micro_14"] == 0 and scores["auroc_macro_14"] == 0.5
+    scores = CheXpertLabels().compute(predictions=REFERENCES, references=[""] * 5)
+    assert np.isnan(scores["f1_micro_14"]) and scores["classes_14"] == 0
