@@ -28,8 +28,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from transformers_cxr.data.readers.vqa import parse_question_answers, why_not_grounded
+from transformers_cxr.data.readers.vqa import parse_question_answers
 from transformers_cxr.data.records import iterate, load_rows, select_records
+from transformers_cxr.reports import grounding_error
 from transformers_cxr.training.arguments import run_script
 
 PROMPT = """\
@@ -118,7 +119,7 @@ def checked(text: str, report: str) -> tuple[list[dict], list[dict]]:
         return [], [{"text": text, "reason": str(error)}]
     questions, rejected = [], []
     for pair in pairs:
-        reason = why_not_grounded(pair["question"], pair["answer"], report)
+        reason = grounding_error(pair["question"], pair["answer"], report)
         if pair["question"] in {kept["question"] for kept in questions}:
             reason = "the question comes twice"
         if reason is None:

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModel, AutoProcessor, pipeline
 
 from transformers_cxr import checkpoint, generate_image, save_image
-from transformers_cxr.data.instructions import finding_of_report
+from transformers_cxr.reports import finding_of_report
 
 IMAGES = Path(__file__).parents[1] / "examples/images"
 NORMAL = IMAGES / "NORMAL2-IM-0832-0001.jpeg"

@@ -16,11 +16,10 @@ from transformers_cxr.data.conversations import (
 from transformers_cxr.data.instructions import (
     IMAGE_INSTRUCTIONS,
     REPORT_INSTRUCTIONS,
-    etiology_of_report,
-    finding_of_report,
 )
 from transformers_cxr.data.readers.image_folder import Study
 from transformers_cxr.data.records import record_row
+from transformers_cxr.reports import etiology_of_report, finding_of_report
 
 SEEDS = range(100)
 ROW = {

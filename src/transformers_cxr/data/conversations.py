@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+from ..reports.sections import compose_report, parse_report
 from .instructions import (
     IMAGE_INSTRUCTIONS,
     REPORT_INSTRUCTIONS,
@@ -69,8 +70,8 @@ def image_example(
     """
     instruction = rng.choice(IMAGE_INSTRUCTIONS)
     text = report_text(row, rng, sections)
-    _, heading, impression = text.partition("IMPRESSION: ")
-    if heading and (sections == "impression" or rng.random() < 0.5):
+    impression = parse_report(text).impression
+    if impression and (sections == "impression" or rng.random() < 0.5):
         text = impression
     if rng.random() < empty_prompt_ratio:
         text = ""
@@ -115,10 +116,9 @@ def report_text(row: dict, rng: random.Random, sections: str = "findings+impress
     """
     findings, impression = row["findings"], row["impression"]
     if not findings and not impression:
-        text = label_report(labelled_study(row), rng)
-        return text if sections != "impression" else text[text.index("IMPRESSION: ") :]
-    headed = {"FINDINGS": findings if sections != "impression" else "", "IMPRESSION": impression}
-    return "\n".join(f"{name}: {text}" for name, text in headed.items() if text)
+        report = parse_report(label_report(labelled_study(row), rng))
+        findings, impression = report.findings, report.impression
+    return compose_report("" if sections == "impression" else findings, impression)
 
 
 def has_label_questions(row: dict) -> bool:

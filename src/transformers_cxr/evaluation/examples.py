@@ -14,6 +14,7 @@ import pyarrow.parquet
 
 from ..data.instructions import label_report, question_answers
 from ..data.readers.image_folder import Study
+from ..reports.sections import compose_report
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,7 @@ def read_reports(path: str | Path, instruction: str) -> list[Example]:
     """
     examples = []
     for record in _read_records(path, ("id", "patient", "image", "findings", "impression")):
-        sections = {name.upper(): str(record[name] or "").strip() for name in ("findings", "impression")}
-        report = "\n".join(f"{name}: {text}" for name, text in sections.items() if text)
+        report = compose_report(record["findings"] or "", record["impression"] or "")
         if not report:
             raise ValueError(f"Record '{record['id']}' of '{path}' has neither findings nor an impression.")
         examples.append(_example(path, record, prompt=instruction, reference=report))

@@ -140,6 +140,21 @@ def parse_report(text: str) -> ReportSections:
     return ReportSections(found.get("findings", ""), found.get("impression", ""))
 
 
+def compose_report(findings: str, impression: str) -> str:
+    """
+    Write a report as the model is trained on it and writes it.
+
+    Args:
+        findings (`str`): its findings, "" for a report without.
+        impression (`str`): its impression, "" for a report without.
+
+    Returns:
+        `str`: "FINDINGS: ...\\nIMPRESSION: ...", or the one section that has text, or "".
+    """
+    sections = {"FINDINGS": findings.strip(), "IMPRESSION": impression.strip()}
+    return "\n".join(f"{heading}: {text}" for heading, text in sections.items() if text)
+
+
 def _headed(pieces: list[tuple[str, str, str]], parts: tuple[str, ...]) -> dict[str, str]:
     """The findings and the impression that stand under a heading, of the first of the parts that has them."""
     found = {}
@@ -239,4 +254,4 @@ def _ends_before_last(lines: list[str]) -> bool:
     return len(lines) < 2 or not lines[-2] or lines[-2][-1] in ".!?:_" or bool(_SIGNATURE.fullmatch(lines[-2]))
 
 
-__all__ = ["ReportSections", "parse_report"]
+__all__ = ["ReportSections", "compose_report", "parse_report"]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from datasets import Features, Image, Value
 
-from ...data.instructions import etiology_of_report, finding_of_report
+from ...reports.statements import etiology_of_report, finding_of_report
 from .image_labels import ImageClassifier
 from .metric import CxrMetric
 
