@@ -37,7 +37,7 @@ from transformers_cxr.data.mixture import Stage, stage_mixture
 from transformers_cxr.data.records import load_rows, select_records
 from transformers_cxr.evaluation.metrics.pneumonia import PneumoniaAgreement
 from transformers_cxr.evaluation.results.tables import markdown_table
-from transformers_cxr.files import durable_file
+from transformers_cxr.files import atomic_write, check_same_settings
 from transformers_cxr.pipelines.cxr_text import REPORT_INSTRUCTION
 from transformers_cxr.training.arguments import run_script
 from transformers_cxr.training.dataset import InstructionCollator, InstructionDataset
@@ -155,11 +155,9 @@ def run(
     settings = {name: value for name, value in asdict(args).items() if name not in ("variants", "seeds")}
     settings |= result_settings(training_args)
     path = folder / "result.json"
+    check_same_settings(folder / "settings.json", settings)
     if path.is_file():
-        result = json.loads(path.read_text(encoding="utf-8"))
-        if result["settings"] != settings:
-            raise ValueError(f"'{folder}' is of a run with other settings: choose another `output_dir`.")
-        return result["numbers"]
+        return json.loads(path.read_text(encoding="utf-8"))
     stages = VARIANTS[variant]
     model = {
         "language_model": str(language_model),
@@ -176,8 +174,8 @@ def run(
         )
         model = {"model": str(output_dir / "final")}
     numbers = measure(output_dir / "final", records, args, training_args)
-    with durable_file(path) as partial:
-        partial.write_text(json.dumps({"settings": settings, "numbers": numbers}, indent=2) + "\n", encoding="utf-8")
+    with atomic_write(path) as partial:
+        partial.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
     return numbers
 
 

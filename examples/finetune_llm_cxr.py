@@ -47,12 +47,12 @@ from transformers_cxr.data.codes import tokenizer_fingerprint
 from transformers_cxr.data.mixture import STAGE_1, Stage, stage_mixture
 from transformers_cxr.data.readers.table import table_rows
 from transformers_cxr.data.records import PatientSplits, check_tokenizer, iterate, load_rows
-from transformers_cxr.files import full_disk_as_message
+from transformers_cxr.files import disk_full_error, file_fingerprint
 from transformers_cxr.training.arguments import run_script
 from transformers_cxr.training.callbacks import SampleCallback
 from transformers_cxr.training.dataset import InstructionCollator, InstructionDataset
 from transformers_cxr.training.lora import add_lora, freeze_old_rows, new_token_ids
-from transformers_cxr.training.resuming import checkpoint_of_run, data_fingerprint
+from transformers_cxr.training.resuming import checkpoint_of_run
 from transformers_cxr.training.studies import reweighted
 from transformers_cxr.training.trainer import InstructionTrainer
 
@@ -248,7 +248,7 @@ def main(
     settings = asdict(model_args) | {name: value for name, value in asdict(data_args).items() if name not in free}
     for name in TRAIN_FILES:
         if path := getattr(data_args, name):
-            settings[f"{name}_fingerprint"] = data_fingerprint(path)
+            settings[f"{name}_fingerprint"] = file_fingerprint(path)
     resume_from = checkpoint_of_run(training_args, settings)
 
     # Backbones without learned or rotary positions have no such limit.
@@ -279,7 +279,7 @@ def main(
         shown = train_dataset if eval_dataset is None else eval_dataset
         trainer.add_callback(SampleCallback(trainer, shown, sample_args.sample_steps, sample_args.num_samples))
     output_dir = Path(training_args.output_dir)
-    with full_disk_as_message(output_dir):
+    with disk_full_error(output_dir):
         trainer.train(resume_from_checkpoint=resume_from)
         if eval_dataset is not None:
             metrics = trainer.evaluate()

@@ -42,9 +42,10 @@ from transformers_cxr.classifiers import load_clinical_classifier
 from transformers_cxr.data.image_source import open_source
 from transformers_cxr.data.readers.image_folder import list_images
 from transformers_cxr.evaluation.metrics.reconstruction import reconstruction_picture
+from transformers_cxr.files import check_same_settings
 from transformers_cxr.llm_cxr.image_processing_llm_cxr import save_image
 from transformers_cxr.training.arguments import run_script
-from transformers_cxr.training.resuming import check_same_run
+from transformers_cxr.training.resuming import RUN
 from transformers_cxr.training.vq_gan.checkpoints import last_checkpoint, save_checkpoint
 from transformers_cxr.training.vq_gan.codebook import CodebookKeeper
 from transformers_cxr.training.vq_gan.discriminator import PatchDiscriminator
@@ -153,7 +154,8 @@ def main(args: Arguments):
     run = {name: value for name, value in asdict(args).items() if name not in FREE_SETTINGS}
     run["num_processes"] = accelerator.num_processes
     checkpoint, start = last_checkpoint(args.output_dir) or (None, 0)
-    check_same_run(args.output_dir, run, has_checkpoints=checkpoint is not None, writes=accelerator.is_main_process)
+    with accelerator.main_process_first():
+        check_same_settings(Path(args.output_dir) / RUN, run, replace=checkpoint is None)
 
     # The images. Every process takes its part of one order, which the seed fixes.
     image_processor = LlmCxrImageProcessor(

@@ -1,43 +1,64 @@
-"""Atomic writes, locks, and text files."""
+"""Atomic writes, locks, resume checks, and text files."""
 
 from __future__ import annotations
 
 import csv
 import errno
 import gzip
+import hashlib
 import io
+import json
 import os
 import shutil
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
-def durable_file(path: str | os.PathLike) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike, overwrite: bool = True) -> Iterator[Path]:
     """
-    Gives a path beside `path` to write to. When the block has ended well, the file is forced to the disk and takes the name
-    `path` in one step, in the place of an older one; when it has not, the file is removed. A killed process leaves `path` as
-    it was.
+    Return a path beside `path` to write a file or a folder to. At the end of the block its content is flushed to the disk and
+    renamed to `path` in one step; after an error it is removed. A killed process leaves `path` as it was.
+
+    Args:
+        path (`str` or `os.PathLike`):
+            The file or folder to write. Its parent folder is created.
+        overwrite (`bool`, *optional*, defaults to `True`):
+            Whether to replace an existing file. A folder is never replaced.
 
     Raises:
-        OSError: the file cannot be written; where the disk is full the message says what to do.
+        FileExistsError: `path` exists and `overwrite` is `False`.
+        OSError: `path` cannot be written. If the disk is full, the message names the way out.
     """
     path = Path(path)
-    # The suffix stays: Pillow chooses the format by it.
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"'{path}' exists. Remove it or choose another output.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix stays, because Pillow chooses the format by it.
     partial = path.with_name(f".incomplete-{path.name}")
+    _remove(partial)  # left by a killed process
     try:
-        with full_disk_as_message(path):
+        with disk_full_error(path):
             yield partial
-            _force_to_disk(partial)
+            for file in [*partial.rglob("*"), partial]:
+                _flush_to_disk(file)
             partial.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
-    _force_to_disk(path.parent)
+        _remove(partial)
+    _flush_to_disk(path.parent)
 
 
-def _force_to_disk(path: Path) -> None:
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _flush_to_disk(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -46,28 +67,30 @@ def _force_to_disk(path: Path) -> None:
 
 
 @contextmanager
-def full_disk_as_message(path: str | os.PathLike) -> Iterator[None]:
-    """Lets the error of a full disk name `path` and the way out; any other error is passed on."""
+def disk_full_error(path: str | os.PathLike) -> Iterator[None]:
+    """
+    Turn the disk-full error of any library into one that names `path` and the way out.
+
+    Raises:
+        OSError: the disk is full.
+    """
     try:
         yield
     except Exception as error:
         number = getattr(error, "errno", None)
-        # safetensors and torch have errors of their own, and torch's does not even say that the disk is full.
+        # safetensors and torch have errors of their own, and that of torch does not say that the disk is full.
         if number is None and any(words in str(error) for words in ("No space left on device", "inline_container")):
             number = errno.ENOSPC
         if number not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        message = (
-            "No space left on the disk. What was finished is kept: free some space and run the same command again"
-        )
+        message = "No space left on the disk. Finished work is kept: free some space and run the same command again"
         raise OSError(number, message, os.fspath(path)) from error
 
 
 @contextmanager
-def locked(path: str | os.PathLike) -> Iterator[None]:
+def lock(path: str | os.PathLike) -> Iterator[None]:
     """
-    Holds the lock of a file or a folder, which another process must not hold. The kernel releases it when the process ends,
-    however it ends.
+    Hold the lock of an existing file or folder. The kernel releases it when the process ends, even if it is killed.
 
     Raises:
         BlockingIOError: another process holds it.
@@ -86,42 +109,61 @@ def locked(path: str | os.PathLike) -> Iterator[None]:
         os.close(descriptor)
 
 
-@contextmanager
-def new_output(path: str | os.PathLike) -> Iterator[Path]:
+def check_same_settings(path: str | os.PathLike, settings: dict[str, Any], replace: bool = False) -> None:
     """
-    Gives a path beside `path` to write a file or a folder to, which takes the name `path` when the block has ended well and is
-    removed when it has not.
+    Write the settings of a new run, or raise an error if a run that is resumed had other settings.
+
+    Args:
+        path (`str` or `os.PathLike`):
+            JSON file of the settings.
+        settings (`dict`):
+            Everything that the result depends on. Values that JSON does not know are written as strings.
+        replace (`bool`, *optional*, defaults to `False`):
+            Whether to replace other settings, because the earlier run has no results yet.
 
     Raises:
-        FileExistsError: `path` exists.
+        ValueError: the settings differ. The error names each one with its old and new value.
     """
     path = Path(path)
-    if path.exists():
-        raise FileExistsError(f"'{path}' exists. Remove it or choose another output.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The name says what a killed process leaves behind.
-    partial = path.with_name(f"{path.name}.incomplete-{os.getpid()}")
-    try:
-        yield partial
-        partial.rename(path)
-    finally:
-        if partial.is_dir():
-            shutil.rmtree(partial)
-        else:
-            partial.unlink(missing_ok=True)
+    settings = json.loads(json.dumps(settings, default=str))
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if known == settings:
+        return
+    if known is None or replace:
+        with atomic_write(path) as partial:
+            partial.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        return
+    changes = [
+        f"{name} was {known.get(name)!r} and is {settings.get(name)!r}"
+        for name in sorted({*known, *settings})
+        if known.get(name) != settings.get(name)
+    ]
+    raise ValueError(
+        f"'{path.parent}' holds the results of a run with other settings: {'; '.join(changes)}. Use the settings of that run, "
+        "or choose another output folder."
+    )
+
+
+def file_fingerprint(path: str | os.PathLike) -> str:
+    """Return the SHA-256, 64 hexadecimal digits, of a file or of the Parquet files of a folder."""
+    path, digest = Path(path), hashlib.sha256()
+    for name in sorted(path.glob("*.parquet")) if path.is_dir() else [path]:
+        with name.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 @contextmanager
 def open_text(path: Path) -> Iterator[io.TextIOBase]:
     """
-    Opens a file, or one in gzip (`.gz`), as UTF-8 text with or without a byte order mark.
+    Open a text file in UTF-8, with or without a byte order mark, optionally compressed with gzip (`.gz`).
 
     Raises:
-        ValueError: what is read from it is no UTF-8 text, no CSV, or no whole gzip file; the error names the file.
+        ValueError: the file is not UTF-8 text, not CSV, or not a whole gzip file.
     """
     opener = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rt", newline="", encoding="utf-8-sig") as file:
             yield file
     except (UnicodeDecodeError, csv.Error, gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"'{path}' is not UTF-8 text, or broken: {error}.") from error
+        raise ValueError(f"'{path}' is not UTF-8 text, or it is damaged: {error}.") from error

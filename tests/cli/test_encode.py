@@ -173,7 +173,7 @@ def test_a_full_disk_keeps_the_finished_shards(encode, images, tmp_path, monkeyp
     monkeypatch.setattr(pq, "write_table", full_at_second)
     result = encode(images, tmp_path / "codes")
     assert result.exit_code == 1 and len(result.stderr.splitlines()) == 1
-    assert "No space left on the disk. What was finished is kept" in result.stderr
+    assert "No space left on the disk. Finished work is kept" in result.stderr
     assert sorted(contents(tmp_path / "codes")) == ["codes-00000.parquet", "encoding.json"]
     monkeypatch.undo()
     assert encode(images, tmp_path / "codes").exit_code == 0
@@ -188,8 +188,8 @@ def test_mistakes_are_one_message(encode, images, checkpoint, vq_tokenizer, tmp_
 
     codes = tmp_path / "codes"
     assert encode(images, codes).exit_code == 0
-    check(encode(images, codes, shard_size=4), "made with shard_size = 3, and now it is 4")
-    check(encode(images / "a", codes), "The codes in")
+    check(encode(images, codes, shard_size=4), "other settings: shard_size was 3 and is 4")
+    check(encode(images / "a", codes), "other settings: ")
     check(encode(images, images), "and no codes. Choose a new or an empty folder")
     check(encode(images, tmp_path / "x", "--split", "train"), "has no splits")
     check(encode(images / "notes.txt", tmp_path / "x"), "Expected a folder, a Parquet file or a WebDataset tar")
@@ -201,15 +201,15 @@ def test_mistakes_are_one_message(encode, images, checkpoint, vq_tokenizer, tmp_
     with torch.no_grad():
         vq_tokenizer.codebook.mul_(2)
     vq_tokenizer.save_pretrained(checkpoint)
-    check(encode(images, codes), "made with tokenizer = ")
+    check(encode(images, codes), "other settings: tokenizer was ")
     assert np.array(load_codes(codes)["codes"]).shape == (7, 16)
 
 
 def test_a_second_run_on_an_output_is_refused(encode, images, tmp_path):
-    from transformers_cxr.files import locked
+    from transformers_cxr.files import lock
 
     (tmp_path / "codes").mkdir()
-    with locked(tmp_path / "codes"):
+    with lock(tmp_path / "codes"):
         result = encode(images, tmp_path / "codes")
     assert result.exit_code == 1 and "Another run is writing to this output" in result.stderr
     assert encode(images, tmp_path / "codes").exit_code == 0

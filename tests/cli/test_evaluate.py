@@ -220,4 +220,4 @@ def test_another_folder_or_another_model_is_refused(evaluation, data_dir, tiny_m
     model.save_pretrained(tmp_path / "other")
     processor.save_pretrained(tmp_path / "other")
     output = mistake("evaluate", folder, *given, "--model", tmp_path / "other", *OPTIONS)
-    assert "another model or other settings (model was" in " ".join(output.split())
+    assert "with other settings: model was" in " ".join(output.split())

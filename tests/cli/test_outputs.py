@@ -82,7 +82,7 @@ def test_a_full_disk_is_named_and_keeps_what_is_finished(tmp_path):
     with JsonLines(path, ("image",)) as records:
         records.append([record("a.png")])
         records.file = Full()
-        with pytest.raises(OSError, match="What was finished is kept: free some space.*records.jsonl"):
+        with pytest.raises(OSError, match="Finished work is kept: free some space.*records.jsonl"):
             records.append([record("b.png")])
     with JsonLines(path, ("image",)) as records:
         assert [each["image"] for each in records] == ["a.png"]

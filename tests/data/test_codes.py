@@ -97,8 +97,7 @@ def test_an_incomplete_store_is_refused(store, tmp_path):
         load_codes(store)
     with pytest.raises(ValueError, match="codes-00001.parquet' is missing"):
         finish_encoding(store, 2)
-    encoding = json.loads((store / "encoding.json").read_text())
-    (store / "encoding.json").write_text(json.dumps(encoding | {"complete": False}))
+    (store / "summary.json").unlink()
     with pytest.raises(ValueError, match="are not complete"):
         load_codes(store)
     with pytest.raises(FileNotFoundError, match="No `encoding.json`"):
@@ -107,7 +106,7 @@ def test_an_incomplete_store_is_refused(store, tmp_path):
 
 def test_a_store_is_resumed_with_the_same_settings_only(store, vq_tokenizer):
     assert begin_encoding(store, {"tokenizer": tokenizer_fingerprint(vq_tokenizer)}) == {0, 1}
-    with pytest.raises(ValueError, match="made with tokenizer = '.*', and now it is 'another'"):
+    with pytest.raises(ValueError, match="other settings: tokenizer was '.*' and is 'another'"):
         begin_encoding(store, {"tokenizer": "another"})
 
 

@@ -75,7 +75,7 @@ def test_a_variant_is_trained_in_its_stages_and_gets_its_row(ablations, run, mon
     assert calls[1][0].model == str(tmp_path / "run/two_stages-0/stage_1/final")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
     assert [row[0] for row in rows] == ["variant", "---", "two stages", "rows codebook"]
-    numbers = json.loads((tmp_path / "run/two_stages-0/result.json").read_text())["numbers"]
+    numbers = json.loads((tmp_path / "run/two_stages-0/result.json").read_text())
     assert rows[2][2:] == [f"{numbers[name]:.3f}" for name in ablations.COLUMNS.values()]
     assert all(numbers[name] > 0 for name in ("eval_loss_report", "eval_loss_image", "eval_loss_vqa"))
     assert 0 <= numbers["finding_balanced_accuracy"] <= 1 and 0 <= numbers["auroc"] <= 1
@@ -86,9 +86,9 @@ def test_finished_runs_stay_and_another_seed_adds_to_them(ablations, run, monkey
     with monkeypatch.context() as patch:
         patch.setattr(ablations.finetune_llm_cxr, "main", lambda *arguments: pytest.fail("trained again"))
         run(variants=["full"])
-        with pytest.raises(ValueError, match="full-0' is of a run with other settings"):
+        with pytest.raises(ValueError, match="full-0' holds the results of a run with other settings"):
             run(max_steps=4, variants=["full"])
-        with pytest.raises(ValueError, match="full-0' is of a run with other settings"):
+        with pytest.raises(ValueError, match="full-0' holds the results of a run with other settings"):
             run(weight_decay=0.1, variants=["full"])
     *_, row = run(variants=["full"], seeds=[0, 1]).splitlines()
     assert row.startswith("| full | 2 |") and row.count(",") == 5

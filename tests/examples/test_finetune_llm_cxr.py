@@ -157,9 +157,9 @@ def test_a_run_that_is_killed_and_resumed_gives_the_same_weights_bit_for_bit(
 
 def test_a_resume_with_other_data_or_settings_is_refused(run, settings, records):
     run(max_steps=3)
-    with pytest.raises(ValueError, match="another run: .*packing was False and is True"):
+    with pytest.raises(ValueError, match="other settings: .*packing was False and is True"):
         run(max_steps=3, packing=True)
-    with pytest.raises(ValueError, match="another run: records_fingerprint was"):
+    with pytest.raises(ValueError, match="other settings: records_fingerprint was"):
         run(max_steps=3, records=str(other_records(records)))
 
 

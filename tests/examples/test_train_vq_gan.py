@@ -284,7 +284,7 @@ def test_a_parquet_file_is_streamed_and_resumed_to_the_same_weights(script, plai
     script.main(args)
     resumed = replace(args, output_dir=str(tmp_path / "resumed"))
     killed_at(resumed, forwards=3)
-    with pytest.raises(ValueError, match="of another run: seed was 0 and is 7"):
+    with pytest.raises(ValueError, match="other settings: seed was 0 and is 7"):
         script.main(replace(resumed, seed=7))
     script.main(resumed)
     assert_same_weights(args.output_dir, resumed.output_dir)

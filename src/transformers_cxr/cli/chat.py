@@ -181,12 +181,12 @@ def _follow(line: str, conversation: Conversation, output: Path, seeds) -> bool:
 
 def _draw(text: str, conversation: Conversation, output: Path, seeds) -> Path:
     """Draws into the first file that is not there yet; its number is the seed."""
-    from ..files import durable_file
+    from ..files import atomic_write
     from ..llm_cxr.image_processing_llm_cxr import save_image
 
     output.mkdir(parents=True, exist_ok=True)
     path, seed = next((path, seed) for seed in seeds if not (path := output / f"seed-{seed}.png").exists())
     picture = conversation.draw(text, seed)
-    with durable_file(path) as partial:
+    with atomic_write(path) as partial:
         save_image(picture, partial)
     return path

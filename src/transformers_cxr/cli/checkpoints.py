@@ -41,14 +41,14 @@ def get(
     ```
     """
     with mistakes_as_messages():
-        from ..files import full_disk_as_message, new_output
+        from ..files import atomic_write, disk_full_error
 
         source, target = checkpoint(name), output or Path(name)
         names = [path.name for path in source.iterdir()]
         if target.is_dir() and filecmp.cmpfiles(source, target, names, shallow=False)[0] == names:
             typer.echo(f"'{target}' is there already.")
             return
-        with full_disk_as_message(target), new_output(target) as partial:
+        with disk_full_error(target), atomic_write(target, overwrite=False) as partial:
             partial.mkdir()
             for file in names:
                 shutil.copy(source / file, partial)

@@ -144,13 +144,13 @@ def _draw(
 def _save(picture: PIL.Image.Image, record: dict, records: JsonLines) -> None:
     """Saves a picture, as PNG or DICOM by the name of its file, and its record."""
     from ..data.dicom_output import image_to_dicom
-    from ..files import durable_file
+    from ..files import atomic_write
     from ..llm_cxr.image_processing_llm_cxr import save_image
 
     # The record comes first: a file without one is somebody else's.
     if records.find({name: record[name] for name in records.key}) is None:
         records.append([record])
-    with durable_file(records.path.parent / record["file"]) as partial:
+    with atomic_write(records.path.parent / record["file"]) as partial:
         if partial.suffix == ".dcm":
             image_to_dicom(picture).save_as(partial, enforce_file_format=True)
         else:

@@ -84,13 +84,13 @@ def _begin(state: PartialState, encoder: Encoder, stack: ExitStack) -> set[int]:
     from accelerate.utils import broadcast_object_list
 
     from ..data.codes import begin_encoding
-    from ..files import locked
+    from ..files import lock
 
     answer: set[int] | Exception | None = None
     if state.is_main_process:
         try:
             encoder.output.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(encoder.output))
+            stack.enter_context(lock(encoder.output))
             answer = begin_encoding(encoder.output, encoder.settings)
         # The other processes wait for the answer.
         except (ValueError, OSError) as error:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
-from ..files import full_disk_as_message, locked
+from ..files import disk_full_error, lock
 
 
 class JsonLines(AbstractContextManager):
@@ -33,7 +33,7 @@ class JsonLines(AbstractContextManager):
         path.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             self.file = stack.enter_context(path.open("a+b", buffering=0))
-            stack.enter_context(locked(path))
+            stack.enter_context(lock(path))
             self.records = self._read()
             self.stack = stack.pop_all()
 
@@ -84,7 +84,7 @@ class JsonLines(AbstractContextManager):
     def append(self, records: Sequence[dict]) -> None:
         """Adds records, at once for any reader and for good when it returns."""
         lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
-        with full_disk_as_message(self.path):
+        with disk_full_error(self.path):
             while lines:
                 lines = lines[self.file.write(lines) :]
         self.records.update({tuple(record[name] for name in self.key): record for record in records})

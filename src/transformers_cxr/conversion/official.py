@@ -27,7 +27,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from ..files import new_output
+from ..files import atomic_write
 from ..llm_cxr.configuration_llm_cxr import CXRVQTokenizerConfig, LlmCxrConfig
 from ..llm_cxr.modeling_cxr_vq_tokenizer import CXRVQTokenizer
 from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
@@ -158,7 +158,7 @@ def convert_official_checkpoint(
         FileNotFoundError: a file is missing.
         ValueError: a file cannot be read, the parts do not belong together, or the result differs from its source.
     """
-    with new_output(output) as partial:
+    with atomic_write(output, overwrite=False) as partial:
         weights, vq_tokenizer, processor, config = _read_official(
             Path(language_model), vq_gan_config, vq_gan_checkpoint, dtype
         )

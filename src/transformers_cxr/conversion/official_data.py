@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..files import new_output
+from ..files import atomic_write
 
 CODEBOOK_SIZE = 1024
 NUM_IMAGE_TOKENS = 256
@@ -80,7 +80,7 @@ def convert_code_pickle(path: str | os.PathLike, output: str | os.PathLike) -> C
             valid[image_id] = codes
     if not valid:
         raise ValueError(f"'{path}' holds no valid codes. {_first_reason(report)}")
-    with new_output(output) as partial, pq.ParquetWriter(partial, CODES_SCHEMA) as writer:
+    with atomic_write(output, overwrite=False) as partial, pq.ParquetWriter(partial, CODES_SCHEMA) as writer:
         rows = iter(valid.items())
         while group := list(islice(rows, ROW_GROUP_SIZE)):
             image_ids, codes = zip(*group)
@@ -150,7 +150,7 @@ def convert_vqa_files(folder: str | os.PathLike, output: str | os.PathLike) -> C
                 )
     if not records:
         raise ValueError(f"'{folder}' holds no valid questions. {_first_reason(report)}")
-    with new_output(output) as partial:
+    with atomic_write(output, overwrite=False) as partial:
         partial.write_text(json.dumps(records, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     report.written = len(records)
     return report

@@ -7,7 +7,7 @@ import json
 import os
 from pathlib import Path
 
-from ..files import new_output
+from ..files import atomic_write
 from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
 from ..llm_cxr.processing_llm_cxr import LlmCxrProcessor
 
@@ -30,7 +30,7 @@ def export_language_model(
         ValueError: the processor and the model do not belong together.
     """
     model.check_processor(processor)
-    with new_output(save_directory) as partial:
+    with atomic_write(save_directory, overwrite=False) as partial:
         model.language_model.save_pretrained(partial)
         model.generation_config.save_pretrained(partial)
         tokenizer = copy.deepcopy(processor.tokenizer)

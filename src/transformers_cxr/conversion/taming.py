@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-from ..files import new_output
+from ..files import atomic_write
 from ..llm_cxr.configuration_llm_cxr import CXRVQTokenizerConfig, LlmCxrConfig
 from ..llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor
 from ..llm_cxr.modeling_cxr_vq_tokenizer import CXRVQTokenizer
@@ -329,7 +329,7 @@ def save_taming(vq_tokenizer: CXRVQTokenizer, folder: str | os.PathLike) -> tupl
     }
     content = {"model": {"target": "taming.models.vqgan.VQModel", "params": params}}
     folder = Path(folder)
-    with new_output(folder) as partial:
+    with atomic_write(folder, overwrite=False) as partial:
         partial.mkdir()
         torch.save({"state_dict": state}, partial / "vq_gan.ckpt")
         (partial / "vq_gan.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
@@ -347,7 +347,7 @@ def convert_vq_gan(
         FileExistsError: `output` exists.
         FileNotFoundError, ValueError: as [`vq_tokenizer_from_taming`].
     """
-    with new_output(output) as partial:
+    with atomic_write(output, overwrite=False) as partial:
         vq_tokenizer = vq_tokenizer_from_taming(config_path, checkpoint_path)
         size = vq_tokenizer.config.image_size
         image_processor = LlmCxrImageProcessor(

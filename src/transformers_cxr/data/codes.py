@@ -2,7 +2,8 @@
 The code store: images as the codes of an image tokenizer, in Parquet shards.
 
     FOLDER/codes-00000.parquet, codes-00001.parquet, ...   `id`, `codes` and the metadata of the images
-    FOLDER/encoding.json                                   what the codes were made from and with, and whether all are there
+    FOLDER/encoding.json                                   settings of the encoding
+    FOLDER/summary.json                                    numbers of shards and images, once all are encoded
     FOLDER/skipped.jsonl                                   `{"id", "reason"}` of each image that could not be read
 
 Shard `i` holds the rows `[i * shard_size, (i + 1) * shard_size)` of the dataset without those that could not be read, whoever
@@ -23,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..files import durable_file
+from ..files import atomic_write, check_same_settings
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from ..llm_cxr.modeling_cxr_vq_tokenizer import CXRVQTokenizer
 
 ENCODING = "encoding.json"
+SUMMARY = "summary.json"
 SKIPPED = "skipped.jsonl"
 # Under which the metadata of a Parquet file hold what `codes_schema` and `write_shard` say of the shard.
 _METADATA_KEY = b"transformers_cxr"
@@ -117,7 +119,7 @@ def write_shard(
         for field in schema
     ]
     table = pa.table(columns, schema=schema.with_metadata({_METADATA_KEY: json.dumps(description)}))
-    with durable_file(path) as partial:
+    with atomic_write(path) as partial:
         pq.write_table(table, partial)
 
 
@@ -146,15 +148,7 @@ def begin_encoding(folder: str | os.PathLike, settings: dict) -> set[int]:
             raise FileExistsError(
                 f"'{folder}' holds '{sorted(others)[0]}' and no codes. Choose a new or an empty folder for the output."
             )
-        _write_encoding(folder, {"settings": settings, "complete": False})
-        return set()
-    known = _read_encoding(folder)["settings"]
-    for name in settings:
-        if settings[name] != known.get(name):
-            raise ValueError(
-                f"The codes in '{folder}' were made with {name} = {known.get(name)!r}, and now it is {settings[name]!r}. "
-                "Go on with what they were made with, or choose another output."
-            )
+    check_same_settings(path, settings)
     return finished_shards(folder)
 
 
@@ -176,27 +170,14 @@ def finish_encoding(folder: str | os.PathLike, num_shards: int) -> tuple[int, in
         file = pq.read_metadata(shard_path(folder, shard))
         num_images += file.num_rows
         skipped += json.loads(file.metadata[_METADATA_KEY])["skipped"]
-    with durable_file(folder / SKIPPED) as partial:
+    with atomic_write(folder / SKIPPED) as partial:
         partial.write_text(
             "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in skipped), encoding="utf-8"
         )
     counts = {"num_shards": num_shards, "num_images": num_images, "num_skipped": len(skipped)}
-    _write_encoding(folder, {"settings": _read_encoding(folder)["settings"], "complete": True, **counts})
+    with atomic_write(folder / SUMMARY) as partial:
+        partial.write_text(json.dumps(counts, indent=2) + "\n", encoding="utf-8")
     return num_images, len(skipped)
-
-
-def _write_encoding(folder: Path, content: dict) -> None:
-    with durable_file(folder / ENCODING) as partial:
-        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _read_encoding(folder: Path) -> dict:
-    path = folder / ENCODING
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"No `{ENCODING}` in '{folder}': expected a folder that `transformers-cxr encode` wrote."
-        )
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def load_codes(folder: str | os.PathLike, vq_tokenizer: CXRVQTokenizer | None = None) -> Dataset:
@@ -221,12 +202,17 @@ def load_codes(folder: str | os.PathLike, vq_tokenizer: CXRVQTokenizer | None = 
     from datasets import Dataset, DatasetInfo
 
     folder = Path(folder)
-    encoding = _read_encoding(folder)
-    if not encoding["complete"]:
+    if not (folder / ENCODING).is_file():
+        raise FileNotFoundError(
+            f"No `{ENCODING}` in '{folder}': expected a folder that `transformers-cxr encode` wrote."
+        )
+    if not (folder / SUMMARY).is_file():
         raise ValueError(f"The codes in '{folder}' are not complete. Run the same `transformers-cxr encode` again.")
-    fingerprint = encoding["settings"]["tokenizer"] if vq_tokenizer is None else tokenizer_fingerprint(vq_tokenizer)
+    settings = json.loads((folder / ENCODING).read_text(encoding="utf-8"))
+    summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    fingerprint = settings["tokenizer"] if vq_tokenizer is None else tokenizer_fingerprint(vq_tokenizer)
     tables = []
-    for shard in range(encoding["num_shards"]):
+    for shard in range(summary["num_shards"]):
         path = shard_path(folder, shard)
         if not path.is_file():
             raise FileNotFoundError(

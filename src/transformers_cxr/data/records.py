@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..files import new_output
+from ..files import atomic_write
 from .readers.image_folder import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
@@ -323,7 +323,7 @@ def write_rows(rows: Iterable[dict], output: str | os.PathLike, schema: pa.Schem
 
 def _write_rows(first: list[dict], rows: Iterator[dict], output: str | os.PathLike, schema: pa.Schema) -> int:
     count = 0
-    with new_output(output) as partial, pq.ParquetWriter(partial, schema) as writer:
+    with atomic_write(output, overwrite=False) as partial, pq.ParquetWriter(partial, schema) as writer:
         group = first + list(islice(rows, ROW_GROUP_SIZE - 1))
         while group:
             writer.write_table(pa.Table.from_pylist(group, schema=schema))

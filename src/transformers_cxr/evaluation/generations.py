@@ -19,7 +19,7 @@ import torch
 from accelerate import PartialState
 from tqdm import tqdm
 
-from ..files import durable_file
+from ..files import atomic_write, check_same_settings
 from ..llm_cxr.generation_llm_cxr import IMAGE_INSTRUCTION
 from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
 from ..llm_cxr.processing_llm_cxr import LlmCxrProcessor
@@ -93,7 +93,8 @@ def generate(
         ValueError: `folder` was made with other settings, or with another prompt for an example.
     """
     folder, state = Path(folder), processes()
-    _check_settings(folder, settings)
+    with state.main_process_first():
+        check_same_settings(folder / "settings.json", settings)
     kept = read_generations(folder)
     for example in examples:
         if example.id in kept and kept[example.id]["prompt"] != example.prompt:
@@ -254,24 +255,6 @@ def is_well_formed(output: str, processor: LlmCxrProcessor) -> bool:
     return all(is_code[:length]) and ends and not any(is_code[length:])
 
 
-def _check_settings(folder: Path, settings: dict) -> None:
-    path, state = folder / "settings.json", processes()
-    settings = json.loads(json.dumps(settings))
-    if state.is_main_process and not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        with durable_file(path) as partial:
-            partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    state.wait_for_everyone()
-    kept = json.loads(path.read_text(encoding="utf-8"))
-    if kept != settings:
-        names = sorted(name for name in kept | settings if kept.get(name) != settings.get(name))
-        differences = ", ".join(f"{name} was {kept.get(name)!r} and is {settings.get(name)!r}" for name in names)
-        raise ValueError(
-            f"'{folder}' holds outputs of another model or other settings ({differences}): choose another output folder, or "
-            "remove this one."
-        )
-
-
 def _peak_mib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
@@ -286,5 +269,5 @@ def _write(path: Path, batch: list[Example], outputs: list[str] | np.ndarray, co
         columns["codes"] = pa.array(list(outputs), type=pa.list_(pa.uint16()))
     else:
         columns["text"] = outputs
-    with durable_file(path) as partial:
+    with atomic_write(path) as partial:
         pyarrow.parquet.write_table(pa.table(columns), partial)

@@ -12,7 +12,7 @@ from pathlib import Path
 import PIL.Image
 from scipy.stats import binomtest, wilcoxon
 
-from ..files import new_output
+from ..files import atomic_write
 from ..llm_cxr.image_processing_llm_cxr import save_image
 from .results.intervals import Estimate, bootstrap, means
 
@@ -93,7 +93,7 @@ def export_reader_study(
         raise ValueError("There is neither a pair of images nor a pair of reports to show.")
     rng = random.Random(seed)
     answers = {"images": {}, "reports": {}}
-    with new_output(key) as partial_key, new_output(folder) as partial:
+    with atomic_write(key, overwrite=False) as partial_key, atomic_write(folder, overwrite=False) as partial:
         (partial / "images").mkdir(parents=True)
         rows = []
         for trial, pair in enumerate(rng.sample(list(image_pairs), len(image_pairs)), start=1):

@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 
-from ..files import new_output
+from ..files import atomic_write
 from ..pipelines.cxr_text import REPORT_INSTRUCTION
 from .examples import Example, read_json
 
@@ -78,5 +78,5 @@ def write_rexrank_predictions(studies: dict[str, dict], reports: dict[str, str],
         study_id: {**study, "model_prediction": rexrank_report(reports[study_id])}
         for study_id, study in studies.items()
     }
-    with new_output(path) as partial:
+    with atomic_write(path, overwrite=False) as partial:
         partial.write_text(json.dumps(predictions, ensure_ascii=False, indent=4) + "\n", encoding="utf-8")

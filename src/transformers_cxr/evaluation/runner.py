@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from transformers import AutoModel, AutoProcessor
 
 from ..checkpoints import checkpoint
 from ..data.readers.image_folder import read_image_folder
-from ..files import durable_file
+from ..files import atomic_write, file_fingerprint
 from ..llm_cxr.image_processing_llm_cxr import save_image
 from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
 from ..llm_cxr.processing_llm_cxr import LlmCxrProcessor
@@ -148,7 +147,7 @@ def run_evaluation(arguments: EvaluationArguments) -> list[Result] | None:
     settings = {"model": fingerprint(model, processor)}
     outputs = {}
     for task, (produce, own) in _generators(arguments, tasks, model, processor).items():
-        own = settings | {"data": _data_fingerprint(arguments, task)} | own
+        own = settings | _data_settings(arguments, task) | own
         cache = folder / "generations" / task
         size = max(1, arguments.batch_size // _IMAGES_A_PROMPT) if task == "diversity" else arguments.batch_size
         outputs[task] = generate(examples[task], produce, cache, own, size, task)
@@ -292,13 +291,11 @@ def _generators(
     return {task: generators[task] for task in tasks if task in generators}
 
 
-def _data_fingerprint(arguments: EvaluationArguments, task: str) -> str:
-    """A hash of the file that the examples of a task are read from."""
+def _data_settings(arguments: EvaluationArguments, task: str) -> dict[str, str]:
     file = arguments.questions if task == "vqa" else arguments.reports
     if file:
-        return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
-    metadata = (Path(arguments.data_dir) / "metadata.csv").read_bytes()
-    return hashlib.sha256(arguments.split.encode() + metadata).hexdigest()[:16]
+        return {"data": file_fingerprint(file)}
+    return {"data": file_fingerprint(Path(arguments.data_dir) / "metadata.csv"), "split": arguments.split}
 
 
 def _data_name(arguments: EvaluationArguments) -> str:
@@ -378,7 +375,7 @@ def _cost_table(cost: dict[str, dict[str, float]]) -> tuple[list[str], list[list
 
 
 def _write(path: Path, text: str) -> None:
-    with durable_file(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(text + "\n", encoding="utf-8")
 
 
@@ -392,7 +389,7 @@ def _write_predictions(folder: Path, examples: dict[str, list[Example]], outputs
             columns["prediction"] = own
         else:
             columns["prediction"] = pa.array(own, type=pa.list_(pa.uint16()))
-        with durable_file(folder / "predictions" / f"{task}.parquet") as partial:
+        with atomic_write(folder / "predictions" / f"{task}.parquet") as partial:
             pyarrow.parquet.write_table(pa.table(columns), partial)
 
 

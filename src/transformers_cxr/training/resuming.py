@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from transformers import TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
-from ..files import durable_file
+from ..files import check_same_settings
 
 RUN = "run.json"
 # The settings of the Trainer that decide what comes out.
@@ -19,15 +18,6 @@ _RESULT_SETTINGS = (
     "adam_beta1 adam_beta2 adam_epsilon max_grad_norm label_smoothing_factor neftune_noise_alpha bf16 fp16 seed data_seed "
     "train_sampling_strategy"
 ).split()
-
-
-def data_fingerprint(path: str | Path) -> str:
-    """SHA-256, as 64 hexadecimal digits, of a file, or of the Parquet files of a folder, which `load_rows` opens."""
-    path, digest = Path(path), hashlib.sha256()
-    for name in sorted(path.glob("*.parquet")) if path.is_dir() else [path]:
-        with name.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
 
 
 def result_settings(arguments: TrainingArguments) -> dict[str, Any]:
@@ -50,7 +40,7 @@ def checkpoint_of_run(arguments: TrainingArguments, settings: dict[str, Any]) ->
         arguments (`TrainingArguments`):
             Their [`result_settings`] are settings, too.
         settings (`dict`):
-            All else that the result depends on, such as the [`data_fingerprint`].
+            All else that the result depends on, such as the [`~files.file_fingerprint`] of the data.
 
     Returns:
         `str`, *optional*: `OUTPUT_DIR/checkpoint-STEP`; one whose writing was cut short is passed over.
@@ -69,7 +59,8 @@ def checkpoint_of_run(arguments: TrainingArguments, settings: dict[str, Any]) ->
     # Its state is what the Trainer writes last into a checkpoint.
     states = output_dir.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")
     steps = [int(state.parent.name.removeprefix("checkpoint-")) for state in states]
-    check_same_run(output_dir, settings, has_checkpoints=bool(steps), writes=arguments.process_index == 0)
+    with arguments.main_process_first():
+        check_same_settings(output_dir / RUN, settings, replace=not steps)
     if not steps:
         return None
     checkpoint = output_dir / f"checkpoint-{max(steps)}"
@@ -80,29 +71,3 @@ def checkpoint_of_run(arguments: TrainingArguments, settings: dict[str, Any]) ->
             "`output_dir`, and leave `save_only_model` out where a run is to be resumed."
         )
     return str(checkpoint)
-
-
-def check_same_run(output_dir: str | Path, settings: dict[str, Any], has_checkpoints: bool, writes: bool) -> None:
-    """
-    Refuses to go on with checkpoints of a run with other settings, which are those in `OUTPUT_DIR/run.json`. For a run without
-    checkpoints the process that `writes` writes its own there.
-
-    Raises:
-        ValueError: the folder holds checkpoints of another run.
-    """
-    settings = json.loads(json.dumps(settings, default=str))
-    output_dir = Path(output_dir)
-    path = output_dir / RUN
-    if not has_checkpoints:
-        if writes:
-            output_dir.mkdir(parents=True, exist_ok=True)
-            with durable_file(path) as partial:
-                partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        return
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if differing := sorted(name for name in {**known, **settings} if known.get(name) != settings.get(name)):
-        changes = "; ".join(f"{name} was {known.get(name)!r} and is {settings.get(name)!r}" for name in differing)
-        raise ValueError(
-            f"'{output_dir}' holds checkpoints of another run: {changes}. Resume with the data and settings of that run, or "
-            "choose another `output_dir`."
-        )

@@ -3,7 +3,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from transformers_cxr.training.resuming import check_same_run
 from transformers_cxr.training.vq_gan.checkpoints import last_checkpoint, save_checkpoint
 
 
@@ -46,23 +45,3 @@ def test_of_two_checkpoints_that_a_kill_left_the_newer_is_taken(accelerator, tmp
     save_checkpoint(accelerator, tmp_path, 100)
     (tmp_path / "checkpoint-20").mkdir()
     assert last_checkpoint(tmp_path) == (tmp_path / "checkpoint-100", 100)
-
-
-def test_checkpoints_of_a_run_with_other_settings_are_refused(accelerator, tmp_path):
-    folder = tmp_path / "run"
-
-    def check(settings):
-        check_same_run(folder, settings, has_checkpoints=last_checkpoint(folder) is not None, writes=True)
-
-    check({"steps": 10, "model": {"codebook_size": 8}})
-    # Nothing is lost by other settings before the first checkpoint.
-    check({"steps": 20, "model": {"codebook_size": 8}})
-    save_checkpoint(accelerator, folder, 8)
-    check({"steps": 20, "model": {"codebook_size": 8}})
-    with pytest.raises(
-        ValueError, match=r"of another run: model was {'codebook_size': 8} and is {'codebook_size': 16}\."
-    ):
-        check({"steps": 20, "model": {"codebook_size": 16}})
-    (folder / "run.json").unlink()
-    with pytest.raises(ValueError, match="model was None and is"):
-        check({"model": {"codebook_size": 8}})
