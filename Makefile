@@ -1,4 +1,4 @@
-# Every target makes its own virtual environment in .venv; nothing needs to be installed first but Python 3.11 or newer.
+# Each target creates the virtual environment .venv; only Python 3.11 or newer is required.
 
 PYTHON ?= python3
 VENV := .venv
@@ -14,7 +14,7 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-for-tests
 	$(RUN) -m pytest
 
-# The tests with the lowest version of everything that setup.py allows.
+# The tests with the lowest version of each requirement in setup.py.
 test-lowest: lowest.txt
 	$(MAKE) test VENV=.venv-lowest CONSTRAINTS=lowest.txt
 
@@ -28,9 +28,10 @@ bench: $(VENV)/installed
 docs: $(VENV)/installed-for-docs
 	$(RUN) -m mkdocs build --strict
 
-lint: $(VENV)/installed-for-tests
+lint: $(VENV)/installed-for-lint
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
 
 $(VENV)/installed: setup.py $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
@@ -45,4 +46,9 @@ $(VENV)/installed-for-tests: setup.py $(CONSTRAINTS)
 $(VENV)/installed-for-docs: setup.py $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) --editable ".[docs]"
+	touch $(VENV)/installed $@
+
+$(VENV)/installed-for-lint: setup.py $(CONSTRAINTS)
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) --editable ".[lint]"
 	touch $(VENV)/installed $@

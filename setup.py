@@ -4,14 +4,12 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
-VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "src/transformers_cxr/__init__.py").read_text(), re.MULTILINE)[
-    1
-]
+INIT = (ROOT / "src/transformers_cxr/__init__.py").read_text(encoding="utf-8")
+VERSION = re.search(r'^__version__ = "(.+)"$', INIT, re.MULTILINE)[1]
 
-# transformers 5.23 and diffusers 0.42 are the oldest that the package is tested with; most other bounds are those that
-# these two set themselves.
+# transformers 5.23 and diffusers 0.42 are the oldest versions tested; most other bounds follow from these two.
 INSTALL_REQUIRES = [
-    "accelerate>=1.3",  # the Trainer of transformers 5.23 calls what 1.2 does not have
+    "accelerate>=1.3",  # 1.2 lacks what the Trainer of transformers 5.23 calls
     "datasets>=5.2",
     "diffusers>=0.42",
     "fsspec>=2023.5",
@@ -45,15 +43,15 @@ EXTRAS_REQUIRE = {
     "clinical": ["torchxrayvision>=1.5"],
     "dicom": ["python-gdcm>=3.2.2"],  # JPEG lossless and JPEG-LS
     "demo": ["gradio>=6.31"],
+    "lint": ["mypy>=2.4", "ruff>=0.17"],
     "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.30", "ruff>=0.17"],
     "test": [
-        "einops>=0.8",  # taming-transformers needs it and does not say so
+        "einops>=0.8",  # an undeclared requirement of taming-transformers
         "ipykernel>=6.29",
         "nbclient>=0.10",
         "playwright>=1.65",
         "pydicom-data>=1.0",
         "pytest>=9",
-        "ruff>=0.17",
         "scipy>=1.15",
         "taming-transformers-rom1504>=0.0.6",
         "torchvision>=0.21",
@@ -66,6 +64,12 @@ setup(
     description="LLM-CXR for Hugging Face Transformers: one causal language model that reads and writes chest X-rays",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    url="https://github.com/transformers-cxr/transformers-cxr",
+    project_urls={
+        "Source": "https://github.com/transformers-cxr/transformers-cxr",
+        "Issues": "https://github.com/transformers-cxr/transformers-cxr/issues",
+        "Changelog": "https://github.com/transformers-cxr/transformers-cxr/blob/main/CHANGELOG.md",
+    },
     license="Apache-2.0",
     license_files=["LICENSE"],
     author="The transformers-cxr authors",
@@ -73,14 +77,17 @@ setup(
     python_requires=">=3.11",
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"transformers_cxr": ["checkpoints/**", "demo/images/*"]},
+    package_data={"transformers_cxr": ["py.typed", "checkpoints/**", "demo/images/*"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
     entry_points={"console_scripts": ["transformers-cxr = transformers_cxr.cli.main:main"]},
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Science/Research",
-        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
     ],
 )

@@ -33,7 +33,7 @@ from multiprocessing.connection import Connection
 
 import torch
 import transformers
-from taking_turns import PeakMemory, measure, write_results
+from alternating import PeakMemory, measure, write_results
 from transformers import AutoProcessor, GenerationMixin, GPTNeoXConfig, LlamaConfig
 from transformers.utils import logging
 

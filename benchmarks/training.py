@@ -32,7 +32,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import transformers
-from taking_turns import PeakMemory, measure
+from alternating import PeakMemory, measure
 from torch.utils.data import DataLoader
 from transformers import AutoProcessor, LlamaConfig
 from transformers.utils import logging

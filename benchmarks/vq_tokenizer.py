@@ -33,7 +33,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from taking_turns import PeakMemory, measure, write_results
+from alternating import PeakMemory, measure, write_results
 from torch import nn
 from transformers.utils import logging
 
