@@ -1,4 +1,4 @@
-"""How the benchmarks measure: each way in a process of its own, which keeps its memory apart, and all of them in turns."""
+"""Measure several variants in alternating rounds, each in its own process, so that their memory is separate."""
 
 import argparse
 import json
@@ -12,7 +12,7 @@ import transformers
 
 
 class PeakMemory:
-    """Watches the memory of the device, or of this process on a CPU; `.bytes` is its peak above that at the start."""
+    """Context manager; `.bytes` is the peak memory of the device (CPU: of this process) above that at the start."""
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -42,36 +42,36 @@ class PeakMemory:
         self.thread.join()
 
 
-def measure(work: Callable, args: argparse.Namespace, ways: list) -> list[tuple]:
+def measure(work: Callable, args: argparse.Namespace, cases: list) -> list[tuple]:
     """
-    Each way with its peak memory in bytes and its `args.repeats` rounds; the ways take turns.
+    Return each case with its warm-up result and the results of its `args.repeats` rounds; the cases alternate.
 
-    `work(connection, args, way)` runs in a process of its own: it sends the peak memory, then what a round gave for every
-    number of a round that it receives, until it receives `None`.
+    `work(connection, args, case)` runs in its own process. It sends its warm-up result (such as the peak memory), then
+    one result for each round number that it receives, until it receives `None`.
     """
     context = get_context("spawn")
-    connections, processes, peaks = [], [], []
-    for way in ways:
+    connections, processes, warmups = [], [], []
+    for case in cases:
         ours, theirs = context.Pipe()
-        process = context.Process(target=work, args=(theirs, args, way), daemon=True)
+        process = context.Process(target=work, args=(theirs, args, case), daemon=True)
         process.start()
-        theirs.close()  # so that a process that fails ends the wait for it
+        theirs.close()  # so that recv() fails when the process does
         connections.append(ours)
         processes.append(process)
-        peaks.append(ours.recv())
-    rounds = [[] for _ in ways]
+        warmups.append(ours.recv())
+    rounds = [[] for _ in cases]
     for number in range(args.repeats):
-        for connection, of_way in zip(connections, rounds):
+        for connection, results in zip(connections, rounds):
             connection.send(number)
-            of_way.append(connection.recv())
+            results.append(connection.recv())
     for connection, process in zip(connections, processes):
         connection.send(None)
         process.join()
-    return list(zip(ways, peaks, rounds))
+    return list(zip(cases, warmups, rounds))
 
 
 def write_results(path: str | None, results: list[dict]) -> None:
-    """Writes single runs with the versions they ran on as JSON, where a path is given."""
+    """Write the single runs and the versions of torch and transformers as JSON, if a path is given."""
     if path:
         versions = {"torch": torch.__version__, "transformers": transformers.__version__}
         with open(path, "w", encoding="utf-8") as file:

@@ -1,14 +1,14 @@
 """
-The demo page under several users at once, on this machine's own address: time to the first token and to the full report, how
-many requests were refused, and how many answers belonged to another user's image.
+The demo page with several users at once: time to the first token and to the full report, refused requests, and answers
+that belong to another user's image.
 
     python benchmarks/demo_page.py
     python benchmarks/demo_page.py --users 8 --seconds 120 --images FOLDER
 
-Each user has an X-ray of their own and, until the time is over, uploads it, has the report written, asks a question and draws
-with a seed of their own. What comes back is compared with what the model gives for that X-ray and that seed outside of the
-page: the reconstruction pixel by pixel, report and answer as text, the drawing pixel by pixel. Without `--images` the X-rays
-are the two examples of the page, turned and mirrored. The times are seconds as a user sees them, waiting included.
+Each user has an X-ray and, until the time is over, uploads it, requests the report, asks a question and generates an
+image with their own seed. The responses are compared with the output of the model outside the page: reconstruction and
+generated image pixel by pixel, report and answer as text. Without `--images` the X-rays are the two examples of the
+page, rotated and mirrored. The times are seconds as a user sees them, including waiting.
 """
 
 import argparse
@@ -33,11 +33,11 @@ from transformers_cxr.pipelines.cxr_text import REPORT_INSTRUCTION
 
 QUESTION = "Is there pneumonia?"
 TEXT = "IMPRESSION: Normal chest X-ray of a child."
-TURNS = [None, *PIL.Image.Transpose]
+TRANSPOSES = [None, *PIL.Image.Transpose]
 
 
 class User:
-    """One user with an image, and what the page has to answer."""
+    """One user with an image and the expected responses of the page."""
 
     def __init__(self, url: str, reader: Reader, image: Path, seed: int):
         self.client = gradio_client.Client(url, verbose=False, httpx_kwargs={"timeout": 60})
@@ -57,13 +57,13 @@ class User:
         while time.monotonic() < end:
             for step in (self._look, self._report, self._ask, self._draw):
                 try:
-                    own = step()
-                # Whatever the page refuses, and for whatever reason, is counted and shown.
+                    correct = step()
+                # Count and show every refusal, whatever its reason.
                 except Exception as error:
                     self.counts["refused"] += 1
                     print(f"user {self.seed}: {step.__name__.strip('_')}: {error}", flush=True)
                 else:
-                    self.counts["answered" if own else "mixed up"] += 1
+                    self.counts["answered" if correct else "mixed up"] += 1
 
     def _look(self) -> bool:
         _, reconstruction, *_ = self.client.predict(gradio_client.handle_file(self.image), api_name="/look")
@@ -91,14 +91,14 @@ def example_xrays(folder: Path, count: int) -> list[Path]:
     files = []
     for i in range(count):
         path = list(EXAMPLES.values())[i % 2]
-        turn = TURNS[i // 2 % len(TURNS)]
+        transpose = TRANSPOSES[i // 2 % len(TRANSPOSES)]
         image = PIL.Image.open(path)
         files.append(folder / f"xray-{i}.png")
-        (image if turn is None else image.transpose(turn)).save(files[-1])
+        (image if transpose is None else image.transpose(transpose)).save(files[-1])
     return files
 
 
-def median_and_most(seconds: list[float]) -> str:
+def median_and_max(seconds: list[float]) -> str:
     return f"{statistics.median(seconds):.2f} | {max(seconds):.2f}" if seconds else "none | none"
 
 
@@ -110,10 +110,10 @@ def main(args: argparse.Namespace) -> None:
         else:
             images = sorted(path for path in Path(args.images).iterdir() if path.is_file())[: max(args.users)]
         if len(images) < max(args.users):
-            raise SystemExit(f"{max(args.users)} users need as many images, '{args.images}' has {len(images)}.")
+            raise SystemExit(f"Expected {max(args.users)} images in '{args.images}', got {len(images)}.")
         print(f"{model_name(args.model)}, {model.device}, {torch.get_num_threads()} threads, ", end="")
         print(f"torch {torch.__version__}, transformers {transformers.__version__}\n")
-        print("| users | seconds | reports | first token, median | most | full report, median | most | ", end="")
+        print("| users | seconds | reports | first token, median | max | full report, median | max | ", end="")
         print("answered | refused | mixed up |\n|" + "---|" * 10)
         reader = Reader(model, processor)
         for count in args.users:
@@ -129,8 +129,8 @@ def main(args: argparse.Namespace) -> None:
             full_report = [s for user in users for s in user.full_report]
             first_token = [s for user in users for s in user.first_token]
             print(
-                f"| {count} | {seconds:.0f} | {len(full_report)} | {median_and_most(first_token)} | "
-                f"{median_and_most(full_report)} | {counts['answered']} | {counts['refused']} | {counts['mixed up']} |",
+                f"| {count} | {seconds:.0f} | {len(full_report)} | {median_and_max(first_token)} | "
+                f"{median_and_max(full_report)} | {counts['answered']} | {counts['refused']} | {counts['mixed up']} |",
                 flush=True,
             )
 
@@ -138,10 +138,10 @@ def main(args: argparse.Namespace) -> None:
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--users", nargs="+", type=int, default=[1, 8], help="users at once")
-    parser.add_argument("--seconds", type=float, default=120, help="how long they go on")
-    parser.add_argument("--images", help="folder of X-rays, one a user, in place of the examples")
-    parser.add_argument("--model", help="checkpoint in place of the embedded one")
-    parser.add_argument("--device", help="cpu, cuda ...; CUDA where there is one by default")
+    parser.add_argument("--seconds", type=float, default=120, help="duration of a run")
+    parser.add_argument("--images", help="folder of X-rays, one a user; default: the examples")
+    parser.add_argument("--model", help="checkpoint; default: the embedded one")
+    parser.add_argument("--device", help="cpu, cuda ...; default: CUDA if available")
     return parser.parse_args()
 
 

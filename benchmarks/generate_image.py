@@ -1,28 +1,28 @@
 """
-Drawing chest X-rays: the image loop against plain `generate` and against resampling, in one run, as ratios.
+Image generation by `generate_image`, compared with `generate` and with resampling.
 
     python benchmarks/generate_image.py
     python benchmarks/generate_image.py --models embedded --num_images 1 8 --repeats 5 --output image.json
     python benchmarks/generate_image.py --models official --official_size pythia-410m
 
-Models: `embedded` is the checkpoint of the package, `random` a Llama of the shape of SmolLM2-135M with random weights,
-`official` a GPT-NeoX with random weights and the VQ-GAN, vocabulary and token layout of the released LLM-CXR. The converted
-release itself is measured with `--models embedded --checkpoint FOLDER`.
+Models: `embedded` is the checkpoint of the package, `random` a random Llama of the shape of SmolLM2-135M, `official` a
+random GPT-NeoX with the VQ-GAN, vocabulary and token layout of the released LLM-CXR. Measure the converted release
+itself with `--models embedded --checkpoint FOLDER`.
 
-Methods, all at temperature 1 and top-p 0.92, each ending in pixels:
+Methods, all at temperature 1 and top-p 0.92, each including the decoding to pixels:
 
 - `generate_image`: `model.generate_image`, all images in one batch.
 - `generate`: `model.generate` under the image grammar, all images in one batch.
-- `resampling`: `generate` without the grammar, one image at a time, drawn anew until exactly as many codes came out as
-  an image has: how the released code of LLM-CXR (arXiv 2305.11490) draws. A random model practically never gets there;
-  for it one attempt an image is made, and its time reported. In the token layout of the release the model also writes
-  what begins and ends an image, and an attempt ends when a whole image could have come out; the release goes on for up to
-  512 tokens, so that its failed attempts take longer than these.
+- `resampling`: `generate` without the grammar, one image at a time, repeated until exactly as many codes came out as
+  an image has. The released code of LLM-CXR (arXiv 2305.11490) works this way. A random model practically never
+  succeeds, so there one attempt an image is made and its time reported. In the token layout of the release the model
+  also writes the tokens around an image, and an attempt ends when a whole image could be complete; the released code
+  continues to 512 tokens, so its failed attempts take longer.
 
-A process for each method loads the model and draws once to warm up, while its memory is watched; then the methods take
-turns for `--repeats` rounds. The table gives medians. "Time / generate" is the seconds an image of a method over those
-of `generate`; "peak memory" what drawing needs above the loaded model; "whole images" how many came out of how many
-attempts, all rounds together.
+Each method runs in its own process: it loads the model and generates once to warm up while its memory is measured;
+then the methods alternate for `--repeats` rounds. The table gives medians. "Time / generate" is the seconds an image
+relative to `generate`, "peak memory" the memory above the loaded model, "whole images" the number of images and
+attempts in all rounds.
 """
 
 import argparse
@@ -66,9 +66,9 @@ class Case:
 @dataclass
 class Run:
     """
-    images (`int`): whole images that came out.
-    attempts (`int`): images that were begun.
-    tokens (`int`): tokens generated, those of failed attempts included.
+    images (`int`): number of whole images.
+    attempts (`int`): number of attempts.
+    tokens (`int`): generated tokens, including those of failed attempts.
     seconds (`float`): wall time.
     """
 
@@ -83,7 +83,7 @@ class Run:
 
 
 def load_embedded(args: argparse.Namespace) -> tuple[LlmCxrForCausalLM, torch.LongTensor]:
-    """The checkpoint and a prompt that ends with the begin-of-image token (`(1, sequence_length)`)."""
+    """Return the checkpoint and a prompt, of shape `(1, sequence_length)`, that ends with the begin-of-image token."""
     model = LlmCxrForCausalLM.from_pretrained(args.checkpoint).eval()
     processor = AutoProcessor.from_pretrained(args.checkpoint)
     prompt = processor(text=processor.image_prompts([TEXT], IMAGE_INSTRUCTION), return_tensors="pt")
@@ -91,7 +91,7 @@ def load_embedded(args: argparse.Namespace) -> tuple[LlmCxrForCausalLM, torch.Lo
 
 
 def load_random(args: argparse.Namespace) -> tuple[LlmCxrForCausalLM, torch.LongTensor]:
-    """A random Llama with the VQ-GAN of the checkpoint's shape, and a prompt of 64 random tokens."""
+    """Return a random Llama with a VQ-GAN of the checkpoint's shape, and a prompt of 64 random tokens."""
     vq_config = LlmCxrConfig.from_pretrained(args.checkpoint).vq_config
     text_tokens = 49152
     # As `LlmCxrProcessor.from_tokenizer` numbers them: three tokens of the instruction format come first.
@@ -119,7 +119,7 @@ def load_random(args: argparse.Namespace) -> tuple[LlmCxrForCausalLM, torch.Long
 
 
 def load_official(args: argparse.Namespace) -> tuple[LlmCxrForCausalLM, torch.LongTensor]:
-    """A random GPT-NeoX in the layout of the released LLM-CXR, and a prompt of 64 random tokens."""
+    """Return a random GPT-NeoX in the layout of the released LLM-CXR, and a prompt of 64 random tokens."""
     hidden_size, num_layers, num_heads = OFFICIAL_SIZES[args.official_size]
     vq_config = CXRVQTokenizerConfig()
     # 50,281 text tokens, then the codes; `<` and `>` are the 29th and 31st, `### End` the fourth from the end.
@@ -148,16 +148,16 @@ def load_official(args: argparse.Namespace) -> tuple[LlmCxrForCausalLM, torch.Lo
     return model, prompt
 
 
-def draw_by_generate_image(model: LlmCxrForCausalLM, prompt: torch.LongTensor, case: Case) -> Run:
+def run_generate_image(model: LlmCxrForCausalLM, prompt: torch.LongTensor, case: Case) -> Run:
     codes = model.generate_image(prompt, num_images=case.num_images, **SAMPLING).codes
     return Run(images=len(codes), attempts=len(codes), tokens=codes.numel())
 
 
-def draw_by_generate(model: LlmCxrForCausalLM, prompt: torch.LongTensor, case: Case) -> Run:
+def run_generate(model: LlmCxrForCausalLM, prompt: torch.LongTensor, case: Case) -> Run:
     num_codes = model.config.vq_config.num_image_tokens
     given_codes = 0
     if model.config.text_image_markers:
-        # There a `<` may also be text: a code has to begin the image.
+        # `<` may also be text: the first code marks the image.
         given_codes = 1
         prompt = torch.cat([prompt, torch.tensor([[model.config.image_token_offset]])], dim=1)
     ids = model.generate(
@@ -174,13 +174,13 @@ def draw_by_generate(model: LlmCxrForCausalLM, prompt: torch.LongTensor, case: C
     return Run(images=len(images), attempts=len(images), tokens=new_ids.numel())
 
 
-def draw_by_resampling(model: LlmCxrForCausalLM, prompt: torch.LongTensor, case: Case) -> Run:
+def run_resampling(model: LlmCxrForCausalLM, prompt: torch.LongTensor, case: Case) -> Run:
     config = model.config
     num_codes = config.vq_config.num_image_tokens
     codes_end = config.image_token_offset + config.vq_config.codebook_size
     max_new_tokens, end_token_id = num_codes + 1, config.eoi_token_id
     if config.text_image_markers:
-        # The model also writes the `<` that our prompt ends with, and `### End` after the `>`.
+        # The model also writes the `<` at the end of our prompt, and `### End` after the `>`.
         prompt = prompt[:, :-1]
         max_new_tokens, end_token_id = num_codes + 3, model.generation_config.eos_token_id
     run = Run(images=0, attempts=0, tokens=0)
@@ -206,23 +206,23 @@ def draw_by_resampling(model: LlmCxrForCausalLM, prompt: torch.LongTensor, case:
 
 
 LOAD = {"embedded": load_embedded, "random": load_random, "official": load_official}
-DRAW = {"generate": draw_by_generate, "generate_image": draw_by_generate_image, "resampling": draw_by_resampling}
+RUN = {"generate": run_generate, "generate_image": run_generate_image, "resampling": run_resampling}
 
 
 def work(connection: Connection, args: argparse.Namespace, case: Case) -> None:
-    """Loads, draws once and sends the peak memory in bytes; then sends a [`Run`] for every seed that it receives."""
+    """Load, generate once and send the peak memory in bytes; then send a [`Run`] for each seed received."""
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     torch.manual_seed(0)
     model, prompt = LOAD[case.model](args)
-    # However many attempts resampling needs, the first one reaches the peak.
+    # The first attempt of resampling reaches the peak.
     with PeakMemory(model.device) as memory:
-        DRAW[case.method](model, prompt, Case(case.model, case.method, case.num_images, max_attempts=1))
+        RUN[case.method](model, prompt, Case(case.model, case.method, case.num_images, max_attempts=1))
     connection.send(memory.bytes)
     while (seed := connection.recv()) is not None:
         torch.manual_seed(seed)
         start = time.perf_counter()
-        run = DRAW[case.method](model, prompt, case)
+        run = RUN[case.method](model, prompt, case)
         run.seconds = time.perf_counter() - start
         connection.send(run)
 
@@ -246,8 +246,8 @@ def main(args: argparse.Namespace) -> None:
     groups = []
     for model in args.models:
         for num_images in args.num_images:
-            # One failed attempt of the random Llama stands for all.
-            methods = [m for m in DRAW if not (m == "resampling" and model == "random" and num_images > 1)]
+            # One failed attempt of the random Llama is enough.
+            methods = [m for m in RUN if not (m == "resampling" and model == "random" and num_images > 1)]
             attempts = args.max_attempts if model == "embedded" else 1
             groups.append([Case(model, method, num_images, attempts) for method in methods])
 
@@ -268,10 +268,10 @@ def main(args: argparse.Namespace) -> None:
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=LOAD, default=["embedded", "random"])
-    parser.add_argument("--num_images", nargs="+", type=int, default=[1, 8], help="images drawn at once")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds; the table gives medians")
+    parser.add_argument("--num_images", nargs="+", type=int, default=[1, 8], help="images generated at once")
+    parser.add_argument("--repeats", type=int, default=3, help="number of rounds")
     parser.add_argument("--max_attempts", type=int, default=20, help="attempts an image before resampling gives up")
-    parser.add_argument("--checkpoint", help="folder in place of the embedded checkpoint")
+    parser.add_argument("--checkpoint", help="checkpoint folder; default: the embedded one")
     parser.add_argument("--random_layers", type=int, default=30, help="layers of the random Llama, 30 in SmolLM2-135M")
     parser.add_argument("--official_size", choices=OFFICIAL_SIZES, default="pythia-160m", help="shape of `official`")
     parser.add_argument("--output", help="JSON file for the single runs")

@@ -1,10 +1,10 @@
 """
-Time of `import transformers_cxr`, beside `import transformers` and `import torch`.
+Time of `import transformers_cxr`, compared with `import transformers` and `import torch`.
 
     python benchmarks/import_time.py
     python benchmarks/import_time.py --repeats 3
 
-Each import runs in a process of its own; the medians of `--repeats` rounds are printed as a Markdown table.
+Each import runs in its own process. Prints the medians of `--repeats` rounds as a Markdown table.
 """
 
 import argparse
@@ -22,7 +22,7 @@ def import_seconds(module: str) -> float:
 
 def main(repeats: int):
     for module in MODULES:
-        import_seconds(module)  # fills the file cache
+        import_seconds(module)  # fill the file cache
     seconds = {module: [] for module in MODULES}
     for _ in range(repeats):
         for module in MODULES:

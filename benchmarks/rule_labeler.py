@@ -1,14 +1,14 @@
 """
-How well the rule labeler finds, negates and doubts findings: precision, recall and F1 of each label.
+Precision, recall and F1 of the rule labeler for each label: mentioned, positive, uncertain, negative.
 
     pip install --no-deps radlabels
     python benchmarks/rule_labeler.py
 
-The reference are the 1,000 synthetic reports that radlabels 0.2 (MIT) ships with the mentions that RadGraph-XL and a
-dictionary of radiologists found in them: a machine's annotation, whose uncertainty is sparing ("may represent atelectasis" is
-mostly "definitely present" there). Mentions outside of the sections that the rule labeler reads are left out. `--openi FILE`
-measures against human indexing instead: the archive `NLMCXR_reports.tgz` that torchxrayvision ships, whose reports carry MeSH
-terms of what is present.
+The reference is the 1,000 synthetic reports that radlabels 0.2 (MIT) ships, with mentions found by RadGraph-XL and a
+dictionary of radiologists. This is a machine annotation that rarely says "uncertain": "may represent atelectasis" is
+mostly "definitely present". Mentions outside the sections that the rule labeler reads are ignored. `--openi FILE`
+compares with human indexing instead: the archive `NLMCXR_reports.tgz`, which torchxrayvision ships and whose reports
+carry MeSH terms of positive findings.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from transformers_cxr.reports.labeler import (
     read_spans,
 )
 
-# radlabels' label, and where it is wider than CheXpert's a part of the alias that matched, to CheXpert's label.
+# From radlabels' diseases to CheXpert's labels.
 LABEL_OF_RADLABEL = {
     "atelectasis": "Atelectasis",
     "lobar_segmental_collapse": "Atelectasis",
@@ -89,7 +89,7 @@ LABEL_OF_MESH = {
 
 
 def radlabels_reports() -> tuple[list[str], np.ndarray]:
-    """The synthetic reports and their labels `(1000, 14)`, of the mentions in the sections that are read."""
+    """Return the synthetic reports and the labels, `(1000, 14)`, of the sections that the labeler reads."""
     spec = find_spec("radlabels")
     if spec is None:
         raise SystemExit("Error: radlabels is not installed: `pip install --no-deps radlabels`.")
@@ -102,7 +102,7 @@ def radlabels_reports() -> tuple[list[str], np.ndarray]:
         starts = token_starts(entry["text"].split(), report)
         for match in entry["matches"]:
             label = LABEL_OF_RADLABEL.get(match["disease"])
-            # Pneumonia and consolidation are labels of their own in CheXpert.
+            # Pneumonia and consolidation have their own labels in CheXpert.
             if label is None and match["disease"] == "air_space_opacity":
                 label = "Lung Opacity" if "pneumon" not in match["alias"] and "consol" not in match["alias"] else None
             position = starts[match["start_ix"][0]]
@@ -116,7 +116,7 @@ def radlabels_reports() -> tuple[list[str], np.ndarray]:
 
 
 def token_starts(tokens: list[str], report: str) -> list[int]:
-    """The position in a report of each of its tokens, which hold its characters in order."""
+    """Return the position of each token in its report."""
     starts, position = [], 0
     for token in tokens:
         for number, character in enumerate(token):
@@ -128,7 +128,7 @@ def token_starts(tokens: list[str], report: str) -> list[int]:
 
 
 def openi_reports(archive: str) -> tuple[list[str], np.ndarray]:
-    """The reports of Open-i with findings or an impression, and which labels its indexers gave; others are not mentioned."""
+    """Return the reports of Open-i that have findings or an impression, and the labels of their indexers."""
     reports, labels = [], []
     with tarfile.open(archive) as tar:
         for member in tar:
@@ -153,7 +153,7 @@ def openi_reports(archive: str) -> tuple[list[str], np.ndarray]:
 
 
 def scores(predicted: np.ndarray, reference: np.ndarray) -> str:
-    """Precision, recall, F1 and the number of true ones, as cells of a table; a dash where there is nothing to find."""
+    """Format precision, recall, F1 and the number of references as table cells; "-" if there is no reference."""
     hits = (predicted & reference).sum()
     if not reference.sum():
         return "- | - | - | 0"

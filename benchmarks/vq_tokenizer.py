@@ -1,14 +1,14 @@
 """
-The image tokenizer against the modules of taming-transformers with equal weights, in one run, as ratios.
+Speed of the image tokenizer relative to the modules of taming-transformers with the same weights.
 
     python benchmarks/vq_tokenizer.py
     python benchmarks/vq_tokenizer.py --models paper --batch_sizes 1 --repeats 3
-    python benchmarks/vq_tokenizer.py --ways taming eager channels_last compile openvino --data_dir DATA
+    python benchmarks/vq_tokenizer.py --variants taming eager channels_last compile openvino --data_dir DATA
 
-Models: `embedded` is the tokenizer of the package's checkpoint, `paper` the VQ-GAN of LLM-CXR (f16, 69 M parameters) with
-random weights.
+Models: `embedded` is the tokenizer of the embedded checkpoint, `paper` the VQ-GAN of LLM-CXR (f16, 69 M parameters)
+with random weights.
 
-Ways:
+Variants:
 
 - `taming`: encoder, quantizer and decoder of taming-transformers, with the same weights.
 - `eager`: `CXRVQTokenizer.encode` and `decode`.
@@ -16,10 +16,11 @@ Ways:
 - `compile`: the same after `tokenizer.vq_model.encoder.compile()` and `tokenizer.vq_model.decoder.compile()`.
 - `openvino`: encoder and decoder as OpenVINO models in fp32 (`pip install openvino`).
 
-A process for each way loads the model, encodes and decodes once to warm up, and compares with `eager`; then the ways take
-turns for `--repeats` rounds. The table gives medians. "x taming" is the rate of a way over that of `taming`, "other codes" how
-many codes of the batch are not those of `eager`, "other pixels" the largest difference of its decoded images, of a range of 2.
-The images are those of `--data_dir`, a folder of images, by default of `examples/images`; in a batch they repeat if need be.
+Each variant runs in its own process: it loads the model, encodes and decodes once to warm up, and compares with
+`eager`; then the variants alternate for `--repeats` rounds. The table gives medians. "x taming" is the rate relative
+to `taming`, "other codes" the number of codes in the batch that differ from `eager`, "other pixels" the largest
+difference of the decoded images in [-1, 1]. The images are those of `--data_dir`, by default of `examples/images`;
+they repeat if the batch is larger.
 """
 
 import argparse
@@ -49,16 +50,16 @@ IMAGES = Path(__file__).parents[1] / "examples" / "images"
 class Case:
     model: str
     batch_size: int
-    way: str
+    variant: str
 
 
 @dataclass
 class Warmup:
     """
     peak_memory (`int`): bytes above the loaded model.
-    other_codes (`int`): codes of the batch that are not those of `eager`.
-    other_pixels (`float`): the largest difference of a pixel to `eager`.
-    seconds (`float`): of the first encoding and decoding, compilation included.
+    other_codes (`int`): number of codes in the batch that differ from `eager`.
+    other_pixels (`float`): largest pixel difference to `eager`.
+    seconds (`float`): time of the first encoding and decoding, including compilation.
     """
 
     peak_memory: int
@@ -73,7 +74,7 @@ def load_embedded(pixel_values: torch.FloatTensor) -> CXRVQTokenizer:
 
 def load_paper(pixel_values: torch.FloatTensor) -> CXRVQTokenizer:
     tokenizer = CXRVQTokenizer(CXRVQTokenizerConfig()).eval()
-    # Codes spread over the latents of the images; those of a random codebook would all be the same.
+    # Spread the codes over the latents of the images; with a random codebook all images get the same codes.
     vectors = tokenizer.vq_model.encode(pixel_values[:1]).latents.movedim(1, -1).flatten(0, -2)
     rows = torch.randint(len(vectors), (tokenizer.config.codebook_size,))
     tokenizer.codebook.copy_(vectors[rows] + 0.1 * vectors.std() * torch.randn(tokenizer.codebook.shape))
@@ -92,7 +93,7 @@ class TamingVQGAN(nn.Module):
 
         super().__init__()
         config = tokenizer.config
-        # taming-transformers has 32 groups only, which the embedded tokenizer has not.
+        # taming-transformers is fixed to 32 groups; the embedded tokenizer has fewer.
         model.Normalize = lambda width: nn.GroupNorm(config.norm_num_groups, width, eps=1e-6)
         settings = taming_ddconfig(config)
         self.encoder = model.Encoder(**settings)
@@ -133,16 +134,16 @@ class OpenVinoModule(nn.Module):
         return torch.from_numpy(self.compiled(values.numpy())[0])
 
 
-def prepare(tokenizer: CXRVQTokenizer, way: str, pixel_values: torch.FloatTensor) -> nn.Module:
-    if way == "taming":
+def prepare(tokenizer: CXRVQTokenizer, variant: str, pixel_values: torch.FloatTensor) -> nn.Module:
+    if variant == "taming":
         return TamingVQGAN(tokenizer)
     vq_model = tokenizer.vq_model
-    if way == "channels_last":
+    if variant == "channels_last":
         tokenizer.to(memory_format=torch.channels_last)
-    elif way == "compile":
+    elif variant == "compile":
         vq_model.encoder.compile()
         vq_model.decoder.compile()
-    elif way == "openvino":
+    elif variant == "openvino":
         hidden = vq_model.encoder(pixel_values)
         vq_model.encoder = OpenVinoModule(vq_model.encoder, pixel_values)
         vq_model.decoder = OpenVinoModule(vq_model.decoder, hidden)
@@ -157,7 +158,7 @@ def timed(function: Callable, values: torch.Tensor) -> float:
 
 @torch.no_grad()
 def work(connection: Connection, args: argparse.Namespace, case: Case) -> None:
-    """Loads, runs once and sends a [`Warmup`]; then sends seconds of encoding and decoding for every round."""
+    """Load, run once and send a [`Warmup`]; then send the seconds of encoding and decoding for each round."""
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     torch.manual_seed(0)
@@ -169,7 +170,7 @@ def work(connection: Connection, args: argparse.Namespace, case: Case) -> None:
     decoded = tokenizer.decode(codes)
     with PeakMemory(pixel_values.device) as memory:
         start = time.perf_counter()
-        model = prepare(tokenizer, case.way, pixel_values)
+        model = prepare(tokenizer, case.variant, pixel_values)
         other_codes = (model.encode(pixel_values) != codes).sum().item()
         other_pixels = (model.decode(codes) - decoded).abs().max().item()
         seconds = time.perf_counter() - start
@@ -181,22 +182,20 @@ def work(connection: Connection, args: argparse.Namespace, case: Case) -> None:
 def main(args: argparse.Namespace) -> None:
     args.paths, _ = list_images(args.data_dir, "validation")
     print(f"torch {torch.__version__}, transformers {transformers.__version__}, {torch.get_num_threads()} threads\n")
-    print(
-        "| model | batch | way | encode, images/s | x taming | decode, images/s | x taming | other codes | other pixels | "
-        "first run, s | peak memory |"
-    )
+    rates = "encode, images/s | x taming | decode, images/s | x taming"
+    print(f"| model | batch | variant | {rates} | other codes | other pixels | first run, s | peak memory |")
     print("|---" * 11 + "|")
     results = []
     for model in args.models:
         for batch_size in args.batch_sizes:
-            measured = measure(work, args, [Case(model, batch_size, way) for way in args.ways])
-            medians = {c.way: [statistics.median(times) for times in zip(*runs)] for c, _, runs in measured}
+            measured = measure(work, args, [Case(model, batch_size, variant) for variant in args.variants])
+            medians = {c.variant: [statistics.median(times) for times in zip(*runs)] for c, _, runs in measured}
             for case, warmup, runs in measured:
                 cells = []
-                for seconds, theirs in zip(medians[case.way], medians[args.ways[0]]):
+                for seconds, theirs in zip(medians[case.variant], medians[args.variants[0]]):
                     cells += [f"{batch_size / seconds:.2f}", f"{theirs / seconds:.2f}"]
                 print(
-                    f"| {model} | {batch_size} | `{case.way}` | {' | '.join(cells)} | {warmup.other_codes} of "
+                    f"| {model} | {batch_size} | `{case.variant}` | {' | '.join(cells)} | {warmup.other_codes} of "
                     f"{batch_size * 256} | {warmup.other_pixels:.0e} | {warmup.seconds:.1f} | "
                     f"{warmup.peak_memory / 2**20:.0f} MiB |",
                     flush=True,
@@ -209,8 +208,10 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=LOAD, default=["embedded", "paper"])
     parser.add_argument("--batch_sizes", nargs="+", type=int, default=[1, 8], help="images at once")
-    ways = ["taming", "eager", "channels_last", "compile", "openvino"]
-    parser.add_argument("--ways", nargs="+", choices=ways, default=ways[:3], help="the first is what ratios are to")
+    variants = ["taming", "eager", "channels_last", "compile", "openvino"]
+    parser.add_argument(
+        "--variants", nargs="+", choices=variants, default=variants[:3], help="the first is the baseline"
+    )
     parser.add_argument("--repeats", type=int, default=5, help="rounds; the table gives medians")
     parser.add_argument("--data_dir", default=IMAGES, help="folder of images")
     parser.add_argument("--output", help="JSON file for the single runs")
