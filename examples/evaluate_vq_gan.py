@@ -27,7 +27,7 @@ from train_classifier import CLASSES, balanced_accuracies, class_of
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, EvalPrediction
 
 from transformers_cxr import CXRVQTokenizer, checkpoint
-from transformers_cxr.classifiers import ClinicalClassifier, load_clinical_classifier
+from transformers_cxr.classifiers import XrayClassifier, load_classifier
 from transformers_cxr.data.readers.image_folder import list_images, read_image_folder
 from transformers_cxr.evaluation.metrics.reconstruction import (
     codebook_statistics,
@@ -66,7 +66,7 @@ def load_tokenizer(path: str) -> CXRVQTokenizer:
 def measure(
     tokenizer: CXRVQTokenizer,
     pixel_values: torch.FloatTensor,
-    classifier: ClinicalClassifier | None,
+    classifier: XrayClassifier | None,
     perceptual: nn.Module | None,
 ) -> dict[str, torch.Tensor]:
     """What is measured of each image of a batch, each value with the batch as its first dimension."""
@@ -83,11 +83,13 @@ def measure(
         images = [image.expand(-1, 3, -1, -1) for image in (reconstruction, pixel_values)]
         values["lpips"] = perceptual(*images).view(-1)
     if classifier is not None:
-        features = [classifier(image) for image in (reconstruction, pixel_values)]
+        features = [classifier.features(image) for image in (reconstruction, pixel_values)]
         values["clinical_distance"] = (features[0] - features[1]).square().mean(dim=1)
-        values["logits_of_reconstructions"], values["logits_of_images"] = map(classifier.head, features)
-        labels = [classifier.labels(values[f"logits_of_{of}"]) for of in ("reconstructions", "images")]
-        values["label_agreement"] = (labels[0] == labels[1]).float().mean(dim=1)
+        probabilities = [classifier(image) for image in (reconstruction, pixel_values)]
+        values["probabilities_of_reconstructions"], values["probabilities_of_images"] = probabilities
+        same = classifier.predict(probabilities[0]) == classifier.predict(probabilities[1])
+        # Labels that exclude each other are one label.
+        values["label_agreement"] = (same.all(1) if classifier.thresholds is None else same.float().mean(1)).float()
     return values
 
 
@@ -114,7 +116,7 @@ def summarize(values: dict[str, torch.Tensor], codebook_size: int, classes: torc
         # A balanced accuracy needs images of every class.
         if len(classes[known].unique()) == len(CLASSES):
             for of in ("images", "reconstructions"):
-                prediction = EvalPrediction(values[f"logits_of_{of}"][known].numpy(), classes[known].numpy())
+                prediction = EvalPrediction(values[f"probabilities_of_{of}"][known].numpy(), classes[known].numpy())
                 summary |= {f"{name}_of_{of}": value for name, value in balanced_accuracies(prediction).items()}
     rings = len(spectrum)
     summary["spectrum"] = {
@@ -145,10 +147,9 @@ def main(args: Arguments):
     image_processor = AutoImageProcessor.from_pretrained(path)
     classifier, has_classes = None, False
     if args.clinical_classifier:
-        classifier = load_clinical_classifier(args.clinical_classifier)
+        classifier = load_classifier(args.clinical_classifier)
         if Path(args.clinical_classifier).is_dir() and (Path(args.data_dir) / "metadata.csv").is_file():
-            names = AutoConfig.from_pretrained(args.clinical_classifier).id2label.values()
-            has_classes = tuple(names) == CLASSES
+            has_classes = tuple(classifier.label_names) == CLASSES
     perceptual = load_lpips() if args.lpips else None
     output_dir = Path(args.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)

@@ -38,7 +38,7 @@ from transformers import get_scheduler
 from transformers.trainer_utils import SchedulerType
 
 from transformers_cxr import CXRVQTokenizer, CXRVQTokenizerConfig, LlmCxrImageProcessor
-from transformers_cxr.classifiers import load_clinical_classifier
+from transformers_cxr.classifiers import load_classifier
 from transformers_cxr.data.image_source import open_source
 from transformers_cxr.data.readers.image_folder import list_images
 from transformers_cxr.evaluation.metrics.reconstruction import reconstruction_picture
@@ -148,7 +148,7 @@ def main(args: Arguments):
     if args.perceptual_weight:
         loss_of.perceptual = PerceptualLoss(load_lpips()).to(accelerator.device)
     if args.clinical_weight:
-        loss_of.clinical = load_clinical_classifier(args.clinical_classifier).to(accelerator.device)
+        loss_of.clinical = load_classifier(args.clinical_classifier).to(accelerator.device)
     discriminator = PatchDiscriminator(config.in_channels, args.disc_channels) if args.disc_weight else None
 
     run = {name: value for name, value in asdict(args).items() if name not in FREE_SETTINGS}

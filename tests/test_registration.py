@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import transformers_cxr
-from transformers_cxr.classifiers import load_clinical_classifier
+from transformers_cxr.classifiers import load_classifier
 from transformers_cxr.evaluation.metrics.reconstruction import image_distances
 from transformers_cxr.training.vq_gan.losses import load_lpips
 
@@ -119,7 +119,7 @@ def test_every_module_imports_without_the_extras_or_names_the_one_it_needs():
     ("package", "extra", "call"),
     [
         ("lpips", "train", load_lpips),
-        ("torchxrayvision", "clinical", lambda: load_clinical_classifier("all")),
+        ("torchxrayvision", "clinical", lambda: load_classifier("all")),
         ("torchmetrics", "evaluate", lambda: image_distances(*torch.zeros(2, 1, 1, 32, 32))),
     ],
 )

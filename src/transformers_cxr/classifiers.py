@@ -1,7 +1,8 @@
-"""The clinical network of LLM-CXR's VQ-GAN: what a classifier of X-rays sees should survive the reconstruction."""
+"""Classifiers of chest X-rays, for the clinical loss of the VQ-GAN and for evaluation."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -9,83 +10,130 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
+from .llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor
 
-class ClinicalClassifier(nn.Module):
+# The eleven labels of arXiv 2305.11490, table 4: those that CheXpert shares with torchxrayvision.
+ELEVEN_LABELS = (
+    "Atelectasis",
+    "Cardiomegaly",
+    "Consolidation",
+    "Edema",
+    "Effusion",
+    "Enlarged Cardiomediastinum",
+    "Fracture",
+    "Lung Lesion",
+    "Lung Opacity",
+    "Pneumonia",
+    "Pneumothorax",
+)
+
+
+class XrayClassifier(nn.Module):
     """
-    A frozen classifier behind the pixels of [`CXRVQTokenizer`]: it resizes them, makes them grey, maps them to the values
-    that the network was trained on, and gives its pooled features. Gradients reach the pixels, never the network.
+    A frozen classifier of the pixels of [`CXRVQTokenizer`]. It averages their channels, resizes them and maps them to the
+    values that the network was trained on. Gradients reach the pixels, not the network.
 
     Args:
-        features (`nn.Module`):
-            Takes `(batch_size, 1, image_size, image_size)` and gives features, `(batch_size, num_features)` or
-            `(batch_size, num_features, rows, columns)`; the latter are averaged over rows and columns.
+        backbone (`nn.Module`):
+            Returns features of shape `(batch_size, num_features)` or `(batch_size, num_features, height, width)` for images
+            of shape `(batch_size, 1, image_size, image_size)`.
         image_size (`int`):
-            Height and width in pixels that `features` wants.
+            Height and width in pixels that `backbone` expects.
         value_range (`tuple[float, float]`):
-            The values of black and white that `features` wants, such as `(-1024, 1024)` for torchxrayvision.
+            Values of black and white that `backbone` expects, such as `(-1024, 1024)` for torchxrayvision.
         head (`nn.Module`, *optional*):
-            Takes the pooled features and gives logits, `(batch_size, num_labels)`.
-        thresholds (`torch.FloatTensor` of shape `(num_labels,)`, *optional*):
-            Probability from which on a label is there. Without it the labels exclude each other.
+            Returns logits of shape `(batch_size, len(label_names))` for pooled features.
+        label_names (`Sequence[str]`, *optional*, defaults to `()`):
+            Labels of the logits. Those without a name are left out of `label_names` and `probabilities`.
+        thresholds (`Sequence[float]`, *optional*):
+            Probability from which each label is present, for a multi-label head. By default exactly one label is present.
     """
 
     def __init__(
         self,
-        features: nn.Module,
+        backbone: nn.Module,
         image_size: int,
         value_range: tuple[float, float],
         head: nn.Module | None = None,
-        thresholds: torch.FloatTensor | None = None,
+        label_names: Sequence[str] = (),
+        thresholds: Sequence[float] | None = None,
     ):
         super().__init__()
-        self.features = features
+        self.backbone = backbone
         self.image_size = image_size
         self.value_range = value_range
         self.head = head
-        self.register_buffer("thresholds", thresholds)
+        self.columns = [column for column, name in enumerate(label_names) if name]
+        self.label_names = [label_names[column] for column in self.columns]
+        self.thresholds = None if thresholds is None else torch.as_tensor(thresholds)[self.columns]
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True):
-        # Batch normalisation and dropout of a frozen network stay in evaluation.
+        # Batch normalization and dropout of a frozen network stay in evaluation mode.
         return super().train(False)
 
-    def forward(self, pixel_values: torch.FloatTensor) -> torch.FloatTensor:
+    def features(self, pixel_values: torch.FloatTensor) -> torch.FloatTensor:
         """
+        Return pooled features.
+
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch_size, 1 or 3, height, width)`):
-                Images in [-1, 1]; values beyond are not clipped.
+                Images in [-1, 1]. Values outside are not clipped.
 
         Returns:
             `torch.FloatTensor` of shape `(batch_size, num_features)`.
         """
         low, high = self.value_range
-        grey = pixel_values.mean(dim=1, keepdim=True)
-        if grey.shape[-2:] != (self.image_size, self.image_size):
-            grey = F.interpolate(grey, (self.image_size, self.image_size), mode="bilinear", antialias=True)
-        features = self.features(low + (grey + 1) * ((high - low) / 2))
+        gray = pixel_values.mean(dim=1, keepdim=True)
+        if gray.shape[-2:] != (self.image_size, self.image_size):
+            gray = F.interpolate(gray, (self.image_size, self.image_size), mode="bilinear", antialias=True)
+        features = self.backbone(low + (gray + 1) * ((high - low) / 2))
         return features.mean(dim=(2, 3)) if features.ndim == 4 else features
+
+    def forward(self, pixel_values: torch.FloatTensor) -> torch.FloatTensor:
+        """Return the probabilities, of shape `(batch_size, num_labels)`, of images as in [`~XrayClassifier.features`]."""
+        logits = self.head(self.features(pixel_values))
+        return (logits.softmax(dim=-1) if self.thresholds is None else logits.sigmoid())[:, self.columns]
+
+    @torch.no_grad()
+    def probabilities(self, images: Sequence, batch_size: int = 32) -> torch.FloatTensor:
+        """
+        Return the probabilities of the labels.
+
+        Args:
+            images (`Sequence`):
+                PIL images, paths or arrays, as [`LlmCxrImageProcessor`] takes them. They are prepared as for the model.
+            batch_size (`int`, *optional*, defaults to 32):
+                Images per batch.
+
+        Returns:
+            `torch.FloatTensor` of shape `(len(images), num_labels)`, on the CPU.
+        """
+        processor, device = LlmCxrImageProcessor(do_convert_rgb=False), next(self.parameters(), torch.empty(0)).device
+        batches = []
+        for start in range(0, len(images), batch_size):
+            pixel_values = processor(list(images[start : start + batch_size]), return_tensors="pt").pixel_values
+            batches.append(self(pixel_values.to(device)).float().cpu())
+        return torch.cat(batches)
+
+    def predict(self, probabilities: torch.FloatTensor) -> torch.BoolTensor:
+        """Return which labels are present, given probabilities of shape `(..., num_labels)`."""
+        if self.thresholds is None:
+            return probabilities == probabilities.amax(dim=-1, keepdim=True)
+        return probabilities >= self.thresholds.to(probabilities.device)
 
     def distance(self, reconstruction: torch.FloatTensor, pixel_values: torch.FloatTensor) -> torch.FloatTensor:
         """
-        The clinical term: the mean squared difference of the features of two batches of images, of shape `()`
-        (arXiv 2305.11490, section 3.1, which leaves the layer and the reduction open).
+        Return the clinical loss, of shape `()`: the mean squared difference of the features of two batches of images (arXiv
+        2305.11490, section 3.1, which leaves the layer and the reduction open).
         """
         with torch.no_grad():
-            target = self(pixel_values)
-        return F.mse_loss(self(reconstruction), target)
-
-    def labels(self, logits: torch.FloatTensor) -> torch.LongTensor:
-        """
-        What the head's logits, `(batch_size, num_labels)`, say: 0 or 1 for each label, `(batch_size, num_labels)`, where
-        there are thresholds, and otherwise the most probable label, `(batch_size, 1)`.
-        """
-        if self.thresholds is None:
-            return logits.argmax(dim=-1, keepdim=True)
-        return (logits.sigmoid() >= self.thresholds).long()
+            target = self.features(pixel_values)
+        return F.mse_loss(self.features(reconstruction), target)
 
 
-class _TransformersFeatures(nn.Module):
-    """The pooled features of a model of Transformers for grey images in [0, 1]."""
+class _TransformersBackbone(nn.Module):
+    """Pooled features of a Transformers model for gray images in [0, 1]."""
 
     def __init__(self, model: nn.Module, num_channels: int, mean: list[float], std: list[float]):
         super().__init__()
@@ -94,50 +142,53 @@ class _TransformersFeatures(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
 
-    def forward(self, grey: torch.FloatTensor) -> torch.FloatTensor:
-        pixel_values = (grey.expand(-1, self.num_channels, -1, -1) - self.mean) / self.std
+    def forward(self, gray: torch.FloatTensor) -> torch.FloatTensor:
+        pixel_values = (gray.expand(-1, self.num_channels, -1, -1) - self.mean) / self.std
         return self.model(pixel_values).pooler_output
 
 
-def load_clinical_classifier(name_or_path: str) -> ClinicalClassifier:
+def load_classifier(name_or_path: str, label_names: Sequence[str] | None = None) -> XrayClassifier:
     """
-    Loads a classifier of X-rays.
+    Load a classifier of X-rays.
 
     Args:
         name_or_path (`str`):
-            The folder of an image classifier of Transformers with its image processor, a convolutional one whose head is
+            Folder of a Transformers image classifier with its image processor, a convolutional network whose head is named
             `classifier` (ResNet, ConvNeXt, EfficientNet, RegNet ...), or the name of a DenseNet of torchxrayvision, such as
-            `"densenet121-res224-all"`, the paper's (arXiv 2305.11490, section 3.1).
+            `"densenet121-res224-all"`, which the paper uses (arXiv 2305.11490, section 3.1).
+        label_names (`Sequence[str]`, *optional*):
+            Labels to keep, such as `ELEVEN_LABELS`. All by default.
 
     Raises:
         ImportError: torchxrayvision is not installed.
-        OSError: its weights are neither there nor can be downloaded.
-        ValueError: there is no such folder or name.
+        OSError: its weights are not on this machine and cannot be downloaded.
+        ValueError: there is no such folder, name or label.
     """
     if Path(name_or_path).is_dir():
         model = AutoModelForImageClassification.from_pretrained(name_or_path)
         processor = AutoImageProcessor.from_pretrained(name_or_path)
-        normalize = (processor.image_mean, processor.image_std) if processor.do_normalize else ([0.0], [1.0])
-        features = _TransformersFeatures(model.base_model, model.config.num_channels, *normalize)
-        several = model.config.problem_type == "multi_label_classification"
-        return ClinicalClassifier(
-            features,
+        normalization = (processor.image_mean, processor.image_std) if processor.do_normalize else ([0.0], [1.0])
+        names = list(model.config.id2label.values())
+        is_multi_label = model.config.problem_type == "multi_label_classification"
+        return XrayClassifier(
+            _TransformersBackbone(model.base_model, model.config.num_channels, *normalization),
             image_size=processor.size["height"] if "height" in processor.size else processor.size["shortest_edge"],
             value_range=(0.0, 1.0),
             head=model.classifier,
-            thresholds=torch.full((model.config.num_labels,), 0.5) if several else None,
+            label_names=_keep(names, label_names, name_or_path),
+            thresholds=[0.5] * len(names) if is_multi_label else None,
         )
     try:
         from torchxrayvision.models import DenseNet, model_urls
     except ImportError as error:
         raise ImportError(
-            f"'{name_or_path}' is no folder, and torchxrayvision, which has classifiers by name, is not installed: `pip "
-            "install transformers-cxr[clinical]`."
+            f"'{name_or_path}' is not a folder, and torchxrayvision, which has classifiers by name, is not installed: "
+            "`pip install transformers-cxr[clinical]`."
         ) from error
-    names = [name for name in model_urls if name.startswith("densenet")]
-    if name_or_path not in names:
+    known = [name for name in model_urls if name.startswith("densenet")]
+    if name_or_path not in known:
         raise ValueError(
-            f"'{name_or_path}' is neither a folder nor a DenseNet of torchxrayvision: {', '.join(names)}."
+            f"'{name_or_path}' is neither a folder nor a DenseNet of torchxrayvision: {', '.join(known)}."
         )
     try:
         model = DenseNet(weights=name_or_path)
@@ -146,12 +197,25 @@ def load_clinical_classifier(name_or_path: str) -> ClinicalClassifier:
             f"The weights of torchxrayvision's '{name_or_path}' could not be read or downloaded: {error}. Put them into "
             "'~/.torchxrayvision/models_data', or give the folder of another classifier."
         ) from error
-    return ClinicalClassifier(
+    return XrayClassifier(
         # The network's own pooling comes after this activation.
         nn.Sequential(model.features, nn.ReLU()),
         image_size=224,
         value_range=(-1024.0, 1024.0),
         head=model.classifier,
-        # Labels that these weights do not know have no operating point.
+        # Labels that these weights do not know have neither a name nor an operating point.
+        label_names=_keep(model_urls[name_or_path]["labels"], label_names, name_or_path),
         thresholds=model.op_threshs.nan_to_num(0.5),
     )
+
+
+def _keep(names: Sequence[str], wanted: Sequence[str] | None, classifier: str) -> list[str]:
+    """Remove the names of all labels but those that are wanted."""
+    if wanted is None:
+        return list(names)
+    if missing := sorted(set(wanted) - set(names)):
+        raise ValueError(f"'{classifier}' has no label {missing}. It has {[name for name in names if name]}.")
+    return [name if name in wanted else "" for name in names]
+
+
+__all__ = ["ELEVEN_LABELS", "XrayClassifier", "load_classifier"]

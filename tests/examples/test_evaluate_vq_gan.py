@@ -11,7 +11,7 @@ from torch import nn
 from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessorPil
 
 from transformers_cxr import LlmCxrImageProcessor
-from transformers_cxr.classifiers import ClinicalClassifier
+from transformers_cxr.classifiers import XrayClassifier
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +74,8 @@ def test_a_classifier_gives_the_distance_of_features_and_the_agreement_of_labels
     script, args, monkeypatch, vq_tokenizer
 ):
     torch.manual_seed(0)
-    classifier = ClinicalClassifier(nn.Conv2d(1, 3, 5), image_size=16, value_range=(0, 1), head=nn.Identity())
-    monkeypatch.setattr(script, "load_clinical_classifier", lambda name: classifier)
+    classifier = XrayClassifier(nn.Conv2d(1, 3, 5), image_size=16, value_range=(0, 1), head=nn.Identity(), label_names="abc")
+    monkeypatch.setattr(script, "load_classifier", lambda name: classifier)
     script.main(script.Arguments(**vars(args) | {"clinical_classifier": "any"}))
     metrics = json.loads((Path(args.output_dir) / "metrics.json").read_text())["validation"]["all"]
     processor = LlmCxrImageProcessor.from_pretrained(args.model)
@@ -120,12 +120,11 @@ def test_a_classifier_of_pneumonia_gives_its_balanced_accuracy_on_images_and_rec
 
     processor = LlmCxrImageProcessor.from_pretrained(args.model)
     images = processor([Path(args.data_dir) / "ct" / f"{i}.png" for i in range(3)], return_tensors="pt").pixel_values
-    classifier = script.load_clinical_classifier(str(classifier_of_pneumonia))
+    classifier = script.load_classifier(str(classifier_of_pneumonia))
     with torch.no_grad():
         reconstructions = vq_tokenizer.decode(vq_tokenizer.encode(images))
         for of, pixel_values in (("images", images), ("reconstructions", reconstructions)):
-            logits = classifier.head(classifier(pixel_values))
-            right = logits.argmax(dim=1) == torch.tensor([0, 2, 1])
+            right = classifier(pixel_values).argmax(dim=1) == torch.tensor([0, 2, 1])
             assert metrics["ct"][f"classes_balanced_accuracy_of_{of}"] == pytest.approx(right.double().mean().item())
             assert metrics["all"][f"classes_balanced_accuracy_of_{of}"] == pytest.approx(right.double().mean().item())
     assert not any("balanced_accuracy" in name for name in metrics["mri"])

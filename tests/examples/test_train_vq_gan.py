@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from transformers_cxr import CXRVQTokenizer, LlmCxrImageProcessor
-from transformers_cxr.classifiers import ClinicalClassifier
+from transformers_cxr.classifiers import XrayClassifier
 from transformers_cxr.training.arguments import parse_arguments
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -62,7 +62,7 @@ def tiny_networks(script, monkeypatch):
 
     def classifier(name):
         torch.manual_seed(5)
-        return ClinicalClassifier(nn.Sequential(nn.Conv2d(1, 4, 5), nn.ReLU()), image_size=16, value_range=(0, 1))
+        return XrayClassifier(nn.Sequential(nn.Conv2d(1, 4, 5), nn.ReLU()), image_size=16, value_range=(0, 1))
 
     def lpips():
         torch.manual_seed(6)
@@ -70,7 +70,7 @@ def tiny_networks(script, monkeypatch):
         network.forward = lambda a, b, f=network.forward: (f(a) - f(b)).square().mean(dim=(1, 2, 3), keepdim=True)
         return network
 
-    monkeypatch.setattr(script, "load_clinical_classifier", classifier)
+    monkeypatch.setattr(script, "load_classifier", classifier)
     monkeypatch.setattr(script, "load_lpips", lpips)
 
 

@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from ..classifiers import load_classifier
 from ..data.readers.image_folder import read_image_folder
 from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
 from ..llm_cxr.processing_llm_cxr import LlmCxrProcessor
@@ -20,7 +21,7 @@ from .examples import Example
 from .generations import is_well_formed
 from .metrics.image_distribution import ImageDistribution, PromptDiversity, TrainingImageDistance
 from .metrics.image_features import load_image_features
-from .metrics.image_labels import ImageClassifier, ImageLabels
+from .metrics.image_labels import ImageLabels
 from .metrics.metric import CxrMetric
 from .metrics.perplexity import Perplexity
 from .metrics.pneumonia import PneumoniaAgreement, PneumoniaOfImages
@@ -137,10 +138,10 @@ def image_measures(
     real, prompts = [str(example.image_path) for example in examples], [example.prompt for example in examples]
     measures = []
     if arguments.classifier:
-        classifier = ImageClassifier(arguments.classifier, batch_size=arguments.batch_size)
+        classifier = load_classifier(arguments.classifier).to("cuda" if torch.cuda.is_available() else "cpu")
         images = {"": drawn} | ({"reconstructed_": reconstructions} if reconstructions else {})
-        probabilities = {name: classifier(of) for name, of in images.items()}
-        of_real = classifier(real)
+        probabilities = {name: classifier.probabilities(of, arguments.batch_size) for name, of in images.items()}
+        of_real = classifier.probabilities(real, arguments.batch_size)
         if not arguments.reports and set(classifier.label_names) == PneumoniaOfImages.CLASSES:
             metric = PneumoniaOfImages(classifier)
             for name, rows in [*probabilities.items(), ("real_", of_real)]:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from transformers_cxr.classifiers import ClinicalClassifier
+from transformers_cxr.classifiers import XrayClassifier
 from transformers_cxr.llm_cxr.modeling_cxr_vq_tokenizer import CXRVQTokenizerOutput
 from transformers_cxr.training.vq_gan.discriminator import PatchDiscriminator
 from transformers_cxr.training.vq_gan.losses import (
@@ -241,7 +241,7 @@ def test_missing_lpips_names_the_extra(monkeypatch):
 
 def test_the_loss_is_the_weighted_sum_of_its_parts(tokenizer, pixel_values, lpips_network):
     torch.manual_seed(2)
-    clinical = ClinicalClassifier(nn.Conv2d(1, 4, 3), image_size=16, value_range=(0, 1))
+    clinical = XrayClassifier(nn.Conv2d(1, 4, 3), image_size=16, value_range=(0, 1))
     discriminator = PatchDiscriminator(in_channels=1, channels=4)
     loss_of = AutoencoderLoss(
         gradient_weight=0.5,

@@ -11,7 +11,7 @@ from torch import nn
 from tqdm import tqdm
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
-from ...classifiers import load_clinical_classifier
+from ...classifiers import load_classifier
 from ...llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor
 
 RAD_DINO = "microsoft/rad-dino"
@@ -87,7 +87,7 @@ def load_image_features(
             - `"inception"`: the 2,048 features of the Inception v3 that FID is of (torch-fidelity);
             - `"rad-dino"`: the class token of RadDINO (`microsoft/rad-dino`, 768 features);
             - a DenseNet of torchxrayvision, such as `"densenet121-res224-all"` (its 1,024 pooled features);
-            - the folder of an image classifier of Transformers, as [`load_clinical_classifier`] takes it;
+            - the folder of an image classifier of Transformers, as [`load_classifier`] takes it;
             - the folder or the name of any other vision model of Transformers, whose pooled output is taken;
             - a module that takes images, `(batch_size, 1, 256, 256)` in [-1, 1], and gives `(batch_size, num_features)`.
         batch_size (`int`, *optional*, defaults to 32):
@@ -105,7 +105,7 @@ def load_image_features(
     elif name == "inception":
         network = _Inception()
     elif name.startswith("densenet121-") or _is_classifier(name):
-        network = load_clinical_classifier(name)
+        return ImageFeatures(load_classifier(name).to(device).features, batch_size=batch_size, device=device)
     else:
         network = _VisionModel(RAD_DINO if name == "rad-dino" else name)
     return ImageFeatures(network.to(device).eval(), batch_size=batch_size, device=device)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from datasets import Features, Image, Value
 
+from ...classifiers import XrayClassifier
 from ...reports.statements import etiology_of_report, finding_of_report
-from .image_labels import ImageClassifier
 from .metric import CxrMetric
 
 
@@ -44,7 +44,7 @@ class PneumoniaOfImages(PneumoniaAgreement):
     whichever of these two is more probable. Of real images these are the accuracies of the classifier itself.
 
     Args:
-        classifier ([`ImageClassifier`]):
+        classifier ([`XrayClassifier`]):
             Of the three classes "normal", "bacterial" and "viral", such as `examples/train_classifier.py` trains.
 
     Raises:
@@ -54,7 +54,7 @@ class PneumoniaOfImages(PneumoniaAgreement):
     CLASSES = frozenset(("normal", "bacterial", "viral"))
     FEATURES = Features({"predictions": Image(), "references": Value("string")})
 
-    def __init__(self, classifier: ImageClassifier, **kwargs):
+    def __init__(self, classifier: XrayClassifier, **kwargs):
         super().__init__(**kwargs)
         if set(classifier.label_names) != self.CLASSES:
             raise ValueError(
@@ -63,7 +63,7 @@ class PneumoniaOfImages(PneumoniaAgreement):
         self.classifier = classifier
 
     def _units(self, predictions: Sequence, references: Sequence[str]) -> list[dict[str, tuple]]:
-        return self.units_of(self.classifier(predictions), references)
+        return self.units_of(self.classifier.probabilities(predictions), references)
 
     def units_of(self, probabilities: np.ndarray, references: Sequence[str]) -> list[dict[str, tuple]]:
         """The units of images whose probabilities, `(num_images, 3)`, the classifier has given before."""

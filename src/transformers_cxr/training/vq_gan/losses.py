@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ...classifiers import ClinicalClassifier
+from ...classifiers import XrayClassifier
 from ...llm_cxr.modeling_cxr_vq_tokenizer import CXRVQTokenizerOutput
 from .discriminator import PatchDiscriminator
 
@@ -169,7 +169,7 @@ class AutoencoderLoss:
     spectral_weight (`float`, *optional*, defaults to `0.0`): weight of the local Fourier amplitudes.
     perceptual (`PerceptualLoss`, *optional*): the perceptual loss, none by default.
     perceptual_weight (`float`, *optional*, defaults to `1.0`): its weight.
-    clinical (`ClinicalClassifier`, *optional*): the clinical network, none by default.
+    clinical (`XrayClassifier`, *optional*): the clinical network, none by default.
     clinical_weight (`float`, *optional*, defaults to `100.0`): weight of the clinical term.
     disc_weight (`float`, *optional*, defaults to `0.8`): factor of the adaptive weight.
     """
@@ -179,7 +179,7 @@ class AutoencoderLoss:
     spectral_weight: float = 0.0
     perceptual: PerceptualLoss | None = None
     perceptual_weight: float = 1.0
-    clinical: ClinicalClassifier | None = None
+    clinical: XrayClassifier | None = None
     clinical_weight: float = 100.0
     disc_weight: float = 0.8
 
