@@ -28,21 +28,18 @@ adapter in `OUTPUT_DIR/adapter` and the merged model in `OUTPUT_DIR/final`.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from importlib import metadata
 from pathlib import Path
 
 from transformers import (
     AutoImageProcessor,
     AutoModel,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GgufConfig,
     TrainingArguments,
     set_seed,
 )
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from transformers_cxr import CXRVQTokenizer, LlmCxrForCausalLM, LlmCxrProcessor, checkpoint
+from transformers_cxr.conversion.language_models import load_language_model
 from transformers_cxr.data.codes import tokenizer_fingerprint
 from transformers_cxr.data.mixture import STAGE_1, Stage, stage_mixture
 from transformers_cxr.data.readers.table import table_rows
@@ -170,21 +167,10 @@ def load_data(args: DataArguments, training_args: TrainingArguments) -> tuple[Se
     return train, evaluation
 
 
-def load_language_model(args: ModelArguments, seed: int) -> tuple[LlmCxrForCausalLM, LlmCxrProcessor]:
+def extend_language_model(args: ModelArguments, seed: int) -> tuple[LlmCxrForCausalLM, LlmCxrProcessor]:
     """A causal language model, extended by the codes of an image tokenizer."""
-    name, options = args.language_model, {}
-    if name.startswith("pip:"):
-        files = [file for file in metadata.files(name.removeprefix("pip:")) or () if file.suffix == ".gguf"]
-        if not files:
-            raise ValueError(f"The package '{name.removeprefix('pip:')}' has no .gguf file.")
-        name = str(files[0].locate())
-    if name.endswith(".gguf"):
-        name, options["gguf_file"] = str(Path(name).parent), Path(name).name
-    tokenizer = AutoTokenizer.from_pretrained(name, **options)
-    if options:
-        options["quantization_config"] = GgufConfig(dequantize=True)
-    language_model = AutoModelForCausalLM.from_pretrained(
-        name, dtype=args.dtype, attn_implementation=args.attn_implementation, **options
+    language_model, tokenizer = load_language_model(
+        args.language_model, dtype=args.dtype, attn_implementation=args.attn_implementation
     )
     folder = args.vq_tokenizer or checkpoint("llm-cxr")
     loaded = AutoModel.from_pretrained(folder)
@@ -210,7 +196,7 @@ def load_model(args: ModelArguments, training_args: TrainingArguments) -> tuple[
                 "A sharded language model cannot be extended. Save an extended one first, as `docs/finetune.md` tells, and "
                 "give it as `--model`."
             )
-        model, processor = load_language_model(args, training_args.seed)
+        model, processor = extend_language_model(args, training_args.seed)
     else:
         model = LlmCxrForCausalLM.from_pretrained(
             args.model, dtype=args.dtype, attn_implementation=args.attn_implementation

@@ -21,13 +21,11 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GgufConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
+from transformers_cxr.conversion.language_models import load_language_model
 from transformers_cxr.data.readers.vqa import parse_question_answers
 from transformers_cxr.data.records import iterate, load_rows, select_records
 from transformers_cxr.reports import grounding_error
@@ -68,15 +66,11 @@ class Arguments:
 
 def load_model(name: str, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The language model on the device that there is, and its tokenizer, which pads on the left."""
-    options, config = {}, {}
-    if name.endswith(".gguf"):
-        name, options = str(Path(name).parent), {"gguf_file": Path(name).name}
-        config = {"quantization_config": GgufConfig(dequantize=True)}
-    tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left", **options)
+    model, tokenizer = load_language_model(name, dtype=dtype)
+    tokenizer.padding_side = "left"
     if tokenizer.chat_template is None:
         raise ValueError(f"'{name}' has no chat template: expected an instruct model.")
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **options, **config).eval()
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 
 

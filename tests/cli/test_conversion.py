@@ -73,18 +73,6 @@ def test_codes_are_converted_and_what_is_left_out_is_listed(tmp_path):
     assert pq.read_table(tmp_path / "codes.parquet").to_pylist() == [{"image_id": "good", "codes": codes["good"]}]
 
 
-def test_questions_are_converted_and_what_is_left_out_is_listed(tmp_path):
-    folder = tmp_path / "p1"
-    folder.mkdir()
-    (folder / "s2.txt").write_text(repr([{"question": "Why?", "answer": "Because."}, {}]), encoding="utf-8")
-    result = run("convert-vqa", tmp_path, tmp_path / "vqa.json")
-    assert result.exit_code == 0
-    assert "1 questions written" in result.stdout
-    assert "Left out: p1/s2.txt, record 2 of 2: the keys []" in result.stderr
-    records = json.loads((tmp_path / "vqa.json").read_text(encoding="utf-8"))
-    assert records == [{"subject_id": 1, "study_id": 2, "question": "Why?", "answer": "Because."}]
-
-
 def test_a_vq_gan_is_converted_with_its_image_processor(tmp_path, vq_gan):
     vq_tokenizer, config_path, checkpoint_path = vq_gan
     output = tmp_path / "vq"
@@ -125,7 +113,6 @@ def test_mistakes_are_one_message(tmp_path, vq_gan, vq_tokenizer):
     (tmp_path / "codes.pickle").write_bytes(pickle.dumps({"x": sys.exit}))
     check_mistake(run("convert-codes", missing, output), f"No such file or directory: '{missing}'")
     check_mistake(run("convert-codes", tmp_path / "codes.pickle", output), "it refers to 'sys.exit'")
-    check_mistake(run("convert-vqa", missing, output), f"No `.txt` files in '{missing}'")
     check_mistake(run("convert-vq-gan", missing, checkpoint_path, output), f"No such file or directory: '{missing}'")
     check_mistake(run("convert-vq-gan", config_path, missing, output), f"No checkpoint at '{missing}'")
     check_mistake(run("convert-vq-gan", config_path, config_path, output), "Cannot read")

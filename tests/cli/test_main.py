@@ -23,7 +23,6 @@ def test_all_commands_are_there():
         "info",
         "convert",
         "convert-codes",
-        "convert-vqa",
         "convert-vq-gan",
         "export",
         "export-vq-gan",

@@ -1,4 +1,3 @@
-import json
 import os
 import pickle
 import random
@@ -9,8 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from transformers_cxr.conversion import official_data
-from transformers_cxr.conversion.official_data import convert_code_pickle, convert_vqa_files
+from transformers_cxr.conversion import convert_code_pickle, official_data
 
 
 def random_codes(number: int) -> dict[str, list[int]]:
@@ -28,22 +26,12 @@ def test_codes_come_out_as_they_went_in(tmp_path, protocol):
     images = random_codes(5)
     images["ends"] = [0] * 128 + [1023] * 128
     path = write_pickle(tmp_path / "codes.pickle", images, protocol)
-    report = convert_code_pickle(path, tmp_path / "new" / "codes.parquet")
-    assert (report.written, report.left_out) == (6, [])
+    assert convert_code_pickle(path, tmp_path / "new" / "codes.parquet") == (6, [])
     table = pq.read_table(tmp_path / "new" / "codes.parquet")
     assert table.schema.equals(pa.schema([("image_id", pa.string()), ("codes", pa.list_(pa.uint16()))]))
     assert dict(zip(table["image_id"].to_pylist(), table["codes"].to_pylist())) == images
     assert sorted(file.name for file in tmp_path.iterdir()) == ["codes.pickle", "new"]
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["codes.parquet"]
-
-
-def test_row_groups_are_of_constant_size(tmp_path, monkeypatch):
-    monkeypatch.setattr(official_data, "ROW_GROUP_SIZE", 4)
-    images = random_codes(10)
-    convert_code_pickle(write_pickle(tmp_path / "codes.pickle", images), tmp_path / "codes.parquet")
-    metadata = pq.ParquetFile(tmp_path / "codes.parquet").metadata
-    assert [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)] == [4, 4, 2]
-    assert pq.read_table(tmp_path / "codes.parquet")["image_id"].to_pylist() == list(images)
 
 
 def test_images_with_wrong_codes_are_left_out_by_id_and_reason(tmp_path):
@@ -61,9 +49,8 @@ def test_images_with_wrong_codes_are_left_out_by_id_and_reason(tmp_path):
         7: codes,
     }
     path = write_pickle(tmp_path / "codes.pickle", wrong | images)
-    report = convert_code_pickle(path, tmp_path / "codes.parquet")
-    assert report.written == 2
-    assert dict(report.left_out) == {
+    num_images, left_out = convert_code_pickle(path, tmp_path / "codes.parquet")
+    assert num_images == 2 and dict(left_out) == {
         "short": "255 codes instead of 256",
         "long": "257 codes instead of 256",
         "none": "0 codes instead of 256",
@@ -135,7 +122,7 @@ def test_a_truncated_pickle_is_refused(tmp_path, share, protocol):
         ({}, "holds no valid codes. It is empty."),
         (
             {"a": [1], "b": []},
-            "holds no valid codes. Of 2 that were left out the first is 'a': 1 codes instead of 256.",
+            "holds no valid codes. The first of 2 invalid images is 'a': 1 codes instead of 256.",
         ),
     ],
 )
@@ -146,104 +133,14 @@ def test_a_pickle_without_codes_is_refused(tmp_path, content, message):
     assert [file.name for file in tmp_path.iterdir()] == ["codes.pickle"]
 
 
-def test_an_output_that_exists_is_not_overwritten(tmp_path):
-    path = write_pickle(tmp_path / "codes.pickle", random_codes(1))
-    write_vqa(tmp_path, "p1/s2.txt", QUESTIONS)
-    output = tmp_path / "output"
+def test_an_output_that_exists_is_not_overwritten_and_a_failure_leaves_nothing(tmp_path, monkeypatch):
+    path, output = write_pickle(tmp_path / "codes.pickle", random_codes(1)), tmp_path / "codes.parquet"
     output.write_text("mine", encoding="utf-8")
-    for convert, source in ((convert_code_pickle, path), (convert_vqa_files, tmp_path)):
-        with pytest.raises(FileExistsError, match="output' exists"):
-            convert(source, output)
+    with pytest.raises(FileExistsError, match="codes.parquet' exists"):
+        convert_code_pickle(path, output)
     assert output.read_text(encoding="utf-8") == "mine"
-
-
-def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
-    path = write_pickle(tmp_path / "codes.pickle", random_codes(1))
+    output.unlink()
     monkeypatch.setattr(official_data, "CODES_SCHEMA", pa.schema([("image_id", pa.string()), ("codes", pa.int8())]))
     with pytest.raises((TypeError, pa.ArrowInvalid, pa.ArrowTypeError)):
-        convert_code_pickle(path, tmp_path / "codes.parquet")
+        convert_code_pickle(path, output)
     assert [file.name for file in tmp_path.iterdir()] == ["codes.pickle"]
-
-
-QUESTIONS = [
-    {"question": "Is there a pleural effusion?", "answer": "No."},
-    {"answer": 'It\'s clear: "both" lungs, 3 cm ≥ 2 cm.', "question": "What do the lungs show?\nDescribe."},
-]
-
-
-def write_vqa(folder, name: str, content) -> None:
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content if isinstance(content, str) else repr(content), encoding="utf-8")
-
-
-def test_questions_come_out_as_the_released_code_reads_them(tmp_path):
-    folder = tmp_path / "vqa"
-    write_vqa(folder, "files/p11/p11000002/s50000004.txt", QUESTIONS[:1])
-    write_vqa(folder, "files/p10/p10000001/s50000003.txt", repr(QUESTIONS) + "\n")
-    write_vqa(folder, "files/p10/p10000001/notes.md", "no text file")
-    report = convert_vqa_files(folder, tmp_path / "vqa.json")
-    assert (report.written, report.left_out) == (3, [])
-    assert json.loads((tmp_path / "vqa.json").read_text(encoding="utf-8")) == [
-        {"subject_id": 10000001, "study_id": 50000003, **QUESTIONS[0]},
-        {"subject_id": 10000001, "study_id": 50000003, **QUESTIONS[1]},
-        {"subject_id": 11000002, "study_id": 50000004, **QUESTIONS[0]},
-    ]
-
-
-def test_files_and_records_of_another_form_are_left_out_by_path_and_reason(tmp_path):
-    folder = tmp_path / "vqa"
-    marker = tmp_path / "executed"
-    question, answer = QUESTIONS[0]["question"], QUESTIONS[0]["answer"]
-    write_vqa(folder, "p1/s1.txt", QUESTIONS)
-    write_vqa(folder, "p1/s2.txt", f"[{{'question': __import__('os').mkdir({str(marker)!r}), 'answer': 'x'}}]")
-    write_vqa(folder, "p1/s3.txt", "[{'question': 'cut off")
-    write_vqa(folder, "p1/s4.txt", repr(QUESTIONS) + "\n" + repr(QUESTIONS))
-    write_vqa(folder, "p1/s5.txt", " \n")
-    write_vqa(folder, "p1/s6.txt", QUESTIONS[0])
-    write_vqa(folder, "p1/s7.txt", "[" * 5000)
-    write_vqa(folder, "p1/s8.txt", "[{[]: 1}]")
-    write_vqa(folder, "p1/9.txt", QUESTIONS)
-    (folder / "p1" / "s10.txt").write_bytes(b"[{'question': '\xff'}]")
-    records = [
-        QUESTIONS[0],
-        "text",
-        {"question": question},
-        {"question": question, "answer": answer, "reason": "x"},
-        {"question": question, "answer": None},
-        {"question": "  ", "answer": answer},
-        QUESTIONS[1],
-    ]
-    write_vqa(folder, "p2/s1.txt", records)
-    report = convert_vqa_files(folder, tmp_path / "vqa.json")
-    assert not marker.exists()
-    assert report.written == 4
-    reasons = dict(report.left_out)
-    assert len(reasons) == len(report.left_out) == 14
-    assert "malformed node" in reasons["p1/s2.txt"]
-    assert "unterminated string" in reasons["p1/s3.txt"]
-    assert reasons["p1/s4.txt"] == "2 lines instead of one"
-    assert reasons["p1/s5.txt"] == "the file is empty"
-    assert reasons["p1/s6.txt"] == "dict instead of a list of questions and answers"
-    assert reasons["p1/s7.txt"]
-    assert "unhashable" in reasons["p1/s8.txt"]
-    assert reasons["p1/9.txt"] == "the path does not end with pSUBJECT/sSTUDY.txt"
-    assert "utf-8" in reasons["p1/s10.txt"]
-    assert reasons["p2/s1.txt, record 2 of 7"] == "str instead of a dictionary"
-    assert reasons["p2/s1.txt, record 3 of 7"] == "the keys ['question'] instead of 'answer' and 'question'"
-    assert "'reason'" in reasons["p2/s1.txt, record 4 of 7"]
-    assert reasons["p2/s1.txt, record 5 of 7"] == "the answer is None instead of text"
-    assert reasons["p2/s1.txt, record 6 of 7"] == "the question is '  ' instead of text"
-
-
-def test_a_folder_without_questions_is_refused(tmp_path):
-    for folder in (tmp_path / "missing", tmp_path):
-        with pytest.raises(FileNotFoundError, match="No `.txt` files"):
-            convert_vqa_files(folder, tmp_path / "vqa.json")
-    write_vqa(tmp_path, "p1/s1.txt", "[]")
-    with pytest.raises(ValueError, match="holds no valid questions. It is empty."):
-        convert_vqa_files(tmp_path, tmp_path / "vqa.json")
-    write_vqa(tmp_path, "p1/s2.txt", "[")
-    with pytest.raises(ValueError, match="Of 1 that were left out the first is 'p1/s2.txt': "):
-        convert_vqa_files(tmp_path, tmp_path / "vqa.json")
-    assert [file.name for file in tmp_path.iterdir()] == ["p1"]

@@ -285,7 +285,6 @@ def test_a_text_model_is_extended_and_trained_with_lora(run, text_tokenizer, mod
         ({"source_weights": {"mimic": 2.0}}, r"names \['mimic'\], and the sources of the data are \['a', 'b'\]"),
         ({"max_length": 60}, r"Conversation 0 \(id '\d+'\) has \d+ tokens, and 60 are allowed"),
         ({"freeze_old_rows": True, "weight_decay": 0.1}, "`--freeze_old_rows` without LoRA needs `weight_decay` 0"),
-        ({"model": None, "language_model": "pip:pytest"}, "The package 'pytest' has no .gguf file"),
     ],
 )
 def test_mistakes_are_errors_that_say_what_to_do(run, changes, message):

@@ -59,7 +59,7 @@ def export(
     with mistakes_as_messages():
         from transformers import AutoProcessor
 
-        from ..conversion.plain import export_language_model
+        from ..conversion.export import export_language_model
         from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
 
         if not (checkpoint / "config.json").is_file():
@@ -85,26 +85,10 @@ def convert_codes(
     with mistakes_as_messages():
         from ..conversion.official_data import convert_code_pickle
 
-        report = convert_code_pickle(codes, output)
-    _show(report, "images", output)
-
-
-def convert_vqa(
-    folder: Annotated[Path, typer.Argument(help="Folder of pSUBJECT/sSTUDY.txt files.")],
-    output: Annotated[Path, typer.Argument(help="JSON file to write; it must not exist.")],
-):
-    """
-    Convert text files of questions and answers to one JSON file. They are parsed and never run.
-
-    ```
-    transformers-cxr convert-vqa vqa/ vqa.json
-    ```
-    """
-    with mistakes_as_messages():
-        from ..conversion.official_data import convert_vqa_files
-
-        report = convert_vqa_files(folder, output)
-    _show(report, "questions", output)
+        num_images, left_out = convert_code_pickle(codes, output)
+    for image_id, reason in left_out:
+        typer.echo(f"Left out: {image_id}: {reason}", err=True)
+    typer.echo(f"{num_images} images written to {output}, {len(left_out)} left out.")
 
 
 def convert_vq_gan(
@@ -142,9 +126,3 @@ def export_vq_gan(
 
         taming.export_vq_gan(model, output)
     typer.echo(f"Written to {output}.")
-
-
-def _show(report, records: str, output: Path) -> None:
-    for where, reason in report.left_out:
-        typer.echo(f"Left out: {where}: {reason}", err=True)
-    typer.echo(f"{report.written} {records} written to {output}, {len(report.left_out)} left out.")

@@ -11,7 +11,7 @@ import typer
 
 from .chat import chat
 from .checkpoints import get, info
-from .conversion import convert, convert_codes, convert_vq_gan, convert_vqa, export, export_vq_gan
+from .conversion import convert, convert_codes, convert_vq_gan, export, export_vq_gan
 from .demo import demo
 from .drawing import generate, reconstruct
 from .encode import encode
@@ -22,7 +22,7 @@ PANELS = {
     "Use a checkpoint": (report, ask, generate, chat, demo),
     "Evaluate": (evaluate, compare, reader_study, score_reader_study, rexrank),
     "Images as codes": (encode, reconstruct),
-    "Checkpoints and data": (get, info, convert, export, convert_vq_gan, export_vq_gan, convert_codes, convert_vqa),
+    "Checkpoints and data": (get, info, convert, export, convert_vq_gan, export_vq_gan, convert_codes),
 }
 
 app = typer.Typer(

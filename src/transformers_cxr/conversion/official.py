@@ -32,7 +32,7 @@ from ..llm_cxr.configuration_llm_cxr import CXRVQTokenizerConfig, LlmCxrConfig
 from ..llm_cxr.modeling_cxr_vq_tokenizer import CXRVQTokenizer
 from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
 from ..llm_cxr.processing_llm_cxr import END_TOKEN, INSTRUCTION_TOKEN, RESPONSE_TOKEN, TEXT_MARKERS, LlmCxrProcessor
-from .mismatch import mismatch, some
+from .state_dicts import mismatch, some
 from .taming import read_taming_checkpoint, vq_tokenizer_from_taming, vq_tokenizer_to_taming
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")

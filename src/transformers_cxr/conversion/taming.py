@@ -24,7 +24,7 @@ from ..files import atomic_write
 from ..llm_cxr.configuration_llm_cxr import CXRVQTokenizerConfig, LlmCxrConfig
 from ..llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor
 from ..llm_cxr.modeling_cxr_vq_tokenizer import CXRVQTokenizer
-from .mismatch import mismatch, some
+from .state_dicts import mismatch, some
 
 # Everything that encoding and decoding use. Beside them a checkpoint holds what only training needs: the discriminator and
 # the perceptual networks of `loss`.

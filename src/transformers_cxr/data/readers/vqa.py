@@ -14,7 +14,7 @@ from .table import folder_name, identifier_of, image_path, split_name, table_row
 
 # How VQA-RAD, SLAKE and others name the image of a question.
 IMAGE_COLUMNS = ("image", "image_name", "img_name", "file_name", "image_path")
-# How the released LLM-CXR (after `transformers-cxr convert-vqa`) and `examples/make_vqa.py` name its study.
+# Names of the column of its study: that of `examples/make_vqa.py`, and that of MIMIC-CXR.
 STUDY_COLUMNS = ("study", "study_id")
 
 
@@ -35,7 +35,7 @@ def read_vqa(
         path (`str` or `os.PathLike`):
             A JSON, JSON Lines, CSV or Parquet file whose rows have `question` and `answer`, or a list of such objects as
             `questions`, and an image (`image`, `image_name`, `img_name`, `file_name` or `image_path`: VQA-RAD, SLAKE) or a
-            study (`study` or `study_id`: `transformers-cxr convert-vqa`, `examples/make_vqa.py`), whose dataset may be named
+            study (`study` or `study_id`: `examples/make_vqa.py`), whose dataset may be named
             by `source`. An image is a path, or is in the table itself as `datasets` writes it, with a path.
         images_dir (`str` or `os.PathLike`, *optional*):
             Folder that paths of images are relative to, by default that of the file.
