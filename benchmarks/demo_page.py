@@ -29,7 +29,7 @@ from transformers_cxr.cli.models import load_model, model_name
 from transformers_cxr.demo.page import EXAMPLES
 from transformers_cxr.demo.reader import Reader
 from transformers_cxr.demo.server import serve
-from transformers_cxr.pipelines.cxr_text import REPORT_INSTRUCTION
+from transformers_cxr.llm_cxr.processing_llm_cxr import REPORT_INSTRUCTION
 
 QUESTION = "Is there pneumonia?"
 TEXT = "IMPRESSION: Normal chest X-ray of a child."

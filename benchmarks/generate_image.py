@@ -39,7 +39,7 @@ from transformers.utils import logging
 
 import transformers_cxr
 from transformers_cxr import CXRVQTokenizerConfig, LlmCxrConfig, LlmCxrForCausalLM
-from transformers_cxr.llm_cxr.generation_llm_cxr import IMAGE_INSTRUCTION
+from transformers_cxr.llm_cxr.processing_llm_cxr import IMAGE_INSTRUCTION
 
 TEXT = (
     "FINDINGS: This is a chest X-ray of a child, AP view. The X-ray shows no sign of pneumonia.\n"

@@ -38,7 +38,7 @@ from transformers_cxr.data.records import load_rows, select_records
 from transformers_cxr.evaluation.metrics.pneumonia import PneumoniaAgreement
 from transformers_cxr.evaluation.results.tables import markdown_table
 from transformers_cxr.files import atomic_write, check_same_settings
-from transformers_cxr.pipelines.cxr_text import REPORT_INSTRUCTION
+from transformers_cxr.llm_cxr.processing_llm_cxr import REPORT_INSTRUCTION
 from transformers_cxr.training.arguments import run_script
 from transformers_cxr.training.dataset import InstructionCollator, InstructionDataset
 from transformers_cxr.training.resuming import result_settings

@@ -16,7 +16,7 @@ def chat(run, checkpoint, tmp_path):
 
 def test_a_conversation_keeps_its_turns_and_images(tiny_model, images):
     model, processor = tiny_model
-    processor.codec = model.vq_tokenizer
+    processor.vq_tokenizer = model.vq_tokenizer
     conversation = Conversation(model, processor, {"max_new_tokens": 4, "do_sample": False})
     conversation.show(str(images / "a/1.png"))
     conversation.answer("Is there pneumonia?")
@@ -38,8 +38,8 @@ def test_a_conversation_keeps_its_turns_and_images(tiny_model, images):
 
 def test_a_drawing_is_that_of_generate_image(tiny_model):
     model, processor = tiny_model
-    processor.codec = model.vq_tokenizer
-    model.config.image_generation = {"guidance_scale": 4.0}
+    processor.vq_tokenizer = model.vq_tokenizer
+    model.generation_config.image_generation = {"guidance_scale": 4.0}
     drawn = Conversation(model, processor, {}).draw("Normal.", seed=1)
     assert drawn.tobytes() == generate_image(model, processor, "Normal.", seed=1)[0].tobytes()
 

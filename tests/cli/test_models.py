@@ -17,7 +17,7 @@ def test_a_device_that_is_not_there_is_named():
 def test_a_checkpoint_is_loaded_in_a_dtype_and_its_tokenizer_stays_in_fp32(checkpoint):
     model, processor = load_model(str(checkpoint), "cpu", "bfloat16")
     assert model.language_model.dtype == torch.bfloat16 and model.vq_tokenizer.dtype == torch.float32
-    assert processor.codec is model.vq_tokenizer and not model.training
+    assert processor.vq_tokenizer is model.vq_tokenizer and not model.training
 
 
 def test_the_tokenizer_of_a_whole_checkpoint_and_one_alone_are_the_same(checkpoint, vq_tokenizer, tmp_path):

@@ -26,7 +26,7 @@ inputs = processor(text=["X-ray <image> end"], images=[torch.full((32, 32), 99, 
 assert (processor(text=["<image>"], images=["xray.dcm"], return_tensors="pt").pixel_values == inputs.pixel_values).all()
 assert len(AutoTokenizer.from_pretrained(folder)) == len(processor.tokenizer)
 model.check_processor(processor)
-processor.codec = model.vq_tokenizer
+processor.vq_tokenizer = model.vq_tokenizer
 assert model.generate(**inputs, max_new_tokens=2, do_sample=False).shape[0] == 1
 drawn = model.generate_image(processor(text=["Draw: "], return_tensors="pt").input_ids, do_sample=False).codes
 assert processor.decode_codes(drawn)[0].size == (32, 32)

@@ -19,7 +19,7 @@ import pytest
 from transformers_cxr.demo.page import EXAMPLES, MAX_CHARACTERS
 from transformers_cxr.demo.reader import Reader
 from transformers_cxr.demo.server import MAX_UPLOAD_BYTES, serve
-from transformers_cxr.pipelines.cxr_text import REPORT_INSTRUCTION
+from transformers_cxr.llm_cxr.processing_llm_cxr import REPORT_INSTRUCTION
 
 gradio_client = pytest.importorskip("gradio_client")
 

@@ -12,7 +12,7 @@ from transformers_cxr.cli.models import load_model
 from transformers_cxr.demo.page import EXAMPLES
 from transformers_cxr.demo.reader import Reader
 from transformers_cxr.demo.server import serve
-from transformers_cxr.pipelines.cxr_text import REPORT_INSTRUCTION
+from transformers_cxr.llm_cxr.processing_llm_cxr import REPORT_INSTRUCTION
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: `pip install playwright`")
 CHROMIUM = shutil.which("chromium")

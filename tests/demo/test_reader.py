@@ -6,7 +6,7 @@ from transformers import pipeline
 
 from transformers_cxr import generate_image
 from transformers_cxr.demo.reader import Reader
-from transformers_cxr.pipelines.cxr_text import REPORT_INSTRUCTION
+from transformers_cxr.llm_cxr.processing_llm_cxr import REPORT_INSTRUCTION
 
 pytestmark = pytest.mark.usefixtures("short_texts")
 QUESTION = "Is there pneumonia?"

@@ -276,9 +276,10 @@ def test_a_checkpoint_says_how_it_draws(tiny_model, tmp_path):
     given = {"guidance_scale": 3.0, "temperature": 0.5, "top_k": 5, "top_p": 0.8}
     explicit = generate_image(model, processor, "Normal.", seed=1, **given)[0]
     plain = generate_image(model, processor, "Normal.", seed=1)[0]
+    model.generation_config.image_generation = given
     model.save_pretrained(tmp_path)
-    config = LlmCxrConfig.from_pretrained(tmp_path, image_generation=given)
-    other = LlmCxrForCausalLM.from_pretrained(tmp_path, config=config)
+    model.generation_config.image_generation = {}
+    other = LlmCxrForCausalLM.from_pretrained(tmp_path)
     assert np.array_equal(generate_image(other, processor, "Normal.", seed=1)[0], explicit)
     # An argument goes before it.
     whole = {"guidance_scale": 1.0, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
@@ -371,10 +372,10 @@ def test_progress_is_shown_on_a_terminal_and_nowhere_else(tiny_model, monkeypatc
 @pytest.mark.parametrize(
     ("text", "error", "message"),
     [
-        ([], ValueError, "at least one text to draw, got none"),
-        ([3], TypeError, "Expected a text to draw, got int"),
-        (None, TypeError, "Expected a text to draw, got NoneType"),
-        (b"Normal.", TypeError, "Expected a text to draw, got bytes"),
+        ([], ValueError, "at least one text, got none"),
+        ([3], TypeError, "Expected a text, got int"),
+        (None, TypeError, "Expected a text, got NoneType"),
+        (b"Normal.", TypeError, "Expected a text, got bytes"),
         (["Normal. " * 300], ValueError, "at least [0-9]+ tokens.*context of 256"),
     ],
 )
@@ -391,7 +392,7 @@ def test_unknown_generation_mode_is_refused(tiny_model):
 
 def test_text_and_images_of_one_generation_come_apart_in_order(tiny_model):
     model, processor = tiny_model
-    processor.codec = model.vq_tokenizer
+    processor.vq_tokenizer = model.vq_tokenizer
     torch.manual_seed(0)
     inputs = prompts(processor)
     output = model.generate(**inputs, do_sample=True, max_new_tokens=40, eos_token_id=-1)
@@ -493,7 +494,7 @@ def test_images_of_the_prompt_are_drawn_from_and_may_not_be_missing(tiny_model):
     model, processor = tiny_model
     images = [torch.arange(1024, dtype=torch.uint8).view(32, 32)]
     pixels = processor(text=["Draw <image> again: "], images=images, return_tensors="pt")
-    processor.codec = model.vq_tokenizer
+    processor.vq_tokenizer = model.vq_tokenizer
     codes = processor(text=["Draw <image> again: "], images=images, return_tensors="pt")
     from_pixels = model.generate_image(**pixels, do_sample=False).codes
     assert torch.equal(from_pixels, model.generate_image(**codes, do_sample=False).codes)

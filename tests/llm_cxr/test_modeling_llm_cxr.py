@@ -150,17 +150,17 @@ def test_language_model_alone_is_a_plain_checkpoint_with_equal_logits(any_model,
     assert torch.equal(plain(input_ids=ids, attention_mask=inputs.attention_mask).logits, expected)
 
 
-def test_pixels_codes_and_codec_give_the_same_ids_and_logits(any_model):
+def test_pixels_codes_and_vq_tokenizer_give_the_same_ids_and_logits(any_model):
     model, processor = any_model
     texts = ("Report: <image> and", "Two <image> then <image> end.")
     pixels = pixel_inputs(processor, texts)
     codes = model.vq_tokenizer.encode(pixels.pixel_values)
     by_codes = processor(text=list(texts), image_codes=codes, return_tensors="pt", padding=True)
-    processor.codec = model.vq_tokenizer
-    by_codec = pixel_inputs(processor, texts)
-    assert "pixel_values" not in by_codes and "pixel_values" not in by_codec
+    processor.vq_tokenizer = model.vq_tokenizer
+    by_vq_tokenizer = pixel_inputs(processor, texts)
+    assert "pixel_values" not in by_codes and "pixel_values" not in by_vq_tokenizer
     assert torch.equal(model.replace_image_placeholders(pixels.input_ids, pixels.pixel_values)[0], by_codes.input_ids)
-    assert torch.equal(by_codes.input_ids, by_codec.input_ids)
+    assert torch.equal(by_codes.input_ids, by_vq_tokenizer.input_ids)
     assert torch.equal(by_codes.attention_mask, pixels.attention_mask)
     assert torch.equal(model(**pixels).logits, model(**by_codes).logits)
 
@@ -390,10 +390,11 @@ def test_codebook_beyond_the_vocabulary_is_refused(tiny_model):
         LlmCxrConfig(**config)
 
 
-def test_unknown_settings_of_drawing_are_refused(tiny_model):
-    model, _ = tiny_model
-    with pytest.raises(ValueError, match=r"`image_generation` has \['guidance'\]"):
-        LlmCxrConfig(**model.config.to_dict() | {"image_generation": {"guidance": 3.0}})
+def test_unknown_settings_of_image_generation_are_refused(tiny_model):
+    model, processor = tiny_model
+    model.generation_config.image_generation = {"guidance": 3.0}
+    with pytest.raises(ValueError, match=r"`image_generation` in the generation config has \['guidance'\]"):
+        generate_image(model, processor, "Normal.")
 
 
 def test_tokenizer_larger_than_the_embeddings_is_refused(llama, text_tokenizer, vq_tokenizer):
@@ -409,7 +410,7 @@ def test_vq_checkpoint_of_another_codebook_size_is_refused(vq_tokenizer, tmp_pat
         CXRVQTokenizer.from_pretrained(tmp_path, config=config)
 
 
-def test_turns_with_images_give_the_same_ids_as_pixels_codes_and_codec(tiny_model):
+def test_turns_with_images_give_the_same_ids_as_pixels_codes_and_vq_tokenizer(tiny_model):
     model, processor = tiny_model
     content = [{"type": "text", "text": "Report."}, {"type": "image", "image": image(0)}]
     turns = [
@@ -421,9 +422,9 @@ def test_turns_with_images_give_the_same_ids_as_pixels_codes_and_codec(tiny_mode
     kwargs = {"tokenize": True, "return_dict": True, "return_tensors": "pt", "add_generation_prompt": True}
     pixels = processor.apply_chat_template(batch, processor_kwargs={"padding": True}, **kwargs)
     ids, _ = model.replace_image_placeholders(pixels.input_ids, pixels.pixel_values)
-    processor.codec = model.vq_tokenizer
-    by_codec = processor.apply_chat_template(batch, processor_kwargs={"padding": True}, **kwargs)
-    assert torch.equal(by_codec.input_ids, ids)
+    processor.vq_tokenizer = model.vq_tokenizer
+    by_vq_tokenizer = processor.apply_chat_template(batch, processor_kwargs={"padding": True}, **kwargs)
+    assert torch.equal(by_vq_tokenizer.input_ids, ids)
     bare = [[{**m, "content": m["content"] if isinstance(m["content"], str) else [
         {k: v for k, v in part.items() if k != "image"} for part in m["content"]]} for m in c] for c in batch]  # fmt: skip
     codes = model.vq_tokenizer.encode(pixels.pixel_values)

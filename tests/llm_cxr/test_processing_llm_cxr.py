@@ -125,7 +125,7 @@ def test_conversation_with_images_of_any_kind_is_tokenized_in_one_call(tiny_mode
 
 def test_output_modes_give_text_images_or_both(tiny_model):
     model, processor = tiny_model
-    processor.codec = model.vq_tokenizer
+    processor.vq_tokenizer = model.vq_tokenizer
     ids = processor(text=["a <image> b"], image_codes=codes(1), return_tensors="pt").input_ids
     assert processor.post_process_multimodal_output(ids, generation_mode="text") == ["a  b"]
     before, image, after = processor.post_process_multimodal_output(ids)[0]
@@ -137,12 +137,12 @@ def test_output_modes_give_text_images_or_both(tiny_model):
     assert image.tobytes() == expected.tobytes()
 
 
-def test_save_and_load_keeps_everything_but_the_codec(tiny_model, tmp_path):
+def test_save_and_load_keeps_everything_but_the_vq_tokenizer(tiny_model, tmp_path):
     model, processor = tiny_model
-    processor.codec = model.vq_tokenizer
+    processor.vq_tokenizer = model.vq_tokenizer
     processor.save_pretrained(tmp_path)
     loaded = LlmCxrProcessor.from_pretrained(tmp_path)
-    assert loaded.codec is None and loaded.tokenizer.padding_side == "left"
+    assert loaded.vq_tokenizer is None and loaded.tokenizer.padding_side == "left"
     assert (loaded.num_image_tokens, loaded.codebook_size, loaded.image_token_offset) == (
         16,
         32,
@@ -189,11 +189,11 @@ def test_texts_that_are_no_strings_are_refused(tiny_model):
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("way", ["pixels", "codes", "codec"])
+@pytest.mark.parametrize("way", ["pixels", "codes", "vq_tokenizer"])
 def test_truncation_that_cuts_an_image_is_refused(tiny_model, way, side):
     model, processor = tiny_model
     processor.tokenizer.truncation_side = side
-    processor.codec = model.vq_tokenizer if way == "codec" else None
+    processor.vq_tokenizer = model.vq_tokenizer if way == "vq_tokenizer" else None
     images = {"image_codes": codes(1)} if way == "codes" else {"images": [np.zeros((40, 40), dtype=np.uint8)]}
     given = {"text": ["Before it <image> after it."], **images}
     whole = processor(**given)["input_ids"][0]
@@ -227,7 +227,7 @@ def test_codes_without_a_text_are_refused(tiny_model):
     model, processor = tiny_model
     with pytest.raises(ValueError, match="Codes are written into a text: give `text` with a slot"):
         processor(image_codes=codes(1))
-    processor.codec = model.vq_tokenizer
+    processor.vq_tokenizer = model.vq_tokenizer
     with pytest.raises(ValueError, match="Codes are written into a text: give `text` with a slot"):
         processor(images=np.zeros((40, 40), dtype=np.uint8))
 
@@ -239,13 +239,13 @@ def test_broken_image_in_ids_is_refused(tiny_model):
         processor.split_interleaved(ids[:-5])
 
 
-def test_codec_of_another_codebook_is_refused(tiny_model, text_tokenizer):
+def test_vq_tokenizer_of_another_codebook_is_refused(tiny_model, text_tokenizer):
     model, _ = tiny_model
     config = CXRVQTokenizerConfig(image_size=32, block_out_channels=(32, 32), attention_levels=(), codebook_size=64)
     other = LlmCxrProcessor.from_tokenizer(text_tokenizer, config)
     with pytest.raises(ValueError, match="16 codes an image out of 32, the processor's tokens are for 256 out of 64"):
-        other.codec = model.vq_tokenizer
-    with pytest.raises(ValueError, match="Set `processor.codec"):
+        other.vq_tokenizer = model.vq_tokenizer
+    with pytest.raises(ValueError, match="Set `processor.vq_tokenizer"):
         other.decode_codes([[0] * 256])
 
 
@@ -263,7 +263,7 @@ def test_the_given_tokenizer_is_left_as_it_was(text_tokenizer, vq_tokenizer):
 
 def test_spelled_placeholder_in_generated_text_is_text(tiny_model):
     model, processor = tiny_model
-    processor.codec = model.vq_tokenizer
+    processor.vq_tokenizer = model.vq_tokenizer
     spelled = [i for piece in ("<", "image", ">") for i in processor.tokenizer(piece).input_ids]
     assert processor.image_token_id not in spelled
     drawn = processor(text=["<image>"], image_codes=codes(1)).input_ids[0]

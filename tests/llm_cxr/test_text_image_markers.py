@@ -67,7 +67,7 @@ def test_ids_to_text_and_codes_and_back_whatever_stands_beside_an_image(marker_m
         assert np.array_equal(processor(text=[text], image_codes=given, return_tensors=kind)["input_ids"][0], ids[0])
 
 
-def test_pixels_codec_and_codes_give_the_same_ids(marker_model):
+def test_pixels_vq_tokenizer_and_codes_give_the_same_ids(marker_model):
     model, processor = marker_model
     image = np.arange(1024, dtype=np.uint8).reshape(32, 32)
     inputs = processor(text=["Draw <image> again."], images=[image], return_tensors="pt")
@@ -76,7 +76,7 @@ def test_pixels_codec_and_codes_give_the_same_ids(marker_model):
     assert torch.equal(
         placed, processor(text=["Draw <image> again."], image_codes=given, return_tensors="pt").input_ids
     )
-    processor.codec = model.vq_tokenizer
+    processor.vq_tokenizer = model.vq_tokenizer
     assert torch.equal(placed, processor(text=["Draw <image> again."], images=[image], return_tensors="pt").input_ids)
     labels = model(**inputs, labels=inputs.input_ids)
     assert torch.isfinite(labels.loss)
@@ -102,7 +102,7 @@ def test_assistant_mask_covers_the_image_of_a_response(marker_model):
 
 def test_markers_without_codes_are_text(marker_model):
     model, processor = marker_model
-    processor.codec = model.vq_tokenizer
+    processor.vq_tokenizer = model.vq_tokenizer
     ids = processor(text=["x < 5 <image> and > 3 <"], image_codes=codes(1)).input_ids[0]
     ids += processor.tokenizer("<").input_ids
     text, image, after = processor.post_process_multimodal_output([ids])[0]

@@ -72,7 +72,7 @@ class Conversation:
 
     def draw(self, text: str, seed: int):
         """Draws an X-ray of a text, which becomes part of the conversation, and gives its picture (`PIL.Image.Image`)."""
-        from ..llm_cxr.generation_llm_cxr import IMAGE_INSTRUCTION
+        from ..llm_cxr.processing_llm_cxr import IMAGE_INSTRUCTION
 
         inputs = self.processor(text=self.processor.image_prompts([text], IMAGE_INSTRUCTION), return_tensors="pt")
         kwargs = self.processor.with_negative_prompt({"seed": seed}, IMAGE_INSTRUCTION, self.model.device)

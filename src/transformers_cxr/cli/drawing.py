@@ -68,7 +68,7 @@ def generate(
     if guidance_scale is not None:
         sampling["guidance_scale"] = guidance_scale
     with mistakes_as_messages():
-        from ..llm_cxr.generation_llm_cxr import IMAGE_INSTRUCTION
+        from ..llm_cxr.processing_llm_cxr import IMAGE_INSTRUCTION
 
         if seed is None:
             seed = secrets.randbelow(2**31)

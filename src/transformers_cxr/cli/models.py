@@ -103,7 +103,7 @@ def load_model(name: str | None, device: str | None, dtype: str | None) -> tuple
     model = _load_weights(LlmCxrForCausalLM, path, dtype=dtype or "auto").to(target)
     processor = AutoProcessor.from_pretrained(path)
     model.check_processor(processor)
-    processor.codec = model.vq_tokenizer
+    processor.vq_tokenizer = model.vq_tokenizer
     return model, processor
 
 

@@ -45,7 +45,7 @@ def report(
     """
     sampling = options.sampling_arguments(do_sample, temperature=temperature, top_k=top_k, top_p=top_p)
     with mistakes_as_messages():
-        from ..pipelines.cxr_text import REPORT_INSTRUCTION
+        from ..llm_cxr.processing_llm_cxr import REPORT_INSTRUCTION
 
         _read_images(
             list_images(images),

@@ -42,6 +42,11 @@ LANGUAGE_MODEL = "language_model."
 VQ_TOKENIZER = "vq_tokenizer."
 MAX_SHARD_BYTES = 256 * 2**20
 PROBE_LENGTH = 64
+# The first of the ten instructions of each task that it was trained with.
+REPORT_INSTRUCTION = "Generate free-text radiology reports for the entered chest X-ray images."
+IMAGE_INSTRUCTION = (
+    "Generate a chest X-ray image that corresponds to the entered free-text radiology reports for the chest X-ray image."
+)
 
 
 class OfficialWeights(Mapping):
@@ -167,6 +172,7 @@ def convert_official_checkpoint(
             temperature=1.0,
             top_p=0.92,
             top_k=0,
+            image_generation={"top_p": 0.92},
             eos_token_id=processor.tokenizer.convert_tokens_to_ids(END_TOKEN),
             pad_token_id=processor.tokenizer.pad_token_id,
         )
@@ -240,7 +246,9 @@ def _processor(tokenizer, text_config: PreTrainedConfig, vq_config: CXRVQTokeniz
             f"{len(tokenizer) + codes}, but the language model has {rows} embeddings. Expected a tokenizer of "
             f"{rows - codes} tokens: these parts do not belong together."
         )
-    return LlmCxrProcessor.from_tokenizer(tokenizer, vq_config, text_image_markers=True)
+    processor = LlmCxrProcessor.from_tokenizer(tokenizer, vq_config, text_image_markers=True)
+    processor.report_instruction, processor.image_instruction = REPORT_INSTRUCTION, IMAGE_INSTRUCTION
+    return processor
 
 
 def _write_weights(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..llm_cxr.image_processing_llm_cxr import save_image
-from ..pipelines.cxr_text import REPORT_INSTRUCTION
+from ..llm_cxr.processing_llm_cxr import REPORT_INSTRUCTION
 from .reader import Reader
 
 try:
@@ -251,7 +251,7 @@ def build_page(reader: Reader, title: str) -> gr.Blocks:
                         guidance = gr.Slider(
                             1,
                             MAX_GUIDANCE,
-                            value=reader.model.config.image_generation.get("guidance_scale", 1),
+                            value=reader.model.generation_config.image_generation.get("guidance_scale", 1),
                             step=0.1,
                             label="Guidance (1 is none)",
                             elem_id="guidance",

@@ -20,9 +20,8 @@ from accelerate import PartialState
 from tqdm import tqdm
 
 from ..files import atomic_write, check_same_settings
-from ..llm_cxr.generation_llm_cxr import IMAGE_INSTRUCTION
 from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
-from ..llm_cxr.processing_llm_cxr import LlmCxrProcessor
+from ..llm_cxr.processing_llm_cxr import IMAGE_INSTRUCTION, LlmCxrProcessor
 from .examples import Example
 
 Transform = Callable[[torch.FloatTensor, Example], torch.FloatTensor]

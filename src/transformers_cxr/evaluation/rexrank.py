@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from ..files import atomic_write
-from ..pipelines.cxr_text import REPORT_INSTRUCTION
+from ..llm_cxr.processing_llm_cxr import REPORT_INSTRUCTION
 from .examples import Example, read_json
 
 _HEADINGS = re.compile(r"\b(findings|impression)\s*:\s*", re.IGNORECASE)

@@ -21,8 +21,7 @@ from ..data.readers.image_folder import read_image_folder
 from ..files import atomic_write, file_fingerprint
 from ..llm_cxr.image_processing_llm_cxr import save_image
 from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
-from ..llm_cxr.processing_llm_cxr import LlmCxrProcessor
-from ..pipelines.cxr_text import REPORT_INSTRUCTION
+from ..llm_cxr.processing_llm_cxr import REPORT_INSTRUCTION, LlmCxrProcessor
 from . import examples as references
 from .examples import Example
 from .generations import (
@@ -154,7 +153,7 @@ def run_evaluation(arguments: EvaluationArguments) -> list[Result] | None:
     if not state.is_main_process:
         return None
 
-    processor.codec = model.vq_tokenizer
+    processor.vq_tokenizer = model.vq_tokenizer
     results, began = [], time.perf_counter()
     _write_predictions(folder, examples, outputs)
     if "image" in outputs:
@@ -266,7 +265,7 @@ def _generators(
     """For each task that the model gives something for: what gives it, and what it depends on."""
     seed, text = arguments.seed, {"max_new_tokens": arguments.max_new_tokens}
     given = {"guidance_scale": arguments.guidance_scale, "top_p": arguments.top_p}
-    drawing = model.config.image_generation | {name: value for name, value in given.items() if value is not None}
+    drawing = model.generation_config.image_generation | {name: value for name, value in given.items() if value is not None}
     read = text_generator(model, processor, **text)
 
     def corrupted(pixels: torch.FloatTensor, example: Example) -> torch.FloatTensor:

@@ -141,9 +141,6 @@ class LlmCxrConfig(PreTrainedConfig):
         and `>`, that also occur in text. A code may then follow any begin-of-image token, but need not. There the codes are
         the last rows of the vocabulary, and the placeholder is the id after them: it has no embedding, as the model
         replaces it before the backbone sees it.
-    image_generation (`dict`, *optional*):
-        How this checkpoint draws best: what [`LlmCxrForCausalLM.generate_image`] takes where it is not told otherwise, any of
-        `guidance_scale`, `temperature`, `top_k` and `top_p`.
     """
 
     model_type = "llm_cxr"
@@ -160,7 +157,6 @@ class LlmCxrConfig(PreTrainedConfig):
     eoi_token_id: int = 50283
     image_token_offset: int = 50284
     text_image_markers: bool = False
-    image_generation: dict | None = None
     # That of `text_config`: the backbone ties its own head, and PEFT reads here whether it does.
     tie_word_embeddings: bool = False
 
@@ -174,11 +170,6 @@ class LlmCxrConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         if self.text_config is None:
             self.text_config = AutoConfig.for_model("gpt_neox", vocab_size=self.image_token_offset + 1024)
-        self.image_generation = self.image_generation or {}
-        if unknown := sorted(set(self.image_generation) - {"guidance_scale", "temperature", "top_k", "top_p"}):
-            raise ValueError(
-                f"`image_generation` has {unknown}; known are `guidance_scale`, `temperature`, `top_k` and `top_p`."
-            )
         super().__post_init__(**kwargs)
         self.tie_word_embeddings = self.text_config.tie_word_embeddings
         end = self.image_token_offset + self.vq_config.codebook_size

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from .modeling_llm_cxr import LlmCxrForCausalLM
     from .processing_llm_cxr import LlmCxrProcessor
 
-IMAGE_INSTRUCTION = "Draw the chest X-ray that this report describes."
-
 
 def seeds_of_images(seed: int | Sequence[int] | None, num_images: int) -> Sequence[int] | None:
     """`seed + i` for image `i` where there is one seed, else the seeds as they are given; those of an array as a list."""
@@ -178,7 +176,7 @@ class LlmCxrImageGenerationMixin:
                 Images a prompt.
             guidance_scale (`float`, *optional*):
                 Weight of the prompt against `negative_input_ids`; 1 is no guidance. The default is that of
-                `config.image_generation`, or else 1.
+                `generation_config.image_generation`, or else 1.
             negative_input_ids (`torch.LongTensor` of shape `(1 or batch_size, negative_length)`, *optional*):
                 Prompts to be guided away from; needed for a `guidance_scale` above 1, and without them its default is 1.
             negative_attention_mask (`torch.LongTensor` of shape `(1 or batch_size, negative_length)`, *optional*):
@@ -186,7 +184,7 @@ class LlmCxrImageGenerationMixin:
             do_sample (`bool`, *optional*, defaults to `True`):
                 Draw from the distribution; `False` takes the likeliest code.
             temperature, top_k, top_p:
-                As in `generate`. The defaults are those of `config.image_generation`, or else the whole distribution.
+                As in `generate`. The defaults are those of `generation_config.image_generation`, or else the whole distribution.
             seed (`int` or sequence of `int`, *optional*):
                 One seed an image (`batch_size * num_images`), or one from which image `i` gets `seed + i`. An image
                 depends on its seed and prompt, not on the batch that it is drawn in, but for rounding, which in a batch of
@@ -208,7 +206,12 @@ class LlmCxrImageGenerationMixin:
             )
         if not isinstance(num_images, Integral) or num_images < 1:
             raise ValueError(f"`num_images` must be a whole number of at least 1, got {num_images}.")
-        defaults = self.config.image_generation
+        defaults = self.generation_config.image_generation
+        if unknown := sorted(set(defaults) - {"guidance_scale", "temperature", "top_k", "top_p"}):
+            raise ValueError(
+                f"`image_generation` in the generation config has {unknown}; expected `guidance_scale`, `temperature`, "
+                "`top_k` and `top_p`."
+            )
         if guidance_scale is None:
             guidance_scale = defaults.get("guidance_scale", 1.0) if negative_input_ids is not None else 1.0
         temperature = defaults.get("temperature", 1.0) if temperature is None else temperature
@@ -327,50 +330,177 @@ class LlmCxrImageGenerationMixin:
         return code_logits
 
 
+def generate_text(
+    model: LlmCxrForCausalLM,
+    processor: LlmCxrProcessor,
+    images=None,
+    instruction: str | Sequence[str] | None = None,
+    *,
+    image_codes: Sequence | torch.LongTensor | None = None,
+    history: Sequence[dict] | None = None,
+    streamer: BaseStreamer | None = None,
+    max_new_tokens: int = 256,
+    **generate_kwargs,
+) -> list[str]:
+    """
+    Generate text about chest X-rays: reports, answers to questions, or plain text.
+
+    Args:
+        model ([`LlmCxrForCausalLM`]), processor ([`LlmCxrProcessor`]):
+            Model and processor of a checkpoint.
+        images (`ImageInput`, *optional*):
+            One image of any kind that [`LlmCxrImageProcessor`] takes, or a list with an entry for each request: an image or
+            a list of images.
+        instruction (`str` or sequence of `str`, *optional*, defaults to `processor.report_instruction`):
+            Instruction or question, one for all requests or one for each. Special tokens in it become plain text.
+        image_codes (integers of shape `(num_requests, num_image_tokens)`, *optional*):
+            Codes instead of `images`; or a list with the rows of codes of each request.
+        history (sequence of `dict`, *optional*):
+            Earlier messages of a single request, in chat format, with `{"type": "image"}` for each image, also for generated
+            ones. They take the first images of the request; the others belong to the new message.
+        streamer (`BaseStreamer`, *optional*):
+            As in `generate`.
+        max_new_tokens (`int`, *optional*, defaults to 256):
+            Maximum number of new tokens; reduced to those that fit into the context.
+        **generate_kwargs:
+            Other arguments of `generate`, such as `do_sample` and `num_return_sequences`.
+
+    Returns:
+        `list[str]`: a text for each request, or `num_return_sequences` texts for the first request, then for the second.
+
+    Raises:
+        ValueError: the processor and the model do not belong together; the numbers of images, instructions and image slots
+            do not match; or a prompt leaves no room in the context.
+    """
+    model.check_processor(processor)
+    if image_codes is None:
+        codes = None if images is None else _encode_images(model, processor, images)
+    elif images is None:
+        codes = _rows_of_requests(image_codes)
+    else:
+        raise ValueError("Give `images` or `image_codes`, not both.")
+    instruction = processor.report_instruction if instruction is None else instruction
+    single = isinstance(instruction, str)
+    num_requests = len(codes or [[]]) if single else len(instruction)
+    instructions = [instruction] * num_requests if single else list(instruction)
+    codes = [[] for _ in instructions] if codes is None else codes
+    if not isinstance(images, (list, tuple)) and image_codes is None and len(codes) == 1:
+        codes = codes * num_requests
+    if len(codes) != num_requests:
+        raise ValueError(f"Expected one instruction for each request, got {num_requests} for {len(codes)} images.")
+    if history is not None and num_requests != 1:
+        raise ValueError(f"Expected a single request with `history`, got {num_requests}.")
+
+    history = list(history or [])
+    num_earlier = sum(
+        part.get("type") == "image" for m in history for part in m["content"] if not isinstance(part, str)
+    )
+    conversations = []
+    for text, rows in zip(instructions, codes):
+        if not isinstance(text, str):
+            raise TypeError(f"Expected an instruction as a string, got {type(text).__name__}.")
+        if len(rows) < num_earlier:
+            raise ValueError(f"Expected an image for each of the {num_earlier} slots of `history`, got {len(rows)}.")
+        slots = [{"type": "image"}] * (len(rows) - num_earlier)
+        conversations.append([*history, {"role": "user", "content": [{"type": "text", "text": text}, *slots]}])
+    inputs = processor.encode_prompts(conversations, [row for rows in codes for row in rows]).to(model.device)
+    length = inputs.input_ids.shape[1]
+    model.check_context(length + 1)
+    if (context := getattr(model.config.text_config, "max_position_embeddings", None)) is not None:
+        max_new_tokens = min(max_new_tokens, context - length)
+    output = model.generate(
+        **inputs, generation_mode="text", streamer=streamer, max_new_tokens=max_new_tokens, **generate_kwargs
+    )
+    texts = processor.post_process_multimodal_output(output[:, length:], generation_mode="text")
+    return [text.strip() for text in texts]
+
+
+@torch.no_grad()
+def _encode_images(model: LlmCxrForCausalLM, processor: LlmCxrProcessor, images) -> list[list[list[int]]]:
+    """Encode images, given as for [`generate_text`], as rows of codes for each request."""
+    requests = images if isinstance(images, (list, tuple)) else [images]
+    requests = [each if isinstance(each, (list, tuple)) else [each] for each in requests]
+    flat = [image for request in requests for image in request]
+    if not flat:
+        return [[] for _ in requests]
+    pixel_values = processor.image_processor(flat, return_tensors="pt").pixel_values
+    if len(pixel_values) != len(flat):
+        raise ValueError("Expected single images, got a batch in one array: give a list of images.")
+    rows = iter(model.vq_tokenizer.encode(pixel_values.to(model.vq_tokenizer.device)).tolist())
+    return [[next(rows) for _ in request] for request in requests]
+
+
+def _rows_of_requests(image_codes) -> list[list]:
+    """Rows of codes for each request, which may have a single row of integers."""
+    requests = [codes.tolist() if hasattr(codes, "tolist") else list(codes) for codes in image_codes]
+    return [[codes] if codes and isinstance(codes[0], Integral) else codes for codes in requests]
+
+
 def generate_image(
     model: LlmCxrForCausalLM,
     processor: LlmCxrProcessor,
     text: str | Sequence[str],
     num_images: int = 1,
-    instruction: str = IMAGE_INSTRUCTION,
-    **generate_kwargs,
-) -> list[PIL.Image.Image]:
+    instruction: str | None = None,
+    *,
+    output_type: str = "pil",
+    **kwargs,
+) -> list[PIL.Image.Image] | torch.LongTensor:
     """
-    Draws chest X-rays for texts.
+    Generate chest X-rays from texts.
 
     Args:
         model ([`LlmCxrForCausalLM`]), processor ([`LlmCxrProcessor`]):
-            A checkpoint.
+            Model and processor of a checkpoint.
         text (`str` or sequence of `str`):
-            Reports, findings or impressions to draw.
+            Reports, findings or impressions. Special tokens in them become plain text.
         num_images (`int`, *optional*, defaults to 1):
-            Images a text.
-        instruction (`str`, *optional*):
-            The instruction of the prompt.
-        **generate_kwargs:
-            Passed to [`LlmCxrForCausalLM.generate_image`]: `guidance_scale`, `temperature`, `top_k`, `top_p`, `do_sample`,
-            `seed`, `streamer`.
+            Images per text.
+        instruction (`str`, *optional*, defaults to `processor.image_instruction`):
+            Instruction of the prompt.
+        output_type (`str`, *optional*, defaults to `"pil"`):
+            `"pil"` returns images, `"codes"` their codes.
+        **kwargs:
+            Arguments of [`LlmCxrForCausalLM.generate_image`]: `guidance_scale`, `temperature`, `top_k`, `top_p`,
+            `do_sample`, `seed`, `streamer`.
 
     Returns:
         `list[PIL.Image.Image]`: `num_images` images of the first text, then of the second; each carries
-        `image.info["comment"]`, which says that it is generated and for research only.
+        `image.info["comment"]`, which says that it is generated and for research only. Or `torch.LongTensor` of shape
+        `(len(text) * num_images, num_image_tokens)`: codes in raster order, each in `[0, codebook_size)`.
 
     Raises:
-        TypeError: what is given is no text.
-        ValueError: the processor and the model do not belong together, no text is given, or an argument of `generate_image`
-            is wrong.
+        TypeError: a text is not a string.
+        ValueError: the processor and the model do not belong together, no text is given, or an argument of
+            [`LlmCxrForCausalLM.generate_image`] is wrong.
     """
     model.check_processor(processor)
+    if output_type not in ("pil", "codes"):
+        raise ValueError(f"`output_type` must be 'pil' or 'codes', got {output_type!r}.")
     texts = list(text) if isinstance(text, Sequence) and not isinstance(text, (str, bytes)) else [text]
     if not texts:
-        raise ValueError("Expected at least one text to draw, got none.")
-    inputs = processor(text=processor.image_prompts(texts, instruction), return_tensors="pt", padding=True)
-    inputs = inputs.to(model.device)
-    generate_kwargs = processor.with_negative_prompt(generate_kwargs, instruction, model.device)
+        raise ValueError("Expected at least one text, got none.")
+    for each in texts:
+        if not isinstance(each, str):
+            raise TypeError(f"Expected a text, got {type(each).__name__}.")
+    instruction = processor.image_instruction if instruction is None else instruction
+    # The last prompt is that of an empty text, which classifier-free guidance steers away from.
+    conversations = [
+        [{"role": "user", "content": [{"type": "text", "text": instruction}, {"type": "text", "text": each}]}]
+        for each in [*texts, ""]
+    ]
+    inputs = processor.encode_prompts(conversations[:-1]).to(model.device)
+    negative_input_ids = processor.encode_prompts(conversations[-1:]).input_ids.to(model.device)
     output = model.generate_image(
-        inputs.input_ids, attention_mask=inputs.attention_mask, num_images=num_images, **generate_kwargs
+        **inputs, num_images=num_images, **{"negative_input_ids": negative_input_ids, **kwargs}
     )
-    return processor.postprocess(output.pixel_values)
+    return output.codes.cpu() if output_type == "codes" else processor.postprocess(output.pixel_values)
 
 
-__all__ = ["ImageGrammarLogitsProcessor", "LlmCxrImageGenerationMixin", "LlmCxrImageOutput", "generate_image"]
+__all__ = [
+    "ImageGrammarLogitsProcessor",
+    "LlmCxrImageGenerationMixin",
+    "LlmCxrImageOutput",
+    "generate_image",
+    "generate_text",
+]

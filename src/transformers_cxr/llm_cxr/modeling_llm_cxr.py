@@ -51,12 +51,19 @@ class LlmCxrForCausalLM(LlmCxrImageGenerationMixin, PreTrainedModel, GenerationM
         self.vq_tokenizer = CXRVQTokenizer(config.vq_config).requires_grad_(False)
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.post_init()
+        # Of a generation config that is marked as derived from the model's config, other settings are not loaded again.
+        self.generation_config._from_model_config = False
+        self.generation_config.image_generation = {}
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
         loaded = super().from_pretrained(*args, **kwargs)
-        # Loading makes new parameters. With `output_loading_info` it returns two things.
-        (loaded[0] if isinstance(loaded, tuple) else loaded).vq_tokenizer.requires_grad_(False)
+        # With `output_loading_info` it returns two things.
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        # Loading makes new parameters.
+        model.vq_tokenizer.requires_grad_(False)
+        if not hasattr(model.generation_config, "image_generation"):
+            model.generation_config.image_generation = {}
         return loaded
 
     def _init_weights(self, module):
@@ -138,6 +145,8 @@ class LlmCxrForCausalLM(LlmCxrImageGenerationMixin, PreTrainedModel, GenerationM
         model.language_model = language_model
         model.vq_tokenizer = vq_tokenizer.requires_grad_(False)
         model.generation_config = copy.deepcopy(language_model.generation_config)
+        model.generation_config._from_model_config = False
+        model.generation_config.image_generation = {}
         model.generation_config.eos_token_id = processor.eos_token_ids
         model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
         return model.eval(), processor

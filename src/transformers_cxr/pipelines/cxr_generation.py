@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..llm_cxr.generation_llm_cxr import IMAGE_INSTRUCTION, seeds_of_images
+from ..llm_cxr.generation_llm_cxr import seeds_of_images
+from ..llm_cxr.processing_llm_cxr import IMAGE_INSTRUCTION
 from .cxr import CxrPipeline
 
 

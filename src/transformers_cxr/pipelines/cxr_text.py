@@ -8,9 +8,8 @@ import torch
 from torch.utils.data import Dataset
 from transformers import GenerationConfig
 
+from ..llm_cxr.processing_llm_cxr import REPORT_INSTRUCTION
 from .cxr import CxrPipeline, is_sequence
-
-REPORT_INSTRUCTION = "Write a radiology report for this chest X-ray."
 
 
 class _CxrTextPipeline(CxrPipeline):

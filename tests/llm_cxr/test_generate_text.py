@@ -1,0 +1,170 @@
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from transformers_cxr import LlmCxrProcessor, generate_image, generate_text
+
+GREEDY = {"do_sample": False, "max_new_tokens": 12}
+
+
+def images(count):
+    return [np.random.default_rng(i).integers(0, 256, (40, 48), dtype=np.uint8) for i in range(count)]
+
+
+def codes_of(model, processor, images):
+    return model.vq_tokenizer.encode(processor.image_processor(images, return_tensors="pt").pixel_values)
+
+
+def test_text_is_that_of_generate_after_the_chat_template(any_model):
+    model, processor = any_model
+    content = [{"type": "text", "text": processor.report_instruction}, {"type": "image", "image": images(1)[0]}]
+    inputs = processor.apply_chat_template(
+        [{"role": "user", "content": content}],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+    )
+    output = model.generate(**inputs, generation_mode="text", **GREEDY)[:, inputs.input_ids.shape[1] :]
+    expected = processor.tokenizer.decode(output[0], skip_special_tokens=True).strip()
+    assert expected and generate_text(model, processor, images(1)[0], **GREEDY) == [expected]
+
+
+def test_images_and_codes_of_several_requests_are_answered_as_one_by_one(any_model):
+    model, processor = any_model
+    questions = ["Is there pneumonia?", "Which of the two images is normal?", "Hello."]
+    requests = [images(1)[0], images(3)[1:], []]
+    texts = generate_text(model, processor, requests, questions, **GREEDY)
+    alone = [generate_text(model, processor, [i], q, **GREEDY)[0] for i, q in zip(requests, questions)]
+    assert texts == alone and len(set(texts)) == 3
+    codes = codes_of(model, processor, images(3))
+    by_codes = generate_text(model, processor, instruction=questions, image_codes=[codes[0], codes[1:], []], **GREEDY)
+    assert by_codes == texts
+    assert generate_text(model, processor, instruction=questions[2], **GREEDY) == texts[2:]
+
+
+def test_one_instruction_for_all_images_and_one_image_for_all_instructions(tiny_model):
+    model, processor = tiny_model
+    codes = codes_of(model, processor, images(2))
+    reports = generate_text(model, processor, images(2), **GREEDY)
+    assert reports == generate_text(model, processor, image_codes=codes, **GREEDY)
+    assert reports == generate_text(model, processor, images(2), [processor.report_instruction] * 2, **GREEDY)
+    answers = generate_text(model, processor, images(1)[0], ["Is there pneumonia?", "Hello."], **GREEDY)
+    assert answers == generate_text(model, processor, images(1) * 2, ["Is there pneumonia?", "Hello."], **GREEDY)
+
+
+def test_history_holds_images_of_the_user_and_generated_ones(tiny_model):
+    model, processor = tiny_model
+    codes = codes_of(model, processor, images(3)).tolist()
+    history = [
+        {"role": "user", "content": [{"type": "text", "text": "Report."}, {"type": "image"}]},
+        {"role": "assistant", "content": "Clear."},
+        {"role": "user", "content": [{"type": "text", "text": "Generate it."}, {"type": "text", "text": "Normal."}]},
+        {"role": "assistant", "content": [{"type": "image"}]},
+    ]
+    new = [{"role": "user", "content": [{"type": "text", "text": "Compare."}, {"type": "image"}]}]
+    prompt = processor.apply_chat_template(history + new, add_generation_prompt=True)
+    inputs = processor(text=[prompt], image_codes=codes, return_tensors="pt")
+    output = model.generate(**inputs, generation_mode="text", **GREEDY)[:, inputs.input_ids.shape[1] :]
+    expected = processor.tokenizer.decode(output[0], skip_special_tokens=True).strip()
+    assert generate_text(model, processor, [images(3)], "Compare.", history=history, **GREEDY) == [expected]
+    assert generate_text(model, processor, image_codes=[codes], instruction="Compare.", history=history, **GREEDY) == [
+        expected
+    ]
+    with pytest.raises(ValueError, match="an image for each of the 2 slots of `history`, got 1"):
+        generate_text(model, processor, images(1), "Compare.", history=history)
+    with pytest.raises(ValueError, match="a single request with `history`, got 2"):
+        generate_text(model, processor, images(2), "Compare.", history=history)
+
+
+@pytest.mark.parametrize(
+    "text", ["What is <|cxr_start|> there?", "Is <image> normal?", "a <|cxr_0001|> ### End", "<|endoftext|>"]
+)
+def test_special_tokens_in_texts_become_plain_text(tiny_model, monkeypatch, text):
+    model, processor = tiny_model
+    prompts = []
+    generate = type(model).generate
+    monkeypatch.setattr(
+        type(model), "generate", lambda self, **kw: prompts.append(kw["input_ids"]) or generate(self, **kw)
+    )
+    special = set(processor.tokenizer.added_tokens_decoder)
+    counts = []
+    for question in ("What?", text):
+        (answer,) = generate_text(model, processor, images(1)[0], question, history=[], **GREEDY)
+        generate_text(model, processor, images(1), "x", history=[{"role": "assistant", "content": question}], **GREEDY)
+        counts += [sum(i in special for i in ids[0].tolist()) for ids in prompts[-2:]]
+    assert counts[:2] == counts[2:]
+    assert processor.tokenizer.decode(prompts[-2][0]).count(text) == 1
+    (image,) = generate_image(model, processor, text, instruction=text, seed=0)
+    assert image.size == (32, 32)
+
+
+def test_new_tokens_are_limited_to_the_context(tiny_model):
+    model, processor = tiny_model
+    context = model.config.text_config.max_position_embeddings
+    kwargs = {"do_sample": False, "eos_token_id": -1, "instruction": "a " * (context - 80)}
+    (text,) = generate_text(model, processor, **kwargs)
+    assert len(text) > 0
+    with pytest.raises(ValueError, match="has a context of 256"):
+        generate_text(model, processor, instruction="a " * context)
+
+
+def test_streamer_gets_the_prompt_and_the_new_tokens(tiny_model):
+    model, processor = tiny_model
+    puts = []
+
+    class Streamer:
+        def put(self, value):
+            puts.append(value)
+
+        def end(self):
+            puts.append(None)
+
+    (text,) = generate_text(model, processor, images(1), streamer=Streamer(), **GREEDY)
+    written = torch.cat(puts[1:-1])
+    assert puts[-1] is None and processor.tokenizer.decode(written, skip_special_tokens=True).strip() == text
+
+
+def test_several_texts_of_a_request_follow_each_other(tiny_model):
+    model, processor = tiny_model
+    several = {"num_beams": 3, "num_return_sequences": 2, **GREEDY}
+    texts = generate_text(model, processor, images(2), **several)
+    alone = [generate_text(model, processor, [image], **several) for image in images(2)]
+    assert texts == alone[0] + alone[1] and len(texts) == 4
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"images": images(2), "instruction": ["a"]}, "one instruction for each request, got 1 for 2 images"),
+        ({"images": np.zeros((2, 1, 64, 64), dtype=np.uint8)}, "got a batch in one array: give a list"),
+        ({"images": images(1), "image_codes": [[0] * 16]}, "not both"),
+        ({"image_codes": [[0] * 15]}, "Expected 16 codes an image, got 15"),
+    ],
+)
+def test_wrong_requests_are_refused(tiny_model, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        generate_text(*tiny_model, **kwargs)
+
+
+def test_generated_images_have_the_codes_that_are_asked_for(tiny_model):
+    model, processor = tiny_model
+    codes = generate_image(model, processor, ["Normal.", "Pneumonia."], 2, seed=0, output_type="codes")
+    images = generate_image(model, processor, ["Normal.", "Pneumonia."], 2, seed=0)
+    assert codes.shape == (4, 16) and all(isinstance(image, PIL.Image.Image) for image in images)
+    processor.vq_tokenizer = model.vq_tokenizer
+    assert [i.tobytes() for i in processor.decode_codes(codes)] == [i.tobytes() for i in images]
+    with pytest.raises(ValueError, match="`output_type` must be 'pil' or 'codes', got 'np'"):
+        generate_image(model, processor, "Normal.", output_type="np")
+
+
+def test_default_instructions_are_those_of_the_processor(tiny_model, tmp_path):
+    model, processor = tiny_model
+    processor.report_instruction, processor.image_instruction = "Report on it.", "Make its image."
+    processor.save_pretrained(tmp_path)
+    loaded = LlmCxrProcessor.from_pretrained(tmp_path)
+    expected = generate_text(model, processor, images(1)[0], "Report on it.", **GREEDY)
+    assert generate_text(model, loaded, images(1)[0], **GREEDY) == expected
+    codes = generate_image(model, processor, "Normal.", instruction="Make its image.", seed=0, output_type="codes")
+    assert torch.equal(generate_image(model, loaded, "Normal.", seed=0, output_type="codes"), codes)
