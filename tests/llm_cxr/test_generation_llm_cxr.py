@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, Gemma2Config, GenerationMixin, GraniteConfig, JambaConfig, Lfm2Config
 from transformers.generation.streamers import BaseStreamer
 
-from transformers_cxr import ImageGrammarLogitsProcessor, LlmCxrConfig, LlmCxrForCausalLM, generate_image, save_image
+from transformers_cxr import ImageGrammarLogitsProcessor, LlmCxrForCausalLM, generate_image, save_image
 
 NUM_CODES = 16
 
