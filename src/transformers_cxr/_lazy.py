@@ -12,7 +12,8 @@ def lazy_exports(package: str, names: dict[str, tuple[str, ...]]) -> tuple[Calla
 
     Args:
         package (`str`): its `__name__`.
-        names (`dict[str, tuple[str, ...]]`): the public names of each module, which is relative to the package (".records").
+        names (`dict[str, tuple[str, ...]]`): the public names of each module, which is relative to the package
+        (".records").
     """
     module_of = {name: module for module, exported in names.items() for name in exported}
 

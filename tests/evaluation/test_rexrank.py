@@ -45,7 +45,7 @@ def test_the_frontal_image_is_read_and_all_that_came_goes_back_with_the_predicti
 
 def test_report_is_one_line_with_headings_as_the_leaderboard_writes_them():
     assert rexrank_report("findings: A.\n\nB.\nIMPRESSION:C.") == "Findings: A. B. Impression: C."
-    assert rexrank_report("Normal.") == "Normal."
+    assert rexrank_report("Normal.") == "Findings: Normal."
 
 
 def test_missing_images_and_reports_are_told(studies, tmp_path):

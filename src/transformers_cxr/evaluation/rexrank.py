@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from pathlib import Path
 
 from ..files import atomic_write
 from ..llm_cxr.processing_llm_cxr import REPORT_INSTRUCTION
+from ..reports.sections import parse_report
 from .examples import Example, read_json
-
-_HEADINGS = re.compile(r"\b(findings|impression)\s*:\s*", re.IGNORECASE)
 
 
 def read_rexrank_studies(path: str | Path, image_root: str | Path) -> tuple[dict[str, dict], list[Example]]:
@@ -49,8 +47,9 @@ def read_rexrank_studies(path: str | Path, image_root: str | Path) -> tuple[dict
 
 
 def rexrank_report(text: str) -> str:
-    """A generated report on one line, with the headings that ReXrank compares: "Findings: ... Impression: ..."."""
-    return " ".join(_HEADINGS.sub(lambda match: f"{match[1].capitalize()}: ", text).split())
+    """Return a generated report on one line with ReXrank's headings: "Findings: ... Impression: ..."."""
+    sections = parse_report(text)._asdict()
+    return " ".join(f"{heading.capitalize()}: {content}" for heading, content in sections.items() if content)
 
 
 def write_rexrank_predictions(studies: dict[str, dict], reports: dict[str, str], path: str | os.PathLike) -> None:

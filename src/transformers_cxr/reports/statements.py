@@ -1,8 +1,10 @@
-"""Pneumonia, its cause and negation in the text of a report."""
+"""What a report says of pneumonia and its cause, and whether a text affirms a term or negates it."""
 
 from __future__ import annotations
 
 import re
+
+from .sections import parse_report
 
 # A negation reaches to the end of its clause, over commas: "no effusion, mass or pneumonia".
 _CLAUSE_END = re.compile(r"[.;:?!\n]|\b(?:but|however|although|except|other than|apart from)\b")
@@ -11,52 +13,50 @@ _NEGATION_AFTER = re.compile(
     r"(?: \w+)? (?:is|are|was|were) (?:absent|excluded|ruled out|not (?:seen|present|found|visible))\b"
 )
 _PNEUMONIA = r"\w*pneumonia\b"
-_OTHER_LABEL = (
+_OTHER_FINDING = (
     r"\b(?:atelectasis|cardiomegaly|consolidations?|edema|effusions?|emphysema|fibrosis|hernia|infiltrat(?:ion|es?)"
     r"|mass(?:es)?|nodules?|pleural thickening|pneumothorax)\b"
 )
 _NORMAL = r"\b(?:normal|unremarkable)\b"
-# "no finding label is given" says nothing of the X-ray.
+# "No finding label is given" says nothing about the X-ray.
 _NO_FINDING = re.compile(r"\bno (?:\w+ ){0,2}(?:findings?|abnormality|abnormalities|disease|process)\b(?! labels?\b)")
 
 
-def finding_of_report(text: str) -> str | None:
+def finding_of_report(report: str) -> str | None:
     """
-    Reads from a report what it says of pneumonia.
+    Return whether a report says normal or pneumonia.
 
-    The impression decides; the whole text is read where the impression says neither, or is missing. A negated pneumonia
-    counts as normal unless another finding is affirmed beside it.
+    The impression decides, or the whole report if the impression is missing or says neither. A negated pneumonia means
+    normal unless the text affirms another finding.
 
     Args:
-        text (`str`): a report, or one section of a report without its heading.
+        report (`str`): a report, or one section without its heading.
 
     Returns:
-        `str`, *optional*: "normal", "pneumonia", or `None` if neither is stated.
+        `str`, *optional*: "normal", "pneumonia", or `None` if the report says neither.
     """
-    text = text.lower()
-    return _finding_of_section(_impression(text)) or _finding_of_section(text)
+    return _finding(parse_report(report).impression.lower()) or _finding(report.lower())
 
 
-def etiology_of_report(text: str) -> str | None:
+def etiology_of_report(report: str) -> str | None:
     """
-    Reads from a report the cause that it names for pneumonia, first from the impression, then from the whole text.
+    Return the cause of pneumonia that a report names, first in its impression, then in the whole text.
 
     Args:
-        text (`str`): a report, or one section of a report without its heading.
+        report (`str`): a report, or one section without its heading.
 
     Returns:
-        `str`, *optional*: "bacterial", "viral", or `None` if neither or both are affirmed.
+        `str`, *optional*: "bacterial", "viral", or `None` if the report affirms neither or both.
     """
-    text = text.lower()
-    return _etiology_of_section(_impression(text)) or _etiology_of_section(text)
+    return _etiology(parse_report(report).impression.lower()) or _etiology(report.lower())
 
 
 def affirms(text: str, term: str) -> bool:
     """
-    Whether a clause of a text has a term with no negation before or after it ("no", "without", "... is absent").
+    Return whether a clause has a term without a negation before or after it ("no", "without", "... is absent").
 
     Args:
-        text (`str`): in lower case.
+        text (`str`): text in lower case.
         term (`str`): a regular expression.
     """
     for clause in _CLAUSE_END.split(text):
@@ -67,20 +67,15 @@ def affirms(text: str, term: str) -> bool:
     return False
 
 
-def _impression(text: str) -> str:
-    return text.partition("impression:")[2]
-
-
-def _finding_of_section(text: str) -> str | None:
+def _finding(text: str) -> str | None:
     if affirms(text, _PNEUMONIA):
         return "pneumonia"
-    if affirms(text, _OTHER_LABEL):
+    if affirms(text, _OTHER_FINDING):
         return None
-    if affirms(text, _NORMAL) or _NO_FINDING.search(text) or re.search(_PNEUMONIA, text):
-        return "normal"
-    return None
+    is_normal = affirms(text, _NORMAL) or _NO_FINDING.search(text) or re.search(_PNEUMONIA, text)
+    return "normal" if is_normal else None
 
 
-def _etiology_of_section(text: str) -> str | None:
+def _etiology(text: str) -> str | None:
     affirmed = [etiology for etiology in ("bacterial", "viral") if affirms(text, rf"\b{etiology}\b")]
     return affirmed[0] if len(affirmed) == 1 else None
