@@ -20,14 +20,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from transformers_cxr.reports.labeler import (
-    CHEXPERT_LABELS,
-    NEGATIVE,
-    POSITIVE,
-    UNCERTAIN,
-    RuleLabeler,
-    read_spans,
-)
+from transformers_cxr.reports import CHEXPERT_LABELS, RuleLabeler, compose_report, parse_report
+from transformers_cxr.reports.labeler import NEGATIVE, POSITIVE, UNCERTAIN
 
 # From radlabels' diseases to CheXpert's labels.
 LABEL_OF_RADLABEL = {
@@ -89,42 +83,40 @@ LABEL_OF_MESH = {
 
 
 def radlabels_reports() -> tuple[list[str], np.ndarray]:
-    """Return the synthetic reports and the labels, `(1000, 14)`, of the sections that the labeler reads."""
+    """Return the synthetic reports and their labels `(1000, 14)`, of the mentions in findings and impression."""
     spec = find_spec("radlabels")
     if spec is None:
         raise SystemExit("Error: radlabels is not installed: `pip install --no-deps radlabels`.")
     folder = Path(spec.submodule_search_locations[0]) / "samples"
     matches = json.loads((folder / "synthetic_matches.json").read_text())
     reports, labels = [], np.full((len(matches), len(CHEXPERT_LABELS)), np.nan, dtype=np.float32)
+    order = (NEGATIVE, UNCERTAIN, POSITIVE)
     for row, (name, entry) in zip(labels, matches.items()):
         report = (folder / f"synthetic_reports/{name}.txt").read_text()
         reports.append(report)
-        starts = token_starts(entry["text"].split(), report)
+        tokens = entry["text"].split()
+        sections = section_positions(report)
         for match in entry["matches"]:
             label = LABEL_OF_RADLABEL.get(match["disease"])
-            # Pneumonia and consolidation have their own labels in CheXpert.
+            # Pneumonia and consolidation are labels of their own in CheXpert.
             if label is None and match["disease"] == "air_space_opacity":
                 label = "Lung Opacity" if "pneumon" not in match["alias"] and "consol" not in match["alias"] else None
-            position = starts[match["start_ix"][0]]
-            if label is None or not any(start <= position < end for start, end in read_spans(report)):
+            # The tokens hold all characters of the report but white space.
+            position = sum(len(token) for token in tokens[: match["start_ix"][0]])
+            if label is None or not any(position in section for section in sections):
                 continue
             column, value = CHEXPERT_LABELS.index(label), VALUE_OF_STATUS[match["label"]]
-            order = (NEGATIVE, UNCERTAIN, POSITIVE)
             if np.isnan(row[column]) or order.index(value) > order.index(row[column]):
                 row[column] = value
     return reports, labels
 
 
-def token_starts(tokens: list[str], report: str) -> list[int]:
-    """Return the position of each token in its report."""
-    starts, position = [], 0
-    for token in tokens:
-        for number, character in enumerate(token):
-            position = report.index(character, position)
-            if number == 0:
-                starts.append(position)
-            position += 1
-    return starts
+def section_positions(report: str) -> list[range]:
+    """Return the positions of findings and impression in a report without its white space."""
+    text = "".join(report.split())
+    sections = ["".join(section.split()) for section in parse_report(report)]
+    starts = [text.rfind(section) for section in sections]
+    return [range(start, start + len(section)) for start, section in zip(starts, sections) if start >= 0]
 
 
 def openi_reports(archive: str) -> tuple[list[str], np.ndarray]:
@@ -136,9 +128,9 @@ def openi_reports(archive: str) -> tuple[list[str], np.ndarray]:
                 continue
             root = ElementTree.parse(tar.extractfile(member)).getroot()
             sections = {s.get("Label"): s.text or "" for s in root.iter("AbstractText")}
-            report = "\n\n".join(f"{name}: {sections.get(name, '')}" for name in ("FINDINGS", "IMPRESSION"))
+            report = compose_report(sections.get("FINDINGS", ""), sections.get("IMPRESSION", ""))
             terms = [term.text or "" for mesh in root.iter("MeSH") for term in mesh.iter("major")]
-            if not terms or not (sections.get("FINDINGS") or sections.get("IMPRESSION")):
+            if not terms or not report:
                 continue
             row = np.full(len(CHEXPERT_LABELS), np.nan, dtype=np.float32)
             for term in terms:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from transformers_cxr.reports.sections import parse_report
+from transformers_cxr.reports import compose_report, parse_report
 
 MIMIC = """\
                                  FINAL REPORT
@@ -31,206 +31,122 @@ MIMIC = """\
  IMPRESSION: 
  
  No acute cardiopulmonary process.
-"""  # noqa: W293
-
-
-def sections(text):
-    report = parse_report(text)
-    return report.findings, report.impression
+"""  # noqa: W291, W293
 
 
 def test_sections_of_a_mimic_report_lose_line_breaks_and_nothing_else():
     findings = "The lungs are clear. There is no effusion or pneumothorax. Heart size is normal."
-    assert sections(MIMIC) == (findings, "No acute cardiopulmonary process.")
-
-
-def test_line_ends_of_windows_make_no_difference():
-    assert sections(MIMIC.replace("\n", "\r\n")) == sections(MIMIC)
+    for text in (MIMIC, MIMIC.replace("\n", "\r\n")):
+        assert parse_report(text) == (findings, "No acute cardiopulmonary process.")
 
 
 @pytest.mark.parametrize(
     "heading",
     [
         "FINDINGS:", "Findings:", "FINDINGS", "Findings\n", "FINDING:", "FINDINGS :", "FINDINGS.", "FINDINGS --",
-        "FINIDNGS:", "FINDNGS:", "FINDGINGS:", "**FINDINGS:**", "_FINDINGS_:", "REPORT:", "OBSERVATIONS:",
+        "FINIDNGS:", "FINDNGS:", "FINDGINGS:", "FIDINGS:", "**FINDINGS:**", "_FINDINGS_:", "REPORT:", "OBSERVATIONS:",
         "findings:", "FINDINGS –", "Findings —", "FINDINGS;", "[FINDINGS]", "(Findings):", "RESULT:", "Results:",
-        "CHEST, TWO VIEWS:", "PA AND LATERAL VIEWS OF THE CHEST:", "PORTABLE SEMI-UPRIGHT CHEST RADIOGRAPH:", "AP CHEST:",
+        "CHEST, TWO VIEWS:", "PA AND LATERAL VIEWS OF THE CHEST:", "PORTABLE SEMI-UPRIGHT RADIOGRAPH:", "AP CHEST:",
     ],
 )  # fmt: skip
 def test_findings_are_found_under_every_spelling(heading):
     text = f"INDICATION:  Cough.\n\n{heading} Clear lungs, no effusion.\n\nIMPRESSION: Normal."
-    assert sections(text) == ("Clear lungs, no effusion.", "Normal.")
+    assert parse_report(text) == ("Clear lungs, no effusion.", "Normal.")
 
 
 @pytest.mark.parametrize(
     "heading",
     [
         "IMPRESSION:", "Impression:", "IMPRESSION", "Impression\n", "IMPRESSION :", "IMPRESSION.", "IMPRESSION --",
-        "IMPRESSIONS:", "IMPRESSON:", "IMPERSSION:", "MPRESSION:", "IMPRESION:", "CONCLUSION:", "Conclusions:", "SUMMARY:",
+        "IMPRESSIONS:", "IMPRESSON:", "IMPERSSION:", "MPRESSION:", "IMPRESION:", "CONCLUSION:", "SUMMARY:",
         "impression:", "IMPRESSION –", "Impression —", "IMPRESSION;", "[IMPRESSION]", "(Impression):", "DIAGNOSIS:",
         "Final diagnosis:", "ASSESSMENT:", "OPINION:", "FINDINGS AND IMPRESSION:", "FINDINGS/IMPRESSION:",
         "IMPRESSION AND FINDINGS:", "IMPRESSION AP CHEST:",
     ],
 )  # fmt: skip
 def test_impression_is_found_under_every_spelling(heading):
-    assert sections(f"COMPARISON:  None.\n \n {heading}  No pneumonia.") == ("", "No pneumonia.")
+    assert parse_report(f"COMPARISON:  None.\n \n {heading}  No pneumonia.") == ("", "No pneumonia.")
 
 
-def test_headings_without_line_breaks_are_found_in_capitals_and_after_sentences():
-    text = "INDICATION: Cough. COMPARISON: None. FINDINGS: Clear lungs. Impression: Normal chest."
-    assert sections(text) == ("Clear lungs.", "Normal chest.")
+WET_READ = " WET READ: ___ 8:19 AM\n  Left pneumonia.\n _______\n   FINAL REPORT\n INDICATION:  Fever.\n"
+FINAL = " FINDINGS:  Right effusion.\n\n IMPRESSION:  Effusion.\n"
 
 
-def test_heading_after_text_without_a_full_stop_is_found():
-    assert sections("FINDINGS: Clear lungs IMPRESSION: Normal") == ("Clear lungs", "Normal")
-    assert sections("FINDINGS:\nClear lungs IMPRESSION: Normal") == ("Clear lungs", "Normal")
-
-
-def test_long_lines_of_capitals_and_blanks_take_no_time():
-    line = " ".join(["BILATERAL"] * 60)
-    assert sections(f"IMPRESSION:\n{line}") == ("", line)
-    assert sections("IMPRESSION: " + "XXXX " * 60 + "X") == ("", ("XXXX " * 60 + "X"))
-
-
-def test_words_of_a_sentence_are_no_headings():
-    text = (
-        "FINDINGS: No change of the\nfindings\nin the left lung; the impression: mild edema.\nIMPRESSION: Mild edema."
-    )
-    assert sections(text) == ("No change of the findings in the left lung; the impression: mild edema.", "Mild edema.")
-
-
-def test_sub_headings_stay_in_their_section():
-    text = "FINDINGS:\n LUNGS: Clear.\n HEART AND MEDIASTINUM: Normal.\nIMPRESSION:\n CHEST: 1. Normal.\n ABDOMEN: 2. Normal."
-    assert sections(text) == ("LUNGS: Clear. HEART AND MEDIASTINUM: Normal.", "CHEST: 1. Normal. ABDOMEN: 2. Normal.")
-
-
-def test_items_of_a_list_stay_in_their_impression():
-    text = "IMPRESSION:\n 1. Effusion.\n 2. NOTE: CT is advised.\n 3) COMPARISON: smaller.\n\nNOTIFICATION: Dr. ___."
-    assert sections(text) == ("", "1. Effusion. 2. NOTE: CT is advised. 3) COMPARISON: smaller.")
-    assert sections("IMPRESSION: Of grade 2.\nNOTIFICATION: Dr. ___.") == ("", "Of grade 2.")
-
-
-def test_results_and_a_diagnosis_count_where_there_are_no_findings_and_no_impression():
-    text = "DIAGNOSIS: Cough.\nFINDINGS: Clear.\nIMPRESSION: Normal.\nDIAGNOSIS: R05.\nRESULTS: Called at 10:15."
-    assert sections(text) == ("Clear.", "Normal.")
-    assert sections("RESULTS: Clear. ASSESSMENT: Normal.") == ("Clear.", "Normal.")
-    text = "IMPRESSION: Mass. DIFFERENTIAL DIAGNOSIS: Cyst."
-    assert sections(text) == ("", "Mass. DIFFERENTIAL DIAGNOSIS: Cyst.")
-
-
-def test_of_several_impressions_the_last_one_with_text_counts():
-    text = "IMPRESSION: Left effusion.\n\nFINDINGS: Larger.\n\nIMPRESSION: Larger left effusion.\n\nIMPRESSION: ___"
-    assert sections(text) == ("Larger.", "Larger left effusion.")
-
-
-def test_sections_of_nothing_but_blanks_are_none():
-    assert sections("FINDINGS: ___\n\nIMPRESSION: XXXX.") == ("", "")
-    assert sections("FINDINGS: N/A.\n\nIMPRESSION:\n") == ("", "")
-    assert sections("") == ("", "")
-
-
-def test_blanks_of_deidentification_are_three_underscores():
-    assert sections("IMPRESSION: As of ___________, told Dr. [**Last Name**] at __.") == (
-        "",
-        "As of ___, told Dr. ___ at ___.",
-    )
-
-
-def test_wet_read_gives_way_to_the_final_report():
-    text = """\
- WET READ: ___ ___ ___ 8:19 AM
-  Possible left pneumonia.
- WET READ VERSION #1 ___ ___ 7:02 AM
-  No pneumonia.
- ______________________________________________________________________________
-                                 FINAL REPORT
- INDICATION:  Fever.
-
- FINDINGS:  Left basal atelectasis.
-
- IMPRESSION:  No pneumonia, left basal atelectasis.
-"""
-    assert sections(text) == ("Left basal atelectasis.", "No pneumonia, left basal atelectasis.")
-
-
-def test_wet_read_counts_where_there_is_nothing_else():
-    text = (
-        "WET READ: ___ 8:19 AM\n  Possible left pneumonia.\n ______________\n   FINAL REPORT\n INDICATION:  Fever.\n"
-    )
-    assert sections(text) == ("", "Possible left pneumonia.")
-    assert sections("WET READ: No pneumothorax.\n") == ("", "No pneumothorax.")
-    assert sections("PROVISIONAL FINDINGS IMPRESSION (PFI): No pneumothorax.\n") == ("", "No pneumothorax.")
-
-
-def test_a_wet_read_does_not_replace_a_final_report_without_headings():
-    text = "WET READ: ___ 8:19 AM\n  Mild edema.\n ______________\n   FINAL REPORT\n INDICATION:  Fever.\n\n Small effusion.\n"
-    assert sections(text) == ("Small effusion.", "Mild edema.")
-
-
-def test_addenda_before_and_after_do_not_replace_the_report():
-    report = " FINDINGS:  Right effusion.\n\n IMPRESSION:  Effusion.\n"
-    before = "                                 FINAL ADDENDUM\n ADDENDUM:  Dr. ___ was called.\n ________________\n"
-    assert sections(before + "                                 FINAL REPORT\n" + report) == (
-        "Right effusion.",
-        "Effusion.",
-    )
-    assert sections(report + "\n ADDENDUM:  The side is left.\n") == ("Right effusion.", "Effusion.")
-    assert sections(report + "\n **********ADDENDUM**********\n\n IMPRESSION: Left.") == (
-        "Right effusion.",
-        "Effusion.",
-    )
-
-
-def test_findings_of_an_addendum_count_where_the_report_has_none():
-    text = "FINAL REPORT\n INDICATION: Cough.\n\n ADDENDUM:\n\n IMPRESSION: Small effusion."
-    assert sections(text) == ("", "Small effusion.")
+@pytest.mark.parametrize(
+    ("text", "findings", "impression"),
+    [
+        # Headings in the middle of a line.
+        ("COMPARISON: None. FINDINGS: Clear lungs. Impression: Normal chest.", "Clear lungs.", "Normal chest."),
+        ("FINDINGS: Clear lungs IMPRESSION: Normal", "Clear lungs", "Normal"),
+        # Words, sub-headings and items of a list are no headings.
+        ("FINDINGS: No change of the\nfindings\nat the left; the impression: edema.",
+         "No change of the findings at the left; the impression: edema.", ""),
+        ("FINDINGS:\n LUNGS: Clear.\n HEART: Normal.\nIMPRESSION:\n CHEST: 1. Normal.\n ABDOMEN: 2. Normal.",
+         "LUNGS: Clear. HEART: Normal.", "CHEST: 1. Normal. ABDOMEN: 2. Normal."),
+        ("IMPRESSION:\n 1. Effusion.\n 2. NOTE: CT is advised.\n 3) COMPARISON: smaller.\n\nNOTIFICATION: Dr. ___.",
+         "", "1. Effusion. 2. NOTE: CT is advised. 3) COMPARISON: smaller."),
+        ("IMPRESSION: Mass. DIFFERENTIAL DIAGNOSIS: Cyst.", "", "Mass. DIFFERENTIAL DIAGNOSIS: Cyst."),
+        ("IMPRESSION: Nodule.\n\nRECOMMENDATION(S):  CT.\n\nNOTIFICATION:  Dr. ___ was called.", "", "Nodule."),
+        # Long lines take no time.
+        (f"IMPRESSION:\n{'BILATERAL ' * 60}", "", ("BILATERAL " * 60).strip()),
+        (f"IMPRESSION: {'XXXX ' * 60}X", "", f"{'XXXX ' * 60}X"),
+        # The last section with text counts; results and a diagnosis count only without others.
+        ("DIAGNOSIS: R05.\nFINDINGS: Clear.\nIMPRESSION: Normal.\nRESULTS: Called.", "Clear.", "Normal."),
+        ("RESULTS: Clear. ASSESSMENT: Normal.", "Clear.", "Normal."),
+        ("IMPRESSION: Effusion.\n\nFINDINGS: Larger.\n\nIMPRESSION: New.\n\nIMPRESSION: ___", "Larger.", "New."),
+        # Blanks of de-identification.
+        ("FINDINGS: ___\n\nIMPRESSION: XXXX.", "", ""),
+        ("FINDINGS: N/A.\n\nIMPRESSION:\n", "", ""),
+        ("", "", ""),
+        ("IMPRESSION: As of ______, told Dr. [**Last Name**] at __.", "", "As of ___, told Dr. ___ at ___."),
+        # Preliminary reads and addenda count only for sections that the final report lacks.
+        (f"{WET_READ}{FINAL}", "Right effusion.", "Effusion."),
+        (f" WET READ VERSION #1 ___ ___ 7:02 AM\n  Edema.\n{WET_READ}{FINAL}", "Right effusion.", "Effusion."),
+        (WET_READ, "", "Left pneumonia."),
+        (f"{WET_READ}\n Small effusion.\n", "Small effusion.", "Left pneumonia."),
+        ("PROVISIONAL FINDINGS IMPRESSION (PFI): No pneumothorax.\n", "", "No pneumothorax."),
+        (f" FINAL ADDENDUM\n ADDENDUM:  Called.\n _____\n   FINAL REPORT\n{FINAL}", "Right effusion.", "Effusion."),
+        (f"{FINAL}\n *****ADDENDUM*****\n\n IMPRESSION: Left.", "Right effusion.", "Effusion."),
+        ("FINAL REPORT\n INDICATION: Cough.\n\n ADDENDUM:\n\n IMPRESSION: Effusion.", "", "Effusion."),
+        # A sentence that ends with a doctor is no signature.
+        ("IMPRESSION: New edema, discussed with\n Dr. ___.\n", "", "New edema, discussed with Dr. ___."),
+        ("IMPRESSION: Edema.\n Dr. ___ was informed at 10:15.\n", "", "Edema. Dr. ___ was informed at 10:15."),
+        # Without either heading the paragraphs below the last heading are findings.
+        (" FINAL REPORT\n REASON FOR EXAM:  Cough.\n \n AP film.\n \n Clear lungs.\n", "AP film. Clear lungs.", ""),
+        ("CHEST RADIOGRAPH\n\nThe lungs are clear.\n\nNo effusion.", "The lungs are clear. No effusion.", ""),
+        ("The lungs are clear.", "The lungs are clear.", ""),
+        ("                FINAL REPORT\n INDICATION:  Cough, fever.\n", "", ""),
+        ("EXAM: Chest\nCOMPARISON: ___\n\n CC: ___", "", ""),
+    ],
+)  # fmt: skip
+def test_findings_and_impression_are_found(text, findings, impression):
+    assert parse_report(text) == (findings, impression)
 
 
 @pytest.mark.parametrize(
     "signature",
     [
-        "Electronically signed by: Jane Roe, M.D.",
-        "Dictated and signed by ___ on ___",
-        "DR. ___ ___ ___",
-        "Dr. A. B. Roe",
-        "J. Roe, MD",
-        "APPROVED BY: ___ 10:15 AM",
-        "DATE OF SERVICE: ___",
-        "Signed by: ___\nTranscribed by ___ at 10:15",
+        "Electronically signed by: Jane Roe, M.D.", "Dictated and signed by ___ on ___", "DR. ___ ___ ___",
+        "J. Roe, MD", "APPROVED BY: ___ 10:15 AM", "DATE OF SERVICE: ___", "Signed by: ___\nTranscribed by ___",
+    ],
+)  # fmt: skip
+def test_signatures_at_the_end_are_removed(signature):
+    text = f"FINDINGS: Clear.\n\nIMPRESSION:\n 1. No change.\n\n {signature}\n"
+    assert parse_report(text) == ("Clear.", "1. No change.")
+
+
+@pytest.mark.parametrize(
+    ("sections", "report"),
+    [
+        (("Clear.", "Normal."), "FINDINGS: Clear.\nIMPRESSION: Normal."),
+        ((" Clear.\n", ""), "FINDINGS: Clear."),
+        (("", "Normal."), "IMPRESSION: Normal."),
+        (("", ""), ""),
     ],
 )
-def test_signatures_at_the_end_are_removed(signature):
-    assert sections(f"FINDINGS: Clear.\n\nIMPRESSION:\n 1. No change.\n\n {signature}\n") == (
-        "Clear.",
-        "1. No change.",
-    )
-
-
-def test_the_end_of_a_sentence_about_a_doctor_is_no_signature():
-    text = "IMPRESSION: New pneumothorax, discussed by phone with\n Dr. ___.\n"
-    assert sections(text) == ("", "New pneumothorax, discussed by phone with Dr. ___.")
-    text = "IMPRESSION: New pneumothorax.\n Dr. ___ was informed at 10:15.\n"
-    assert sections(text) == ("", "New pneumothorax. Dr. ___ was informed at 10:15.")
-
-
-def test_recommendations_and_notifications_are_not_part_of_the_impression():
-    text = "IMPRESSION: Nodule.\n\nRECOMMENDATION(S):  CT.\n\nNOTIFICATION:  Dr. ___ was called."
-    assert sections(text) == ("", "Nodule.")
-
-
-def test_report_without_either_section_gives_its_unheaded_paragraphs_as_findings():
-    text = "            FINAL REPORT\n REASON FOR EXAMINATION:  Dyspnea.\n \n Portable AP film of ___.\n \n Lungs are clear.\n"
-    assert sections(text) == ("Portable AP film of ___. Lungs are clear.", "")
-    assert sections("CHEST RADIOGRAPH\n\nThe lungs are clear.\n\nNo effusion.") == (
-        "The lungs are clear. No effusion.",
-        "",
-    )
-    assert sections("The lungs are clear.") == ("The lungs are clear.", "")
-
-
-def test_report_of_an_indication_alone_has_neither():
-    assert sections("                FINAL REPORT\n INDICATION:  Cough, fever.\n") == ("", "")
-    assert sections("EXAM: Chest\nCOMPARISON: ___\n\n CC: ___") == ("", "")
+def test_a_composed_report_has_the_sections_with_text_and_is_parsed_again(sections, report):
+    assert compose_report(*sections) == report
+    assert parse_report(report) == tuple(section.strip() for section in sections)
 
 
 def in_mimic_shape(report):
@@ -276,7 +192,7 @@ def test_real_reports_are_parsed_as_their_xml_has_them(openi_reports, written, e
     different = []
     for number in list(openi_reports)[::every]:
         report = openi_reports[number]
-        if sections(written(report)) != (report.get("FINDINGS", ""), report.get("IMPRESSION", "")):
+        if parse_report(written(report)) != (report.get("FINDINGS", ""), report.get("IMPRESSION", "")):
             different.append(number)
     # One holds the whole report again inside of its impression, one a mistyped "Pression:" inside of its findings.
     assert set(different) <= {2415, 3368}

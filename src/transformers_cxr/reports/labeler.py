@@ -116,7 +116,7 @@ class _Sentence:
         self.without_pseudo_negations = re.sub(phrases.PSEUDO_NEGATIONS, lambda match: "_" * len(match[0]), text)
 
     def mentions(self) -> Iterator[tuple[str, float]]:
-        """Yield labels and their values; the label of findings that CheXpert has no label for is "No Finding"."""
+        """Yield labels and values; findings that CheXpert has no label for have "No Finding"."""
         for label, names in {**phrases.FINDINGS, "No Finding": phrases.OTHER_FINDINGS}.items():
             excluded = list(re.finditer(phrases.EXCLUDED[label], self.text)) if label in phrases.EXCLUDED else []
             found = [match for match in re.finditer(names, self.text) if not _overlaps(match, excluded)]
