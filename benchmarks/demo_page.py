@@ -29,7 +29,6 @@ from transformers_cxr.cli.models import load_model, model_name
 from transformers_cxr.demo.page import EXAMPLES
 from transformers_cxr.demo.reader import Reader
 from transformers_cxr.demo.server import serve
-from transformers_cxr.llm_cxr.processing_llm_cxr import REPORT_INSTRUCTION
 
 QUESTION = "Is there pneumonia?"
 TEXT = "IMPRESSION: Normal chest X-ray of a child."
@@ -43,19 +42,19 @@ class User:
         self.client = gradio_client.Client(url, verbose=False, httpx_kwargs={"timeout": 60})
         self.image = image
         self.seed = seed
-        xray = reader.look(image)
+        xray = reader.encode(image)
         self.reconstruction = np.asarray(xray.reconstruction)
-        *_, self.report = reader.write(xray.codes, [REPORT_INSTRUCTION])
+        *_, self.report = reader.write(xray.codes, [reader.processor.report_instruction])
         *_, self.answer = reader.write(xray.codes, [QUESTION])
-        *_, images = reader.draw(TEXT, seed=seed)
-        self.drawing = np.asarray(images[0])
+        *_, images = reader.generate(TEXT, seed=seed)
+        self.generated = np.asarray(images[0])
         self.first_token: list[float] = []
         self.full_report: list[float] = []
         self.counts = Counter()
 
     def use_until(self, end: float) -> None:
         while time.monotonic() < end:
-            for step in (self._look, self._report, self._ask, self._draw):
+            for step in (self._open, self._report, self._ask, self._generate):
                 try:
                     correct = step()
                 # Count and show every refusal, whatever its reason.
@@ -65,8 +64,8 @@ class User:
                 else:
                     self.counts["answered" if correct else "mixed up"] += 1
 
-    def _look(self) -> bool:
-        _, reconstruction, *_ = self.client.predict(gradio_client.handle_file(self.image), api_name="/look")
+    def _open(self) -> bool:
+        _, reconstruction, *_ = self.client.predict(gradio_client.handle_file(self.image), api_name="/open_image")
         return np.array_equal(PIL.Image.open(reconstruction).convert("L"), self.reconstruction)
 
     def _report(self) -> bool:
@@ -82,9 +81,9 @@ class User:
         messages, _ = self.client.predict(QUESTION, api_name="/ask")
         return messages[-1]["content"][0]["text"] == self.answer
 
-    def _draw(self) -> bool:
-        (drawn,) = self.client.predict(TEXT, 1, 1, self.seed, api_name="/draw")
-        return np.array_equal(PIL.Image.open(drawn["image"]), self.drawing)
+    def _generate(self) -> bool:
+        (result,) = self.client.predict(TEXT, 1, 1, self.seed, api_name="/generate")
+        return np.array_equal(PIL.Image.open(result["image"]), self.generated)
 
 
 def example_xrays(folder: Path, count: int) -> list[Path]:

@@ -139,3 +139,15 @@ def any_model(backbone, text_tokenizer, vq_tokenizer, new_embeddings="random"):
 def tiny_model(llama, text_tokenizer, vq_tokenizer, new_embeddings="random"):
     """Model and processor on a Llama: 16 codes an image of 32x32 pixels."""
     return LlmCxrForCausalLM.from_language_model(llama, text_tokenizer, vq_tokenizer, new_embeddings="random")
+
+
+@pytest.fixture(scope="session")
+def checkpoint_dir(text_tokenizer, untouched_vq_tokenizer, tmp_path_factory):
+    """Folder of a tiny model and its processor, for tests that do not change it: 16 codes an image of 32x32 pixels."""
+    torch.manual_seed(1)
+    llama = AutoModelForCausalLM.from_config(BACKBONES["llama"](len(text_tokenizer))).eval()
+    vq_tokenizer = copy.deepcopy(untouched_vq_tokenizer)
+    folder = tmp_path_factory.mktemp("checkpoint")
+    for part in LlmCxrForCausalLM.from_language_model(llama, text_tokenizer, vq_tokenizer, new_embeddings="random"):
+        part.save_pretrained(folder)
+    return folder

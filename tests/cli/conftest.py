@@ -1,4 +1,4 @@
-"""A tiny checkpoint and a few images in folders, and the command line in this process."""
+"""The command line in this process, and a few images in folders."""
 
 import numpy as np
 import PIL.Image
@@ -6,11 +6,12 @@ import pytest
 from typer.testing import CliRunner
 
 from transformers_cxr.cli.main import app
+from transformers_cxr.cli.models import load_model
 
 
 @pytest.fixture(autouse=True)
 def quiet(no_progress_bars):
-    """No progress bars in what a command prints."""
+    """No progress bars in the output of a command."""
 
 
 @pytest.fixture
@@ -22,17 +23,27 @@ def run():
 
 
 @pytest.fixture
-def checkpoint(tiny_model, tmp_path):
-    """The folder of a tiny model: 16 codes an image of 32x32 pixels."""
-    model, processor = tiny_model
-    model.save_pretrained(tmp_path / "model")
-    processor.save_pretrained(tmp_path / "model")
-    return tmp_path / "model"
+def check_error(run):
+    """`check_error(message, *arguments)`: a command fails with that message, on one line, and prints nothing else."""
+
+    def check(message, *arguments, exit_code=1):
+        result = run(*arguments)
+        assert result.exit_code == exit_code and isinstance(result.exception, SystemExit), result.exception
+        assert message in result.stderr and "Traceback" not in result.stderr and result.stdout == ""
+        assert exit_code == 2 or result.stderr.count("\n") == 1
+
+    return check
+
+
+@pytest.fixture
+def loaded(checkpoint_dir):
+    """Model and processor of the tiny checkpoint."""
+    return load_model(str(checkpoint_dir), "cpu")
 
 
 @pytest.fixture
 def images(tmp_path):
-    """A folder with 7 images at several depths, and a file that is none."""
+    """A folder with 7 images at several depths, and a file that is not an image."""
     folder = tmp_path / "images"
     for number in range(7):
         path = folder / ("a" if number % 2 else "b/c") / f"{number}.png"

@@ -18,22 +18,24 @@ from transformers_cxr.data.codes import load_codes
 
 
 @pytest.fixture
-def encode(run, checkpoint):
+def encode(run, checkpoint_dir):
     def invoke(dataset, output, *arguments, shard_size=3, batch_size=2):
         sizes = ["--shard-size", shard_size, "--batch-size", batch_size]
-        return run("encode", dataset, "--output", output, "--model", checkpoint, "--device", "cpu", *sizes, *arguments)
+        return run(
+            "encode", dataset, "--output", output, "--model", checkpoint_dir, "--device", "cpu", *sizes, *arguments
+        )
 
     return invoke
 
 
 @pytest.fixture
-def encode_in_process(checkpoint, images, tmp_path):
+def encode_in_process(checkpoint_dir, images, tmp_path):
     """`encode` in processes of its own, after some lines of code."""
 
     def invoke(output, code="", launcher=()):
         script = tmp_path / "encode.py"
         script.write_text(f"{code}\nfrom transformers_cxr.cli.main import main\nmain()\n")
-        options = ["--model", checkpoint, "--device", "cpu", "--shard-size", "2"]
+        options = ["--model", checkpoint_dir, "--device", "cpu", "--shard-size", "2"]
         command = [*(launcher or [sys.executable]), script, "encode", images, "--output", output, *options]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         return subprocess.run([*map(str, command)], capture_output=True, text=True, env=environment)
@@ -45,8 +47,8 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_codes_are_those_of_the_tokenizer_whatever_the_batch_size(encode, images, tiny_model, tmp_path):
-    model, processor = tiny_model
+def test_codes_are_those_of_the_tokenizer_whatever_the_batch_size(encode, images, loaded, tmp_path):
+    model, processor = loaded
     assert encode(images, tmp_path / "a").exit_code == 0
     assert encode(images, tmp_path / "b", batch_size=5).exit_code == 0
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
@@ -181,7 +183,7 @@ def test_a_full_disk_keeps_the_finished_shards(encode, images, tmp_path, monkeyp
     assert contents(tmp_path / "codes") == contents(tmp_path / "whole")
 
 
-def test_mistakes_are_one_message(encode, images, checkpoint, vq_tokenizer, tmp_path):
+def test_errors_are_one_message(encode, images, loaded, tmp_path):
     def check(result, message):
         assert result.exit_code == 1 and result.stdout == ""
         assert message in result.stderr and result.stderr.count("\n") == 1, result.stderr
@@ -198,10 +200,12 @@ def test_mistakes_are_one_message(encode, images, checkpoint, vq_tokenizer, tmp_
     pq.write_table(pa.table({"scan": [b"x"], "text": ["y"]}), tmp_path / "table.parquet")
     check(encode(tmp_path / "table.parquet", tmp_path / "x"), "by `--image-column`: it has ['scan', 'text']")
     check(encode(tmp_path / "table.parquet", tmp_path / "x", "--image-column", "y"), "has no column 'y'")
+    model, processor = loaded
     with torch.no_grad():
-        vq_tokenizer.codebook.mul_(2)
-    vq_tokenizer.save_pretrained(checkpoint)
-    check(encode(images, codes), "other settings: tokenizer was ")
+        model.vq_tokenizer.codebook.mul_(2)
+    model.vq_tokenizer.save_pretrained(tmp_path / "other")
+    processor.image_processor.save_pretrained(tmp_path / "other")
+    check(encode(images, codes, "--model", tmp_path / "other"), "other settings: tokenizer was ")
     assert np.array(load_codes(codes)["codes"]).shape == (7, 16)
 
 

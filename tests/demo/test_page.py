@@ -1,4 +1,4 @@
-"""The page by its HTTP interface: what it answers, and what cannot be done to it."""
+"""The HTTP interface of the page: results, errors, limits and attacks."""
 
 import json
 import os
@@ -17,27 +17,20 @@ import PIL.Image
 import pytest
 
 from transformers_cxr.demo.page import EXAMPLES, MAX_CHARACTERS
-from transformers_cxr.demo.reader import Reader
 from transformers_cxr.demo.server import MAX_UPLOAD_BYTES, serve
-from transformers_cxr.llm_cxr.processing_llm_cxr import REPORT_INSTRUCTION
 
 gradio_client = pytest.importorskip("gradio_client")
 
 pytestmark = pytest.mark.usefixtures("short_texts")
 
 QUESTION = "Is there pneumonia?"
-DRAWING = ["Normal.", 1, 1, 0]
+REQUEST = ["Normal.", 1, 1, 0]
 
 
 @pytest.fixture(scope="module")
 def http(page_url):
     with httpx.Client(base_url=page_url, timeout=60) as client:
         yield client
-
-
-@pytest.fixture(scope="module")
-def reader(checkpoint):
-    return Reader(*checkpoint)
 
 
 def new_user(url):
@@ -73,13 +66,13 @@ def as_file(path):
 
 def test_report_and_answers_are_those_of_the_model(page_url, reader, xray_files):
     user = new_user(page_url)
-    pixels, reconstruction, *_ = user.predict(gradio_client.handle_file(xray_files[0]), api_name="/look")
-    xray = reader.look(xray_files[0])
+    pixels, reconstruction, *_ = user.predict(gradio_client.handle_file(xray_files[0]), api_name="/open_image")
+    xray = reader.encode(xray_files[0])
     assert np.array_equal(PIL.Image.open(pixels).convert("L"), xray.pixels)
     assert np.array_equal(PIL.Image.open(reconstruction).convert("L"), xray.reconstruction)
 
     job = user.submit(api_name="/report")
-    *_, expected = reader.write(xray.codes, [REPORT_INSTRUCTION])
+    *_, expected = reader.write(xray.codes, [reader.processor.report_instruction])
     assert job.result() == expected and len(job.outputs()) > 10
 
     *_, first = reader.write(xray.codes, [QUESTION])
@@ -96,36 +89,38 @@ def test_report_and_answers_are_those_of_the_model(page_url, reader, xray_files)
 def test_eight_users_at_once_get_the_answers_to_their_own_images(page_url, reader, xray_files):
     def use(file):
         user = new_user(page_url)
-        user.predict(gradio_client.handle_file(file), api_name="/look")
+        user.predict(gradio_client.handle_file(file), api_name="/open_image")
         messages, _ = user.predict("Normal?", api_name="/ask")
         return user.predict(api_name="/report"), messages[-1]["content"][0]["text"].split()
 
     with ThreadPoolExecutor(8) as users:
         got = list(users.map(use, xray_files))
-    codes = [reader.look(file).codes for file in xray_files]
-    texts = [[[*reader.write(c, [text])][-1] for text in (REPORT_INSTRUCTION, "Normal?")] for c in codes]
-    # The page may show another kind of white space.
+    codes = [reader.encode(file).codes for file in xray_files]
+    texts = [
+        [[*reader.write(c, [text])][-1] for text in (reader.processor.report_instruction, "Normal?")] for c in codes
+    ]
+    # The page may show other whitespace.
     assert got == [(report, answer.split()) for report, answer in texts]
     assert len({report for report, _ in texts}) == 8, "a mix-up would not be seen"
 
 
-def test_drawing_is_a_png_marked_as_generated_and_follows_its_seed(page_url, reader):
+def test_generated_images_are_marked_pngs_of_their_seeds(page_url, reader):
     user = new_user(page_url)
-    job = user.submit("Normal.", 2, 1, 7, api_name="/draw")
+    job = user.submit("Normal.", 2, 1, 7, api_name="/generate")
     images = job.result()
     assert len(job.outputs()) >= 4, "row by row"
-    *_, expected = reader.draw("Normal.", num_images=2, seed=7)
-    for drawn, image in zip(images, expected):
-        file = PIL.Image.open(drawn["image"])
+    *_, expected = reader.generate("Normal.", num_images=2, seed=7)
+    for generated, image in zip(images, expected):
+        file = PIL.Image.open(generated["image"])
         assert file.format == "PNG" and "not for clinical use" in file.text["Comment"]
         assert np.array_equal(file, image)
-    assert [drawn["caption"] for drawn in images] == ["Generated, seed 7", "Generated, seed 8"]
+    assert [generated["caption"] for generated in images] == ["Generated, seed 7", "Generated, seed 8"]
 
 
-def test_example_is_looked_at(page_url, reader):
+def test_example_is_opened(page_url, reader):
     path = next(iter(EXAMPLES.values()))
-    _, pixels, *_ = new_user(page_url).predict(0, api_name="/look_at_example")
-    assert np.array_equal(PIL.Image.open(pixels).convert("L"), reader.look(path).pixels)
+    _, pixels, *_ = new_user(page_url).predict(0, api_name="/open_example")
+    assert np.array_equal(PIL.Image.open(pixels).convert("L"), reader.encode(path).pixels)
 
 
 def test_examples_are_the_licensed_ones_of_the_repository():
@@ -137,45 +132,42 @@ def test_examples_are_the_licensed_ones_of_the_repository():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ('{"data": ["Normal.", 1, 1, NaN]}', "seed must be a whole number, got nan|got None"),
-        (["Normal.", 1, 1, None], "seed must be a whole number, got None"),
-        (["Normal.", 1, 1, 0.5], "seed must be a whole number, got 0.5"),
-        (["Normal.", 1, 1, -1], "seed must be from 0"),
-        (["Normal.", 1, 1, 1e30], "seed must be from 0"),
+        ('{"data": ["Normal.", 1, 1, NaN]}', "seed must be a whole number .* got (nan|None)"),
+        (["Normal.", 1, 1, None], "seed must be a whole number .* got None"),
+        (["Normal.", 1, 1, 0.5], "seed must be a whole number .* got 0.5"),
+        (["Normal.", 1, 1, -1], "seed must be a whole number from 0"),
+        (["Normal.", 1, 1, 1e30], "seed must be a whole number from 0"),
         (["Normal.", 0, 1, 0], "minimum|from 1 to 4"),
         (["Normal.", 5, 1, 0], "maximum|from 1 to 4"),
-        (["Normal.", 1.5, 1, 0], "whole number, got 1.5"),
+        (["Normal.", 1.5, 1, 0], "whole number .* got 1.5"),
         (["Normal.", 1, 100, 0], "maximum|from 1"),
-        (["", 1, 1, 0], "The text to draw is empty"),
-        ([" \n", 1, 1, 0], "The text to draw is empty"),
-        (["x" * (MAX_CHARACTERS + 1), 1, 1, 0], f"at most {MAX_CHARACTERS}"),
-        (["long " * 600, 1, 1, 0], "context of 512"),
-        (["a <|cxr_0000|> b", 1, 1, 0], r"'&lt;\|cxr_0000\|&gt;', which the model does not take"),
-        (["<image>", 1, 1, 0], "'&lt;image&gt;', which the model does not take"),
+        (["", 1, 1, 0], "The text is empty"),
+        ([" \n", 1, 1, 0], "The text is empty"),
+        (["x" * (MAX_CHARACTERS + 1), 1, 1, 0], f"limit is {MAX_CHARACTERS}"),
+        (["long " * 600, 1, 1, 0], "context of 256"),
     ],
     ids=str,
 )
-def test_wrong_value_is_a_message_and_the_page_goes_on(http, arguments, message):
-    assert re.search(message, error_of(http, "draw", arguments))
-    assert call(http, "draw", DRAWING)[0] == "complete"
+def test_wrong_value_is_a_message_and_the_page_keeps_working(http, arguments, message):
+    assert re.search(message, error_of(http, "generate", arguments))
+    assert call(http, "generate", REQUEST)[0] == "complete"
 
 
 @pytest.mark.parametrize("value", ["many", [1], {}], ids=str)
-def test_value_of_another_type_is_an_error_and_the_page_goes_on(http, value):
+def test_value_of_another_type_is_an_error_and_the_page_keeps_working(http, value):
     for position in range(1, 4):  # any text is one
-        arguments = [value if i == position else good for i, good in enumerate(DRAWING)]
-        assert call(http, "draw", arguments)[0] == "error"
-    assert call(http, "draw", DRAWING)[0] == "complete"
+        arguments = [value if i == position else good for i, good in enumerate(REQUEST)]
+        assert call(http, "generate", arguments)[0] == "error"
+    assert call(http, "generate", REQUEST)[0] == "complete"
 
 
 def test_questions_without_an_image_and_empty_ones_are_refused(page_url):
     user = new_user(page_url)
-    with pytest.raises(Exception, match="There is no X-ray yet"):
+    with pytest.raises(Exception, match="No X-ray: upload one"):
         user.predict(QUESTION, api_name="/ask")
-    user.predict(1, api_name="/look_at_example")
+    user.predict(1, api_name="/open_example")
     for question, message in (
         (" ", "question is empty"),
-        ("a <image>", "'&lt;image&gt;', which"),
         ("?" * 5000, "too long"),
     ):
         with pytest.raises(Exception, match=message):
@@ -191,7 +183,7 @@ def png_of_zeros(width, height):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
-def test_broken_files_and_a_decompression_bomb_are_named_and_the_page_goes_on(http, xray_files, tmp_path):
+def test_damaged_files_and_a_decompression_bomb_are_named(http, xray_files, tmp_path):
     whole = xray_files[0].read_bytes()
     contents = {
         "half.png": whole[: len(whole) // 2],
@@ -202,19 +194,19 @@ def test_broken_files_and_a_decompression_bomb_are_named_and_the_page_goes_on(ht
     }
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
-        error = error_of(http, "look", [as_file(upload(http, tmp_path / name))])
+        error = error_of(http, "open_image", [as_file(upload(http, tmp_path / name))])
         assert name in error and os.sep not in error.replace("image/", ""), error
-    assert call(http, "look", [as_file(upload(http, xray_files[0]))])[0] == "complete"
+    assert call(http, "open_image", [as_file(upload(http, xray_files[0]))])[0] == "complete"
 
 
-def test_dicom_file_is_looked_at_and_one_of_another_kind_is_refused(http, tmp_path):
+def test_dicom_chest_xray_is_opened_and_any_other_is_refused(http, tmp_path):
     pydicom = pytest.importorskip("pydicom")
     dataset = pydicom.dcmread(pydicom.data.get_testdata_file("MR_small.dcm"))
     dataset.save_as(tmp_path / "knee")
-    assert "modality MR" in error_of(http, "look", [as_file(upload(http, tmp_path / "knee"))])
+    assert "modality MR" in error_of(http, "open_image", [as_file(upload(http, tmp_path / "knee"))])
     dataset.Modality, dataset.BodyPartExamined, dataset.ViewPosition = "CR", "CHEST", "PA"
     dataset.save_as(tmp_path / "chest")
-    event, (pixels, reconstruction, *_) = call(http, "look", [as_file(upload(http, tmp_path / "chest"))])
+    event, (pixels, reconstruction, *_) = call(http, "open_image", [as_file(upload(http, tmp_path / "chest"))])
     assert event == "complete"
     assert PIL.Image.open(pixels["path"]).size == PIL.Image.open(reconstruction["path"]).size == (32, 32)
 
@@ -223,16 +215,18 @@ def test_dicom_file_is_looked_at_and_one_of_another_kind_is_refused(http, tmp_pa
     "path", ["/etc/passwd", "../../../../../../etc/passwd", __file__, "setup.py", "/proc/self/environ"]
 )
 def test_no_path_outside_the_upload_folder_can_be_read(http, path):
-    event, data = call(http, "look", [as_file(path)])
+    event, data = call(http, "open_image", [as_file(path)])
     assert event == "error" and "root:" not in json.dumps(data)
-    event, data = call(http, "look", [{"path": path, "url": f"file://{path}", "meta": {"_type": "gradio.FileData"}}])
+    event, data = call(
+        http, "open_image", [{"path": path, "url": f"file://{path}", "meta": {"_type": "gradio.FileData"}}]
+    )
     assert event == "error" and "root:" not in json.dumps(data)
     for address in (f"/gradio_api/file={path}", f"/file={path}", f"/static/{path}", f"/gradio_api/file/{path}"):
         answer = http.get(address)
         assert answer.status_code in (403, 404) and "root:" not in answer.text
 
 
-def test_address_is_not_fetched(http):
+def test_url_is_not_downloaded(http):
     asked = []
 
     class Recorder(BaseHTTPRequestHandler):
@@ -245,11 +239,11 @@ def test_address_is_not_fetched(http):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/secret"
         for file in (as_file(url), {**as_file("x.png"), "url": url}):
-            answer = http.post("/gradio_api/call/look", json={"data": [file]})
+            answer = http.post("/gradio_api/call/open_image", json={"data": [file]})
             if file["path"] == url:
-                assert answer.status_code == 400 and "fetches no address" in answer.text
+                assert answer.status_code == 400 and "downloads no URLs" in answer.text
             else:
-                assert call(http, "look", [file])[0] == "error"
+                assert call(http, "open_image", [file])[0] == "error"
         server.shutdown()
     assert asked == []
 
@@ -257,19 +251,24 @@ def test_address_is_not_fetched(http):
 @pytest.mark.parametrize(
     "body", ["{", "[]", "null", '{"data": 3}', '{"fn_index": 999, "data": []}', '{"data": []}', "\0"]
 )
-def test_bad_json_is_refused_and_the_page_goes_on(http, body):
-    for path in ("/gradio_api/call/draw", "/gradio_api/queue/join", "/gradio_api/run/draw", "/gradio_api/api/draw"):
+def test_bad_json_is_refused(http, body):
+    for path in (
+        "/gradio_api/call/generate",
+        "/gradio_api/queue/join",
+        "/gradio_api/run/generate",
+        "/gradio_api/api/generate",
+    ):
         # After an error of its own the server closes the connection.
         answer = http.post(path, content=body, headers={"content-type": "application/json", "connection": "close"})
         if answer.status_code == 200:
-            assert "event: error" in http.get(f"/gradio_api/call/draw/{answer.json()['event_id']}").text
+            assert "event: error" in http.get(f"/gradio_api/call/generate/{answer.json()['event_id']}").text
         else:
             assert answer.status_code >= 400
-    assert call(http, "draw", DRAWING)[0] == "complete"
+    assert call(http, "generate", REQUEST)[0] == "complete"
 
 
 def test_request_that_skips_the_queue_is_refused(http):
-    assert http.post("/gradio_api/run/draw", json={"data": DRAWING}).status_code >= 400
+    assert http.post("/gradio_api/run/generate", json={"data": REQUEST}).status_code >= 400
 
 
 def request_until_answer(page_url, head, chunks=()):
@@ -314,34 +313,34 @@ def test_upload_without_a_length_is_cut_at_the_limit(page_url, http):
     status, _ = request_until_answer(page_url, head, chunked)
     assert "413" in status or status == ""
     assert set(folder.iterdir()) == before, "what was sent is still there"
-    assert call(http, "draw", DRAWING)[0] == "complete"
+    assert call(http, "generate", REQUEST)[0] == "complete"
 
 
 def test_huge_text_is_refused_before_it_is_read(http):
-    answer = http.post("/gradio_api/call/draw", json={"data": ["x" * 2**21, 1, 1, 0]})
+    answer = http.post("/gradio_api/call/generate", json={"data": ["x" * 2**21, 1, 1, 0]})
     assert answer.status_code == 413 and "size of 1 MiB" in answer.text
 
 
-def test_user_who_leaves_frees_the_worker(page_url, http, xray_files):
+def test_closed_page_cancels_its_requests(page_url, http, xray_files):
     join = {"fn_index": None, "session_hash": "leaves", "data": ["Normal.", 4, 2, 0]}
     names = {d["api_name"]: d["id"] for d in http.get("/config").json()["dependencies"]}
     for _ in range(20):
-        http.post("/gradio_api/queue/join", json={**join, "fn_index": names["draw"]}).raise_for_status()
+        http.post("/gradio_api/queue/join", json={**join, "fn_index": names["generate"]}).raise_for_status()
     with http.stream("GET", "/gradio_api/queue/data", params={"session_hash": "leaves"}) as stream:
         for line in stream.iter_lines():
             if "process_generating" in line:
                 break
-    assert call(http, "draw", DRAWING)[0] == "complete"
+    assert call(http, "generate", REQUEST)[0] == "complete"
     assert http.get("/gradio_api/queue/status").json()["queue_size"] == 0
 
 
-def test_full_queue_says_so_and_the_folder_is_deleted_at_the_end(checkpoint, monkeypatch, xray_files):
+def test_full_queue_is_an_error_and_the_folder_is_deleted_at_the_end(checkpoint, monkeypatch, xray_files):
     monkeypatch.setattr("transformers_cxr.demo.page.MAX_WAITING", 2)
     with serve(*checkpoint) as url, httpx.Client(base_url=url, timeout=60) as http:
         folder = Path(os.environ["GRADIO_TEMP_DIR"])
         stored = Path(upload(http, xray_files[0]))
         assert stored.is_file() and stored.is_relative_to(folder)
-        answers = [http.post("/gradio_api/call/draw", json={"data": ["Normal.", 4, 2, 0]}) for _ in range(12)]
+        answers = [http.post("/gradio_api/call/generate", json={"data": ["Normal.", 4, 2, 0]}) for _ in range(12)]
         refused = [answer.text for answer in answers if answer.status_code != 200]
         assert refused and all("Queue is full" in text for text in refused)
     assert not folder.exists()

@@ -1,4 +1,4 @@
-"""The page of the embedded checkpoint in a real browser, by clicks. It needs Chromium (Debian: `apt-get install chromium`)."""
+"""The page of the embedded checkpoint in Chromium (Debian: `apt-get install chromium`)."""
 
 import shutil
 import time
@@ -12,7 +12,6 @@ from transformers_cxr.cli.models import load_model
 from transformers_cxr.demo.page import EXAMPLES
 from transformers_cxr.demo.reader import Reader
 from transformers_cxr.demo.server import serve
-from transformers_cxr.llm_cxr.processing_llm_cxr import REPORT_INSTRUCTION
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: `pip install playwright`")
 CHROMIUM = shutil.which("chromium")
@@ -20,12 +19,12 @@ if CHROMIUM is None:
     pytest.skip("There is no chromium to open the page in: `apt-get install chromium`", allow_module_level=True)
 
 NORMAL, PNEUMONIA = EXAMPLES.values()
-DRAWN = "[...document.querySelectorAll('#gallery img')].filter(i => i.src.includes('row-16')).length == %d"
+COMPLETE = "[...document.querySelectorAll('#gallery img')].filter(i => i.src.includes('row-16')).length == %d"
 
 
 @pytest.fixture(scope="module")
 def embedded():
-    return load_model(None, "cpu", None)
+    return load_model(device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +45,14 @@ def browser():
 def page(browser, url):
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.set_default_timeout(120_000)
-    page.elsewhere = []
-    page.on("request", lambda r: None if r.url.startswith((url, "data:", "blob:")) else page.elsewhere.append(r.url))
+    page.other_requests = []
+    page.on(
+        "request", lambda r: None if r.url.startswith((url, "data:", "blob:")) else page.other_requests.append(r.url)
+    )
     page.goto(url)
     page.locator("#report textarea").wait_for()
     yield page
-    assert page.elsewhere == [], "the page asks other servers"
+    assert page.other_requests == [], "the page contacts other servers"
     page.close()
 
 
@@ -59,15 +60,15 @@ def wait_for_text(page, selector, text):
     page.wait_for_function("([s, t]) => document.querySelector(s)?.value == t", arg=[selector, text])
 
 
-def test_upload_report_chat_edit_and_draw_again(page, embedded, tmp_path, monkeypatch):
+def test_upload_report_chat_edit_and_generate(page, embedded, tmp_path, monkeypatch):
     model, processor = embedded
     reader = Reader(model, processor)
-    codes = reader.look(PNEUMONIA).codes
-    *parts, report = reader.write(codes, [REPORT_INSTRUCTION])
+    codes = reader.encode(PNEUMONIA).codes
+    *parts, report = reader.write(codes, [processor.report_instruction])
     write = Reader.write
 
     def write_slowly(*args):
-        """A browser that shares a processor with this model would else be too late for its parts."""
+        # The browser shares the processor with the model.
         for part in write(*args):
             time.sleep(0.05)
             yield part
@@ -83,7 +84,7 @@ def test_upload_report_chat_edit_and_draw_again(page, embedded, tmp_path, monkey
         page.locator("#upload input[type=file]").set_input_files(PNEUMONIA)
         wait_for_text(page, "#report textarea", report)
     seen = set(page.evaluate("[...window.seen]"))
-    assert seen & set(parts) - {"", report}, "the report came in one piece"
+    assert seen & set(parts) - {"", report}, "the report was not streamed"
     for picture in ("#pixels img", "#reconstruction img"):
         assert page.locator(picture).evaluate("image => image.naturalWidth") == 256
 
@@ -98,23 +99,23 @@ def test_upload_report_chat_edit_and_draw_again(page, embedded, tmp_path, monkey
 
     edited = "IMPRESSION: Normal chest X-ray."
     page.locator("#report textarea").fill(edited)
-    page.get_by_role("button", name="Draw this report").click()
+    page.get_by_role("button", name="Generate an X-ray from it").click()
     wait_for_text(page, "#text textarea", edited)
     page.wait_for_function("document.querySelector('#gallery img')?.src.match(/row-(\\d+)/)[1] < 16")
-    page.wait_for_function(DRAWN % 2)
+    page.wait_for_function(COMPLETE % 2)
     expected = generate_image(model, processor, edited, num_images=2, seed=0)
     sources = page.locator("#gallery img").evaluate_all("images => images.map(image => image.src)")
     for image, source in zip(expected, sources):
-        (tmp_path / "drawn.png").write_bytes(page.request.get(source).body())
-        drawn = PIL.Image.open(tmp_path / "drawn.png")
-        assert np.array_equal(drawn, image) and "not for clinical use" in drawn.text["Comment"]
+        (tmp_path / "generated.png").write_bytes(page.request.get(source).body())
+        generated = PIL.Image.open(tmp_path / "generated.png")
+        assert np.array_equal(generated, image) and "not for clinical use" in generated.text["Comment"]
 
     page.locator("#seed input").fill("0.5")
-    page.get_by_role("button", name="Draw", exact=True).click()
-    page.get_by_text("The seed must be a whole number, got 0.5").wait_for()
+    page.get_by_role("button", name="Generate", exact=True).click()
+    page.get_by_text("The seed must be a whole number from 0").wait_for()
 
 
-def test_phone_shows_the_whole_page_without_scrolling_sideways(browser, url):
+def test_page_fits_a_phone_without_horizontal_scrolling(browser, url):
     page = browser.new_page(viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
     page.set_default_timeout(120_000)
     page.goto(url)
@@ -122,13 +123,13 @@ def test_phone_shows_the_whole_page_without_scrolling_sideways(browser, url):
     page.wait_for_function("document.querySelector('#report textarea').value.includes('IMPRESSION')")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert page.get_by_text("Research only.").is_visible()
-    page.get_by_role("tab", name="Draw").tap()
-    page.get_by_role("button", name="Draw", exact=True).wait_for()
+    page.get_by_role("tab", name="Generate").tap()
+    page.get_by_role("button", name="Generate", exact=True).wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.close()
 
 
-def test_file_that_is_no_image_and_one_too_large_are_messages(page, tmp_path):
+def test_unreadable_and_too_large_files_are_messages(page, tmp_path):
     (tmp_path / "notes.png").write_text("no image")
     page.locator("#upload input[type=file]").set_input_files(tmp_path / "notes.png")
     page.get_by_text("notes.png' as an image").wait_for()

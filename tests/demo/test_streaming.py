@@ -6,7 +6,7 @@ import torch
 from transformers_cxr.demo.streaming import Worker
 
 
-def test_stream_hands_over_each_token_before_the_next_is_made():
+def test_stream_yields_each_token_before_the_next_is_generated():
     allowed = threading.Semaphore(0)
 
     def function(streamer):
@@ -22,7 +22,7 @@ def test_stream_hands_over_each_token_before_the_next_is_made():
     assert list(tokens) == []
 
 
-def test_closing_a_stream_ends_its_function_and_frees_the_worker():
+def test_closed_stream_cancels_its_function():
     worker, puts = Worker(), []
 
     def endless(streamer):
@@ -36,7 +36,7 @@ def test_closing_a_stream_ends_its_function_and_frees_the_worker():
     assert worker.run(lambda: "free") == "free"
 
 
-def test_error_of_the_function_is_raised_where_the_stream_is_read():
+def test_error_of_the_function_is_raised_by_the_stream():
     def function(streamer):
         streamer.put(torch.tensor([1]))
         raise ValueError("no room")

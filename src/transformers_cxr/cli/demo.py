@@ -10,37 +10,36 @@ from typing import Annotated
 import typer
 
 from . import options
-from .errors import mistakes_as_messages
-from .models import load_model, model_name
+from .errors import cli_errors
 
 
 def demo(
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 is every network.")] = "127.0.0.1",
-    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port; the first free one from 7860 on.")] = None,
-    root_path: Annotated[str | None, typer.Option(help="Path or address of the page behind a proxy.")] = None,
-    model: options.Model = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port. Default: first free one from 7860.")
+    ] = None,
+    root_path: Annotated[str | None, typer.Option(help="Path or URL of the page behind a proxy.")] = None,
+    *,
+    model_options: options.ModelOptions,
 ):
     """
-    Serve a page that reports on X-rays, answers questions and draws.
+    Serve a web page that writes reports, answers questions and generates X-rays.
 
-    Generated, for research only. Ctrl-C stops it and deletes what was uploaded.
+    Generated, for research only. Ctrl-C stops it and deletes all uploads.
 
     ```
     transformers-cxr demo
     transformers-cxr demo --model my-checkpoint --device cuda --port 8080
     ```
     """
-    # A service manager stops it as Ctrl-C does, so that what was uploaded is deleted then, too.
+    # Service managers stop it by SIGTERM: uploads are deleted then, too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with mistakes_as_messages():
+    with cli_errors():
         from ..demo.server import serve
 
-        loaded = load_model(model, device, dtype)
-        with serve(
-            *loaded, title=f"Checkpoint: {model_name(model)}", host=host, port=port, root_path=root_path
-        ) as url:
+        model, processor = model_options.load()
+        title = f"Checkpoint: {model_options.settings['model']}"
+        with serve(model, processor, title, host, port, root_path) as url:
             typer.echo(f"The page is at {url} (Ctrl-C stops it).")
             with suppress(KeyboardInterrupt):
                 while True:

@@ -16,7 +16,7 @@ import typer
 
 from ..data.readers.image_folder import READ_ERRORS
 from . import options
-from .errors import mistakes_as_messages
+from .errors import cli_errors
 from .models import find_device, load_vq_tokenizer
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def encode(
         encode scans/ --output codes
     ```
     """
-    with mistakes_as_messages(), ExitStack() as stack:
+    with cli_errors(), ExitStack() as stack:
         from accelerate import PartialState
 
         from ..data.codes import finish_encoding

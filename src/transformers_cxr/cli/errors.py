@@ -1,4 +1,4 @@
-"""Mistakes of the user of a command."""
+"""Errors of the command line."""
 
 from __future__ import annotations
 
@@ -7,38 +7,27 @@ from contextlib import contextmanager
 
 import typer
 
+# Errors of torch and safetensors, by name: importing these packages takes seconds.
+_FIXABLE_ERRORS = {"OutOfMemoryError": " Try a smaller `--batch-size` or another `--device`.", "SafetensorError": ""}
+
 
 @contextmanager
-def mistakes_as_messages() -> Iterator[None]:
+def cli_errors() -> Iterator[None]:
     """
-    What the user can put right (a wrong file, a folder that exists, an extra that is not installed, a device without memory,
-    weights that a full disk does not take) is one message and exit code 1; Ctrl-C is exit code 130.
+    Print an error that the user can fix as one message and exit with code 1; exit with code 130 on Ctrl-C. Any other error
+    is a bug and passes.
     """
     try:
         yield
-    # Typer ends a command quietly when the reader of its output has gone away.
-    except BrokenPipeError:
-        raise
-    except (ValueError, OSError) as error:
-        raise _message(error) from error
-    except ImportError as error:
-        # An import that fails for any other reason is a bug.
-        if "pip install" not in str(error):
-            raise
-        raise _message(error) from error
-    except Exception as error:
-        # torch and safetensors, which have these errors, are not imported for their names alone.
-        name = type(error).__name__
-        if name == "OutOfMemoryError":
-            raise _message(f"{error} Try a smaller `--batch-size` or another `--device`.") from error
-        if name == "SafetensorError":
-            raise _message(error) from error
-        raise
     except KeyboardInterrupt as error:
-        typer.echo("Interrupted. What was finished is kept.", err=True)
+        typer.echo("Interrupted. Finished results are kept.", err=True)
         raise typer.Exit(130) from error
-
-
-def _message(error: Exception | str) -> typer.Exit:
-    typer.echo(f"Error: {error}", err=True)
-    return typer.Exit(1)
+    except Exception as error:
+        # Typer ends a command quietly when its output is closed, as by `head`.
+        is_fixable = isinstance(error, (ValueError, OSError)) and not isinstance(error, BrokenPipeError)
+        is_missing_extra = isinstance(error, ImportError) and "pip install" in str(error)
+        advice = _FIXABLE_ERRORS.get(type(error).__name__)
+        if not is_fixable and not is_missing_extra and advice is None:
+            raise
+        typer.echo(f"Error: {error}{advice or ''}", err=True)
+        raise typer.Exit(1) from error

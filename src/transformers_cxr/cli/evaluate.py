@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .errors import mistakes_as_messages
+from .errors import cli_errors
 from .options import BatchSize, Model
 
 
@@ -73,7 +73,7 @@ def evaluate(
         evaluate runs/evaluation --data-dir cxr
     ```
     """
-    with mistakes_as_messages():
+    with cli_errors():
         from ..evaluation.results.model_card import update_model_card
         from ..evaluation.results.tables import results_to_markdown
         from ..evaluation.runner import EvaluationArguments, cost_summary, run_evaluation
@@ -130,7 +130,7 @@ def compare(
     transformers-cxr compare runs/evaluation_before runs/evaluation_after
     ```
     """
-    with mistakes_as_messages():
+    with cli_errors():
         from ..evaluation.results.comparison import compare_runs
         from ..evaluation.results.tables import differences_to_markdown
 
@@ -155,7 +155,7 @@ def reader_study(
         --num-images 20 --num-reports 0
     ```
     """
-    with mistakes_as_messages():
+    with cli_errors():
         from ..evaluation.reader_study import export_reader_study
         from ..evaluation.results.comparison import reader_study_pairs
 
@@ -175,7 +175,7 @@ def score_reader_study(
     transformers-cxr score-reader-study study --key key.json
     ```
     """
-    with mistakes_as_messages():
+    with cli_errors():
         from ..evaluation.reader_study import score_reader_study as score
         from ..evaluation.results.tables import format_estimate, markdown_table
 
@@ -201,7 +201,7 @@ def rexrank(
         mimic-cxr-jpg/files --model my-checkpoint
     ```
     """
-    with mistakes_as_messages():
+    with cli_errors():
         from ..checkpoints import checkpoint
         from ..evaluation.generations import fingerprint, generate, processes, text_generator
         from ..evaluation.rexrank import read_rexrank_studies, write_rexrank_predictions

@@ -1,6 +1,5 @@
 """
-`transformers-cxr`: the registry of the commands. What a command needs is imported when it runs, so that `--help` is
-immediate.
+The `transformers-cxr` command line. A command imports its libraries when it runs, so that `--help` is immediate.
 """
 
 from __future__ import annotations
@@ -9,14 +8,22 @@ import os
 
 import typer
 
+from .ask import ask
 from .chat import chat
-from .checkpoints import get, info
-from .conversion import convert, convert_codes, convert_vq_gan, export, export_vq_gan
+from .convert import convert
+from .convert_codes import convert_codes
+from .convert_vq_gan import convert_vq_gan
 from .demo import demo
-from .drawing import generate, reconstruct
 from .encode import encode
 from .evaluate import compare, evaluate, reader_study, rexrank, score_reader_study
-from .reading import ask, report
+from .export import export
+from .export_vq_gan import export_vq_gan
+from .generate import generate
+from .get import get
+from .info import info
+from .options import expand_option_groups
+from .reconstruct import reconstruct
+from .report import report
 
 PANELS = {
     "Use a checkpoint": (report, ask, generate, chat, demo),
@@ -26,20 +33,21 @@ PANELS = {
 }
 
 app = typer.Typer(
-    help="Chest X-rays and language models: reports, answers and drawings by LLM-CXR. For research only.",
-    epilog="Exit codes: 0 fine; 1 a mistake, or some inputs failed; 2 wrong usage; 130 Ctrl-C.",
+    help="Chest X-rays and language models: reports, answers and generated images by LLM-CXR. For research only.",
+    epilog="Exit codes: 0 success; 1 error, or some inputs failed; 2 wrong usage; 130 Ctrl-C.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    # A bug shows Python's own stack trace.
+    # A bug shows Python's own traceback.
     pretty_exceptions_enable=False,
 )
 for panel, commands in PANELS.items():
     for command in commands:
-        app.command(rich_help_panel=panel)(command)
+        app.command(rich_help_panel=panel)(expand_option_groups(command))
 
 
 def main() -> None:
-    # The progress bars and notices of the libraries would stand between the user and the result.
+    """Run the command line."""
+    # Progress bars and warnings of the libraries would bury the result.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     for library in ("TRANSFORMERS", "DATASETS", "HF_HUB"):
         os.environ.setdefault(f"{library}_VERBOSITY", "error")

@@ -1,4 +1,4 @@
-"""Loading what a command runs."""
+"""Loading of checkpoints and devices."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 EMBEDDED = "llm-cxr"
 
 
-def find_device(name: str | None) -> torch.device:
+def find_device(name: str | None = None) -> torch.device:
     """
-    The device of a name, or CUDA or else the CPU.
+    Return a device, CUDA by default if available.
 
     Raises:
-        ValueError: there is no such device.
+        ValueError: If the device is not available.
     """
     import torch
 
@@ -34,20 +34,20 @@ def find_device(name: str | None) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).cpu()
-    # What torch raises depends on the kind of device.
+    # torch raises other errors for other kinds of devices.
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).partition("\n")[0]
-        raise ValueError(f"Device '{name}' cannot be used: {reason} `--device cpu` always can.") from error
+        raise ValueError(f"Device '{name}' is not available: {reason} `--device cpu` always is.") from error
     return device
 
 
-def find_checkpoint(name: str | None) -> tuple[str | Path, PreTrainedConfig]:
+def find_checkpoint(name: str | None = None) -> tuple[str | Path, PreTrainedConfig]:
     """
-    Where `from_pretrained` finds a checkpoint, and its configuration: of an LLM-CXR or of an image tokenizer alone.
+    Return the path or Hub name of a checkpoint, the embedded one by default, and its configuration.
 
     Raises:
-        FileNotFoundError: it is a folder without a checkpoint.
-        ValueError: it is a checkpoint of another kind of model.
+        FileNotFoundError: If there is no such checkpoint.
+        ValueError: If it is neither an LLM-CXR nor an image tokenizer.
     """
     from transformers import AutoConfig
 
@@ -61,7 +61,7 @@ def find_checkpoint(name: str | None) -> tuple[str | Path, PreTrainedConfig]:
     except OSError as error:
         if os.path.exists(path):
             raise
-        raise FileNotFoundError(f"'{path}' is no folder here, and not found on the Hub: {error}") from error
+        raise FileNotFoundError(f"'{path}' is neither a folder nor a checkpoint on the Hub: {error}") from error
     if not isinstance(config, (LlmCxrConfig, CXRVQTokenizerConfig)):
         raise ValueError(
             f"'{path}' is a model of type '{config.model_type}': expected an LLM-CXR or an image tokenizer."
@@ -74,22 +74,24 @@ def _load_weights(model_class, path: str | Path, **kwargs):
 
     try:
         return model_class.from_pretrained(path, **kwargs).eval()
-    # RuntimeError: the shapes are not those of the configuration.
+    # RuntimeError: shapes differ from the configuration.
     except (SafetensorError, RuntimeError) as error:
         raise ValueError(f"The weights in '{path}' cannot be loaded: {error}") from error
 
 
-def load_model(name: str | None, device: str | None, dtype: str | None) -> tuple[LlmCxrForCausalLM, LlmCxrProcessor]:
+def load_model(
+    name: str | None = None, device: str | None = None, dtype: str | None = None
+) -> tuple[LlmCxrForCausalLM, LlmCxrProcessor]:
     """
-    Loads a checkpoint for inference.
+    Load a checkpoint for inference.
 
     Args:
-        name (`str`, *optional*): folder or name on the Hub; the embedded checkpoint if `None`.
-        device (`str`, *optional*): see [`find_device`].
-        dtype (`str`, *optional*): of the language model; that of the checkpoint if `None`.
+        name (`str`, *optional*): Folder or Hub name; the embedded checkpoint by default.
+        device (`str`, *optional*): Device; CUDA by default if available.
+        dtype (`str`, *optional*): Dtype of the language model; that of the checkpoint by default.
 
     Raises:
-        ValueError, OSError: there is no such device or checkpoint, or it is of another kind.
+        ValueError, OSError: If the device or the checkpoint does not exist, or the checkpoint is of another model.
     """
     from transformers import AutoProcessor
 
@@ -99,7 +101,7 @@ def load_model(name: str | None, device: str | None, dtype: str | None) -> tuple
     target = find_device(device)
     path, config = find_checkpoint(name)
     if not isinstance(config, LlmCxrConfig):
-        raise ValueError(f"'{path}' is an image tokenizer alone: expected a whole LLM-CXR.")
+        raise ValueError(f"'{path}' is an image tokenizer: expected an LLM-CXR.")
     model = _load_weights(LlmCxrForCausalLM, path, dtype=dtype or "auto").to(target)
     processor = AutoProcessor.from_pretrained(path)
     model.check_processor(processor)
@@ -109,10 +111,10 @@ def load_model(name: str | None, device: str | None, dtype: str | None) -> tuple
 
 def load_vq_tokenizer(name: str | None, device: torch.device) -> tuple[CXRVQTokenizer, LlmCxrImageProcessor]:
     """
-    Loads the image tokenizer of a checkpoint, of an LLM-CXR or of a tokenizer alone, and its image processor.
+    Load the image tokenizer and the image processor of a checkpoint: an LLM-CXR or an image tokenizer.
 
     Raises:
-        ValueError, OSError: there is no such checkpoint, or it is of another kind.
+        ValueError, OSError: If there is no such checkpoint.
     """
     from transformers import AutoImageProcessor
 
@@ -123,5 +125,5 @@ def load_vq_tokenizer(name: str | None, device: torch.device) -> tuple[CXRVQToke
 
 
 def model_name(name: str | None) -> str:
-    """How outputs name a checkpoint."""
+    """Return the name of a checkpoint in outputs."""
     return name or f"{EMBEDDED} (embedded)"

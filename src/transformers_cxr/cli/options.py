@@ -1,16 +1,26 @@
-"""Options that several commands share."""
+"""Options that several commands share, each declared once, alone or in a group."""
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+if TYPE_CHECKING:
+    from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
+    from ..llm_cxr.processing_llm_cxr import LlmCxrProcessor
+
+_GENERATE_KWARGS = {"do_sample", "temperature", "top_k", "top_p", "max_new_tokens", "num_beams", "guidance_scale"}
+
 
 class DtypeName(StrEnum):
-    """Dtypes that a language model is stored in."""
+    """Dtypes of a language model."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"
@@ -19,35 +29,118 @@ class DtypeName(StrEnum):
 
 Images = Annotated[list[str], typer.Argument(help="Images: files, folders, globs in quotes, URLs.", metavar="IMAGE")]
 Model = Annotated[
-    str | None, typer.Option(help="Checkpoint: a folder or a name on the Hub; the embedded one if not given.")
+    str | None, typer.Option(help="Checkpoint: a folder or a name on the Hub. Default: the embedded checkpoint.")
 ]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...; CUDA where there is one if not given.")]
-Dtype = Annotated[
-    DtypeName | None, typer.Option(help="Dtype of the language model; that of the checkpoint if not given.")
-]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images at a time.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ... Default: CUDA if available.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images per batch.")]
+Instruction = Annotated[str | None, typer.Option(help="Instruction. Default: that of the checkpoint.")]
 Records = Annotated[
     Path | None,
-    typer.Option(help="JSONL file, one line an image. What is in it already is skipped.", dir_okay=False),
+    typer.Option(help="JSON Lines file, one line per image. A second run skips finished images.", dir_okay=False),
 ]
-MaxNewTokens = Annotated[int, typer.Option(min=1, help="Length of a text in tokens, at most.")]
-Sample = Annotated[bool, typer.Option("--do-sample", help="Sample, in place of taking the likeliest token.")]
-Temperature = Annotated[float | None, typer.Option(min=0.01, help="Temperature of sampling.")]
-TopK = Annotated[int | None, typer.Option(min=1, help="Sample from that many likeliest tokens.")]
-TopP = Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Sample from the likeliest tokens of that mass.")]
-NumBeams = Annotated[int, typer.Option(min=1, help="Beams of beam search; 1 is none.")]
-Seed = Annotated[int, typer.Option(help="Seed of sampling.")]
 
 
-def sampling_arguments(do_sample: bool, **options: float | int | None) -> dict[str, float | int | bool]:
+@dataclass(frozen=True)
+class ModelOptions:
+    """The checkpoint, and where and in which dtype it runs."""
+
+    model: Model = None
+    device: Device = None
+    dtype: Annotated[
+        DtypeName | None, typer.Option(help="Dtype of the language model. Default: that of the checkpoint.")
+    ] = None
+
+    def load(self) -> tuple[LlmCxrForCausalLM, LlmCxrProcessor]:
+        """Load the checkpoint."""
+        from . import models
+
+        return models.load_model(self.model, self.device, self.dtype)
+
+    @property
+    def settings(self) -> dict[str, str | None]:
+        """The options that change results."""
+        from .models import model_name
+
+        return {"model": model_name(self.model), "dtype": self.dtype}
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """Sampling of tokens."""
+
+    do_sample: Annotated[bool, typer.Option(help="Sample instead of taking the likeliest token.")] = False
+    temperature: Annotated[float | None, typer.Option(min=0.01, help="Temperature of sampling.")] = None
+    top_k: Annotated[int | None, typer.Option(min=1, help="Sample from this many likeliest tokens.")] = None
+    top_p: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="Sample from the likeliest tokens of this total probability."),
+    ] = None
+
+    def __post_init__(self):
+        for name in ("temperature", "top_k", "top_p"):
+            if not self.do_sample and getattr(self, name) is not None:
+                raise typer.BadParameter(f"--{name.replace('_', '-')} needs --do-sample.")
+
+    @property
+    def generate_kwargs(self) -> dict[str, Any]:
+        """The keyword arguments of `generate` that were given."""
+        return {name: value for name, value in vars(self).items() if name in _GENERATE_KWARGS and value is not None}
+
+
+@dataclass(frozen=True)
+class TextOptions(SamplingOptions):
+    """Generation of text."""
+
+    seed: Annotated[int, typer.Option(help="Seed of sampling.")] = 0
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum length of a text in tokens.")] = 256
+
+
+@dataclass(frozen=True)
+class BatchTextOptions(TextOptions):
+    """Generation of text in batches."""
+
+    num_beams: Annotated[int, typer.Option(min=1, help="Beams of beam search; 1 switches it off.")] = 1
+    batch_size: BatchSize = 8
+
+
+@dataclass(frozen=True)
+class ImageOptions(SamplingOptions):
+    """Generation of images in batches."""
+
+    do_sample: Annotated[bool, typer.Option(help="Sample instead of taking the likeliest code.")] = True
+    guidance_scale: Annotated[
+        float | None,
+        typer.Option(min=1.0, help="Classifier-free guidance; 1 switches it off. Default: that of the checkpoint."),
+    ] = None
+    batch_size: BatchSize = 8
+
+
+def expand_option_groups(command: Callable) -> Callable:
     """
-    The keywords of `generate` out of those options that were given.
+    Replace each parameter of a command that is a dataclass of options by one parameter per field, for Typer.
 
-    Raises:
-        typer.BadParameter: an option of sampling was given without `--do-sample`.
+    Args:
+        command (`Callable`):
+            A function that takes instances of the dataclasses as keyword arguments.
     """
-    given = {name: value for name, value in options.items() if value is not None}
-    if given and not do_sample:
-        name = next(iter(given)).replace("_", "-")
-        raise typer.BadParameter(f"--{name} needs --do-sample.")
-    return {"do_sample": do_sample, **given}
+    groups, parameters = {}, []
+    for parameter in inspect.signature(command, eval_str=True).parameters.values():
+        group = parameter.annotation
+        if is_dataclass(group):
+            groups[parameter.name] = group
+            hints = get_type_hints(group, include_extras=True)
+            parameters += [
+                parameter.replace(name=field.name, default=field.default, annotation=hints[field.name])
+                for field in fields(group)
+            ]
+        else:
+            parameters.append(parameter)
+
+    @functools.wraps(command)
+    def expanded(**values):
+        for name, group in groups.items():
+            values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
+        return command(**values)
+
+    expanded.__signature__ = inspect.Signature(parameters)
+    return expanded

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
 from accelerate import cpu_offload
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -31,7 +32,7 @@ from ..llm_cxr.configuration_llm_cxr import CXRVQTokenizerConfig, LlmCxrConfig
 from ..llm_cxr.modeling_cxr_vq_tokenizer import CXRVQTokenizer
 from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
 from ..llm_cxr.processing_llm_cxr import END_TOKEN, INSTRUCTION_TOKEN, RESPONSE_TOKEN, TEXT_MARKERS, LlmCxrProcessor
-from .state_dicts import first_names, format_mismatch, read_checkpoint
+from .state_dicts import mismatch, some
 from .taming import read_taming_checkpoint, vq_tokenizer_from_taming, vq_tokenizer_to_taming
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -70,7 +71,7 @@ class OfficialWeights(Mapping):
         for file, promised in _weight_files(folder).items():
             tensors = _read_tensors(file)
             if missing := [name for name in promised if name not in tensors]:
-                raise ValueError(f"'{file}' lacks {first_names(missing)}, which the index of the weights says it holds.")
+                raise ValueError(f"'{file}' lacks {some(missing)}, which the index of the weights says it holds.")
             for name, tensor in tensors.items():
                 if not COMPUTED.search(name):
                     self.files[name], self.shapes[name], self.dtypes[name] = file, tuple(tensor.shape), tensor.dtype
@@ -99,7 +100,7 @@ def _weight_files(folder: Path) -> dict[Path, list[str]]:
                 files.setdefault(folder / file, []).append(weight)
             if missing := [file.name for file in files if not file.is_file()]:
                 raise FileNotFoundError(
-                    f"'{folder}' lacks {first_names(missing)}, {len(missing)} of the {len(files)} files that '{index.name}' "
+                    f"'{folder}' lacks {some(missing)}, {len(missing)} of the {len(files)} files that '{index.name}' "
                     "names. Copy or download it again."
                 )
             return files
@@ -112,8 +113,19 @@ def _weight_files(folder: Path) -> dict[Path, list[str]]:
 
 
 def _read_tensors(file: Path) -> Mapping[str, torch.Tensor]:
-    """Map the tensors of a file without reading them."""
-    tensors = read_checkpoint(file)
+    """The tensors of a file, mapped and not read."""
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        tensors = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"'{file}' is not a plain state dict: it holds more than tensors, or refers to code. It was refused and nothing "
+            "in it was executed."
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"Cannot read '{file}': it is truncated or not a file of weights ({reason}).") from error
     if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         raise ValueError(f"'{file}' is not a plain state dict: expected tensors by name.")
     return tensors
@@ -218,7 +230,7 @@ def _check_language_model(text_config: PreTrainedConfig, weights: OfficialWeight
     with torch.device("meta"):
         state = AutoModelForCausalLM.from_config(text_config).state_dict()
     expected = {_saved_name(name): tuple(tensor.shape) for name, tensor in state.items()}
-    if problem := format_mismatch(expected, weights.shapes):
+    if problem := mismatch(expected, weights.shapes):
         raise ValueError(f"`config.json` does not match the weights in '{folder}': {problem}.")
 
 
@@ -277,7 +289,7 @@ def _verify_weights(folder: Path, weights: OfficialWeights, dtype: torch.dtype |
         source_model = AutoModelForCausalLM.from_config(config.text_config)
         model = LlmCxrForCausalLM(config)
     expected = {_saved_name(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    if problem := format_mismatch(expected, written.shapes):
+    if problem := mismatch(expected, written.shapes):
         raise ValueError(f"The written weights are not those of the model: {problem}.")
 
     input_ids = torch.linspace(0, config.text_config.vocab_size - 1, PROBE_LENGTH).long()[None]
@@ -333,7 +345,7 @@ def _verify_vq_tokenizer(
         raise ValueError("The converted VQ-GAN gives other codes than its source.")
     source, back = read_taming_checkpoint(vq_gan_checkpoint), vq_tokenizer_to_taming(vq_tokenizer)
     if wrong := [name for name in source if not torch.equal(back[name], source[name].float())]:
-        raise ValueError(f"The converted VQ-GAN differs from its source in {first_names(wrong)}.")
+        raise ValueError(f"The converted VQ-GAN differs from its source in {some(wrong)}.")
     return [
         ("Weights of the VQ-GAN", f"all {len(source)} equal when converted back"),
         ("Codes", f"all {source_codes.numel()} equal, {len(source_codes.unique())} of them distinct"),

@@ -1,1 +1,1 @@
-"""The demo page of `transformers-cxr demo`."""
+"""Web page of `transformers-cxr demo`."""

@@ -1,4 +1,4 @@
-"""What the demo page does with the model: look at an X-ray, write about it, draw one."""
+"""Requests of the demo page to the model: encode an X-ray, write text about it, generate one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import PIL.Image
 import torch
 
-from ..llm_cxr.generation_llm_cxr import generate_image
+from ..llm_cxr.generation_llm_cxr import generate_image, generate_text
 from .streaming import Worker
 
 if TYPE_CHECKING:
@@ -23,9 +23,12 @@ MAX_NEW_TOKENS = 256
 @dataclass(frozen=True)
 class Xray:
     """
-    codes (`list[int]`): the image as the language model gets it, each in `[0, codebook_size)`.
-    pixels (`PIL.Image.Image`): the image as the VQ-GAN gets it.
-    reconstruction (`PIL.Image.Image`): the image that the VQ-GAN makes of the codes.
+    An encoded X-ray.
+
+    Args:
+        codes (`list[int]`): Its VQ codes, each in `[0, codebook_size)`.
+        pixels (`PIL.Image.Image`): The input of the VQ-GAN.
+        reconstruction (`PIL.Image.Image`): The output of the VQ-GAN.
     """
 
     codes: list[int]
@@ -35,14 +38,11 @@ class Xray:
 
 class Reader:
     """
-    A checkpoint that several users read and draw with. Every method may be called from any thread.
+    A checkpoint that serves several users. All methods are thread-safe.
 
     Args:
         model ([`LlmCxrForCausalLM`]), processor ([`LlmCxrProcessor`]):
-            A checkpoint.
-
-    Raises:
-        ValueError: the processor and the model do not belong together.
+            Model and processor of a checkpoint.
     """
 
     def __init__(self, model: LlmCxrForCausalLM, processor: LlmCxrProcessor):
@@ -50,17 +50,14 @@ class Reader:
         self.model = model
         self.processor = processor
         self._worker = Worker()
-        self._special_tokens = [
-            token.content for token in processor.tokenizer.added_tokens_decoder.values() if token.special
-        ]
 
-    def look(self, path: Path) -> Xray:
+    def encode(self, path: Path) -> Xray:
         """
-        Reads and encodes an image file.
+        Read and encode an image file.
 
         Raises:
-            ValueError or OSError: the file is none that [`LlmCxrImageProcessor`] reads. The message names the file without
-                its folder.
+            ValueError: If [`LlmCxrImageProcessor`] cannot read the file. The message has the name of the file without its
+                folder.
         """
         try:
             pixel_values = self.processor.image_processor(path, return_tensors="pt").pixel_values
@@ -80,98 +77,97 @@ class Reader:
 
     def write(self, codes: Sequence[int], turns: Sequence[str]) -> Iterator[str]:
         """
-        Writes the next turn of a conversation about an X-ray, greedily.
+        Write the next turn of a conversation about an X-ray, greedily.
 
         Args:
             codes (`Sequence[int]`):
-                The X-ray, which is part of the first turn.
+                Codes of the X-ray, which is part of the first turn.
             turns (`Sequence[str]`):
-                Texts of the user and of the model by turns; the last is the user's.
+                Alternating turns of the user and the model; the last is of the user.
 
         Returns:
-            `Iterator[str]`: the text so far, after every token.
+            `Iterator[str]`: the text so far after every token, at last the whole text.
 
         Raises:
-            ValueError: a text holds a special token, or the conversation fills the context.
+            ValueError: If the conversation does not fit into the context.
         """
-        messages = [
-            {"role": role, "content": [{"type": "text", "text": text}]}
-            for role, text in zip(["user", "assistant"] * len(turns), turns)
-        ]
-        self._check_no_special_token(turns[-1])
-        messages[0]["content"].append({"type": "image"})
-        prompt = self.processor.apply_chat_template(messages, add_generation_prompt=True)
-        inputs = self.processor(text=[prompt], image_codes=[codes], return_tensors="pt").to(self.model.device)
-        length = inputs.input_ids.shape[1]
-        self.model.check_context(length + 1)
-        context = getattr(self.model.config.text_config, "max_position_embeddings", None)
-        max_new_tokens = MAX_NEW_TOKENS if context is None else min(MAX_NEW_TOKENS, context - length)
+        *earlier, text = turns
+        roles = ["user", "assistant"] * len(turns)
+        history = [{"role": role, "content": [{"type": "text", "text": turn}]} for role, turn in zip(roles, earlier)]
+        if history:
+            history[0]["content"].append({"type": "image"})
+        texts: list[str] = []
 
         def generate(streamer):
-            self.model.generate(
-                **inputs, generation_mode="text", do_sample=False, max_new_tokens=max_new_tokens, streamer=streamer
+            texts.extend(
+                generate_text(
+                    self.model,
+                    self.processor,
+                    instruction=text,
+                    image_codes=[codes],
+                    history=history,
+                    streamer=streamer,
+                    max_new_tokens=MAX_NEW_TOKENS,
+                    do_sample=False,
+                )
             )
 
-        tokens = self._worker.stream(generate)
-        next(tokens)  # `generate` puts the prompt first
-        written: list[int] = []
-        for token in tokens:
-            written += token.tolist()
-            text = self.processor.post_process_multimodal_output(torch.tensor([written]), generation_mode="text")[0]
-            # A character of several tokens is shown when it is whole.
-            yield text.strip().removesuffix("\N{REPLACEMENT CHARACTER}")
+        stream = self._worker.stream(generate)
+        next(stream)  # the prompt
+        token_ids: list[int] = []
+        for new_ids in stream:
+            token_ids += new_ids.tolist()
+            (so_far,) = self.processor.post_process_multimodal_output([token_ids], generation_mode="text")
+            # A character of several tokens is shown when it is complete.
+            yield so_far.strip().removesuffix("\N{REPLACEMENT CHARACTER}")
+        yield texts[0]
 
-    def draw(
+    def generate(
         self, text: str, num_images: int = 1, seed: int = 0, guidance_scale: float | None = None
     ) -> Iterator[list[PIL.Image.Image]]:
         """
-        Draws X-rays for a text.
+        Generate X-rays row by row.
 
         Args:
             text (`str`):
-                Report, findings or impression to draw.
+                Report, findings or impression.
             num_images, seed, guidance_scale:
                 As in [`generate_image`].
 
         Returns:
-            `Iterator[list[PIL.Image.Image]]`: `num_images` images, marked as generated, after every row of codes; what is
-            not yet drawn is black.
+            `Iterator[list[PIL.Image.Image]]`: `num_images` images after every row of codes, black below it, marked as
+            generated.
 
         Raises:
-            ValueError: the text holds a special token, or does not fit into the context.
+            ValueError: If the text does not fit into the context.
         """
-        self._check_no_special_token(text)
-        grid = self.model.config.vq_config.grid_size
-        drawn: list[torch.LongTensor] = []
+        grid_size = self.model.config.vq_config.grid_size
+        codes: list[torch.LongTensor] = []
 
         def generate(streamer):
             generate_image(
                 self.model,
                 self.processor,
                 text,
-                num_images=num_images,
+                num_images,
                 seed=seed,
                 guidance_scale=guidance_scale,
                 streamer=streamer,
+                output_type="codes",
             )
 
-        for codes in self._worker.stream(generate):
-            drawn.append(codes)
-            if len(drawn) % grid == 0:
-                yield self._decode_rows(torch.stack(drawn, dim=1))
+        for new_codes in self._worker.stream(generate):
+            codes.append(new_codes)
+            if len(codes) % grid_size == 0:
+                yield self._decode_rows(torch.stack(codes, dim=1))
 
     @torch.no_grad()
     def _decode_rows(self, codes: torch.LongTensor) -> list[PIL.Image.Image]:
-        """Images of the first rows of codes, `torch.LongTensor` of shape `(num_images, num_rows * grid_size)`."""
+        """Decode the first rows of images, codes of shape `(num_images, num_rows * grid_size)`."""
         config, vq_tokenizer = self.model.config.vq_config, self.model.vq_tokenizer
         num_rows = codes.shape[1] // config.grid_size
-        # The last row stands in for those to come: the decoder's normalisation looks at the whole image.
+        # The normalization of the decoder depends on the whole image: repeat the last row instead of an arbitrary code.
         filled = torch.cat([codes, codes[:, -config.grid_size :].repeat(1, config.grid_size - num_rows)], dim=1)
         pixel_values = vq_tokenizer.decode(filled.to(vq_tokenizer.device))
         pixel_values[:, :, num_rows * config.image_size // config.grid_size :] = -1
         return self.processor.postprocess(pixel_values)
-
-    def _check_no_special_token(self, text: str) -> None:
-        for token in self._special_tokens:
-            if token in text:
-                raise ValueError(f"The text holds {token!r}, which the model does not take as text. Leave it out.")

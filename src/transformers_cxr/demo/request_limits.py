@@ -1,4 +1,4 @@
-"""Limits of every request to the page, before anything of it is kept or followed."""
+"""Limits of requests to the demo page, checked before anything is stored."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
-class _Address(Exception):
-    """A file is given by its address."""
+class _UrlError(Exception):
+    """A request has a URL instead of a file."""
 
 
 class RequestLimits:
     """
-    ASGI middleware. It answers 413 to a request whose body is larger than allowed, by its `Content-Length` or, where it has
-    none, as soon as more has come; and 400 to one that gives the address of a file in place of a file, which Gradio would
-    download, however large it is.
+    ASGI middleware that answers 413 to a request larger than allowed, by its `Content-Length` or as soon as too much has
+    come, and 400 to a URL instead of a file, which Gradio would download at any size.
 
     Args:
-        app (`ASGIApp`): what is protected.
-        max_bytes (`int`): limit of a request.
-        max_upload_bytes (`int`): limit of a request to a path that ends in `/upload`.
+        app (`ASGIApp`): Application to protect.
+        max_bytes (`int`): Limit of a request.
+        max_upload_bytes (`int`): Limit of a request to a path that ends in `/upload`.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int, max_upload_bytes: int):
@@ -47,7 +46,7 @@ class RequestLimits:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            # On this error Gradio deletes what it has of the upload.
+            # On this error Gradio deletes the partial upload.
             if received > limit:
                 raise MultiPartException(too_large)
             if is_upload and message["type"] == "http.disconnect":
@@ -58,18 +57,18 @@ class RequestLimits:
             await self.app(scope, receive_within_limit, send)
             return
         try:
-            body = await _whole_body(receive_within_limit)
-            _check_no_address(body)
+            body = await _read_body(receive_within_limit)
+            _check_no_url(body)
         except MultiPartException as error:
             await PlainTextResponse(error.message, status_code=413)(scope, receive, send)
-        except _Address:
-            message = "Upload the file itself: this page fetches no address."
+        except _UrlError:
+            message = "Upload the file itself: this page downloads no URLs."
             await PlainTextResponse(message, status_code=400)(scope, receive, send)
         else:
-            await self.app(scope, _receive_again(body, receive), send)
+            await self.app(scope, _replay(body, receive), send)
 
 
-async def _whole_body(receive: Receive) -> bytes:
+async def _read_body(receive: Receive) -> bytes:
     parts, more = [], True
     while more:
         message = await receive()
@@ -78,23 +77,23 @@ async def _whole_body(receive: Receive) -> bytes:
     return b"".join(parts)
 
 
-def _check_no_address(body: bytes) -> None:
+def _check_no_url(body: bytes) -> None:
     def check(value: dict) -> dict:
         if str(value.get("path")).lower().startswith(("http:", "https:")):
-            raise _Address
+            raise _UrlError
         return value
 
     try:
         json.loads(body, object_hook=check)
-    # What is no JSON is refused where it is read.
+    # Gradio refuses invalid JSON.
     except (ValueError, RecursionError):
         pass
 
 
-def _receive_again(body: bytes, receive: Receive) -> Receive:
-    waiting = [{"type": "http.request", "body": body, "more_body": False}]
+def _replay(body: bytes, receive: Receive) -> Receive:
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
 
-    async def receive_again() -> Message:
-        return waiting.pop() if waiting else await receive()
+    async def replay() -> Message:
+        return messages.pop() if messages else await receive()
 
-    return receive_again
+    return replay

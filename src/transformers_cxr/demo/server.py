@@ -1,4 +1,4 @@
-"""Serving the demo page."""
+"""Server of the demo page."""
 
 from __future__ import annotations
 
@@ -33,30 +33,29 @@ def serve(
     root_path: str | None = None,
 ) -> Iterator[str]:
     """
-    Serves the demo page for as long as the context lasts. What users upload and draw is in a temporary folder, which is
-    deleted with the context.
+    Serve the demo page in a context. Uploads and generated images are in a temporary folder, deleted at the end.
 
     Args:
         model ([`LlmCxrForCausalLM`]), processor ([`LlmCxrProcessor`]):
-            A checkpoint.
+            Model and processor of a checkpoint.
         title (`str`, *optional*):
             Line below the heading.
         host (`str`, *optional*, defaults to `"127.0.0.1"`):
-            Address to listen at; this machine alone by default.
+            Address to listen at; by default only this machine has access.
         port (`int`, *optional*):
-            Port to listen at; the first that is free from 7860 on by default.
+            Port to listen at; by default the first free one from 7860.
         root_path (`str`, *optional*):
             Path of the page behind a proxy.
 
     Returns:
-        The address of the page.
+        The URL of the page.
 
     Raises:
-        OSError: the port is in use.
+        OSError: If the port is in use.
     """
     with tempfile.TemporaryDirectory(prefix="transformers-cxr-demo-") as folder, _upload_folder(folder):
         page = build_page(Reader(model, processor), title)
-        _, address, _ = page.launch(
+        _, url, _ = page.launch(
             server_name=host,
             server_port=port,
             root_path=root_path,
@@ -74,20 +73,20 @@ def serve(
             max_file_size=MAX_UPLOAD_BYTES,
             app_kwargs={
                 "middleware": [
-                    # The boundaries of a form come on top of the file.
+                    # An upload is a file and the boundaries of its form.
                     Middleware(RequestLimits, max_bytes=MAX_REQUEST_BYTES, max_upload_bytes=MAX_UPLOAD_BYTES + 2**16)
                 ]
             },
         )
         try:
-            yield address
+            yield url
         finally:
             page.close(verbose=False)
 
 
 @contextmanager
 def _upload_folder(folder: str) -> Iterator[None]:
-    """Gradio takes it from the environment alone."""
+    """Set the upload folder of Gradio, which reads it from the environment only."""
     before = os.environ.get("GRADIO_TEMP_DIR")
     os.environ["GRADIO_TEMP_DIR"] = folder
     try:

@@ -1,4 +1,4 @@
-"""The model of the demo page: one request at a time, token by token, given up as soon as nobody waits for it."""
+"""A worker thread for the model that streams tokens and cancels abandoned requests."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ from transformers.generation.streamers import BaseStreamer
 Result = TypeVar("Result")
 
 
-class _Abandoned(Exception):
-    """Ends a generation whose reader has left."""
+class _Cancelled(Exception):
+    """Ends a generation that nobody waits for."""
 
 
 class _TokenQueue(BaseStreamer):
-    """Hands what `generate` and `generate_image` put over to another thread."""
+    """Streamer that passes tokens to another thread."""
 
     def __init__(self):
         self.tokens: SimpleQueue[torch.LongTensor | None] = SimpleQueue()
-        self.abandoned = False
+        self.cancelled = False
 
     def put(self, value: torch.LongTensor) -> None:
-        if self.abandoned:
-            raise _Abandoned
+        if self.cancelled:
+            raise _Cancelled
         self.tokens.put(value)
 
     def end(self) -> None:
-        # The end of the call is what counts: it comes after an error, too.
+        # The end of the call ends the stream, also after an error.
         pass
 
 
 class Worker:
-    """The only thread in which the model runs, so that the requests of several users cannot touch each other."""
+    """The only thread that runs the model, so that requests of several users do not interfere."""
 
     def __init__(self):
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
 
     def run(self, function: Callable[..., Result], *args) -> Result:
-        """The result of `function(*args)`, when its turn has come."""
+        """Return the result of `function(*args)` after all earlier requests."""
         return self._executor.submit(function, *args).result()
 
     def stream(self, function: Callable[[BaseStreamer], object]) -> Iterator[torch.LongTensor]:
         """
-        What `function(streamer)` puts into its streamer, as it comes. Closing the iterator ends the function at its next
-        token; an error of the function is raised here.
+        Yield the tokens that `function(streamer)` puts into its streamer. Closing the iterator cancels the function at its
+        next token; an error of the function is raised here.
         """
         queue = _TokenQueue()
         call = self._executor.submit(function, queue)
@@ -57,5 +57,5 @@ class Worker:
                 yield tokens
             call.result()
         finally:
-            queue.abandoned = True
+            queue.cancelled = True
             call.cancel()

@@ -1,4 +1,4 @@
-"""The pipelines that read an X-ray: reports and answers."""
+"""Pipelines that read a chest X-ray: reports and answers to questions."""
 
 from __future__ import annotations
 
@@ -6,58 +6,31 @@ import types
 
 import torch
 from torch.utils.data import Dataset
-from transformers import GenerationConfig
 
-from ..llm_cxr.processing_llm_cxr import REPORT_INSTRUCTION
+from ..llm_cxr.generation_llm_cxr import generate_text
 from .cxr import CxrPipeline, is_sequence
 
 
-class _CxrTextPipeline(CxrPipeline):
-    """An image and an instruction in, text out."""
+class CxrTextPipeline(CxrPipeline):
+    """Pipeline from an image and an instruction to text."""
 
-    _pipeline_calls_generate = True
-    _default_generation_config = GenerationConfig(max_new_tokens=256)
+    output_key = "generated_text"
 
-    def _prompt(self, image, instruction: str) -> dict:
-        # Opened here, as Transformers takes `None` for an image that is given elsewhere.
-        image = self.processor.image_processor.fetch_images(image)
-        if getattr(image, "ndim", 2) == 4:
-            raise ValueError(f"Expected one image, got a batch of shape {tuple(image.shape)}: give a list of images.")
-        content = [{"type": "text", "text": instruction}, {"type": "image", "image": image}]
-        inputs = self.processor.apply_chat_template(
-            [{"role": "user", "content": content}],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            # A question can name a token of the model, but not write one.
-            sanitize_control_tokens=True,
-            # Transformers cannot do both.
-            processor_kwargs={"add_special_tokens": False},
-        )
-        tokenizer = self.processor.tokenizer
-        begin = [i for i in tokenizer("").input_ids if i == tokenizer.bos_token_id]
-        if inputs["input_ids"][0, : len(begin)].tolist() != begin:
-            inputs["input_ids"] = torch.cat([torch.tensor([begin]), inputs["input_ids"]], dim=1)
-            inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-        return inputs
+    def prepare(self, image, instruction: str) -> dict[str, str | torch.FloatTensor]:
+        """Return the model inputs of one image and instruction."""
+        pixel_values = self.processor.image_processor(image, return_tensors="pt").pixel_values
+        if len(pixel_values) != 1:
+            raise ValueError(f"Expected one image, got a batch of {len(pixel_values)}: pass a list of images.")
+        return {"text": instruction, "pixel_values": pixel_values}
 
-    def _forward(self, model_inputs, **generate_kwargs):
-        generate_kwargs = self._prepare_generate_kwargs(generate_kwargs, return_dict_in_generate=False)
-        output = self.model.generate(**model_inputs, generation_mode="text", **generate_kwargs)
-        new_ids = output[:, model_inputs["input_ids"].shape[1] :]
-        # One row an image, whatever `num_return_sequences` is: batches are taken apart along the first dimension.
-        return {"generated_ids": new_ids.unflatten(0, (len(model_inputs["input_ids"]), -1))}
-
-    def postprocess(self, model_outputs) -> list[dict[str, str]]:
-        new_ids = model_outputs["generated_ids"].flatten(0, 1)
-        texts = self.processor.post_process_multimodal_output(new_ids, generation_mode="text")
-        return [{"generated_text": text.strip()} for text in texts]
+    def generate(self, texts: list[str], pixel_values: torch.FloatTensor, **generate_kwargs) -> list[str]:
+        codes = self.model.vq_tokenizer.encode(pixel_values)
+        return generate_text(self.model, self.processor, instruction=texts, image_codes=codes, **generate_kwargs)
 
 
-class CxrReportPipeline(_CxrTextPipeline):
+class CxrReportPipeline(CxrTextPipeline):
     """
-    `pipeline("cxr-report")`: the radiology report of a chest X-ray. Generated, for research only.
+    `pipeline("cxr-report")`: write the radiology report of a chest X-ray. Generated, for research only.
 
     ```python
     >>> pipeline("cxr-report")("xray.png")
@@ -66,8 +39,8 @@ class CxrReportPipeline(_CxrTextPipeline):
     """
 
     def _sanitize_parameters(self, instruction: str | None = None, generate_kwargs: dict | None = None, **kwargs):
-        preprocess = {} if instruction is None else {"instruction": instruction}
-        return preprocess, {**(generate_kwargs or {}), **kwargs}, {}
+        preprocess_kwargs = {} if instruction is None else {"instruction": instruction}
+        return preprocess_kwargs, {**(generate_kwargs or {}), **kwargs}, {}
 
     def __call__(self, images, **kwargs):
         """
@@ -76,9 +49,9 @@ class CxrReportPipeline(_CxrTextPipeline):
                 A chest X-ray as a PIL image, path, URL, bytes, array, tensor or `pydicom.Dataset`; or a list, column of a
                 dataset, dataset or generator of these. A file may be DICOM.
             instruction (`str`, *optional*):
-                Instruction in place of "Write a radiology report for this chest X-ray."
+                Instruction instead of the default of the checkpoint, `processor.report_instruction`.
             generate_kwargs (`dict`, *optional*):
-                Arguments of `generate`; they can also be given by themselves.
+                Arguments of [`generate_text`], which can also be passed directly.
 
         Returns:
             `list[dict]`: `[{"generated_text": str}]` for an image (with `num_return_sequences` entries), a list of such
@@ -86,13 +59,13 @@ class CxrReportPipeline(_CxrTextPipeline):
         """
         return super().__call__(images, **kwargs)
 
-    def preprocess(self, image, instruction: str = REPORT_INSTRUCTION):
-        return self._prompt(image, instruction)
+    def preprocess(self, image, instruction: str | None = None):
+        return self.prepare(image, instruction or self.processor.report_instruction)
 
 
-class CxrVqaPipeline(_CxrTextPipeline):
+class CxrVqaPipeline(CxrTextPipeline):
     """
-    `pipeline("cxr-vqa")`: the answer to a question about a chest X-ray. Generated, for research only.
+    `pipeline("cxr-vqa")`: answer a question about a chest X-ray. Generated, for research only.
 
     ```python
     >>> pipeline("cxr-vqa")(image="xray.png", question="Is there pneumonia?")
@@ -100,19 +73,16 @@ class CxrVqaPipeline(_CxrTextPipeline):
     ```
     """
 
-    def _sanitize_parameters(self, generate_kwargs: dict | None = None, **kwargs):
-        return {}, {**(generate_kwargs or {}), **kwargs}, {}
-
     def __call__(self, image, question: str | list[str] | None = None, **kwargs):
         """
         Args:
             image (`ImageInput` or iterable of them, or iterable of `dict`):
-                A chest X-ray as [`CxrReportPipeline`] takes it; or a list, column, dataset or generator of these; or,
-                without `question`, dictionaries (or rows of a dataset) with `image` and `question`.
+                A chest X-ray as for [`CxrReportPipeline`]; or a list, column, dataset or generator of these; or, without
+                `question`, dictionaries (or rows of a dataset) with `image` and `question`.
             question (`str` or `list[str]`, *optional*):
                 The question, or one for each image of a list or column.
             generate_kwargs (`dict`, *optional*):
-                Arguments of `generate`; they can also be given by themselves.
+                Arguments of [`generate_text`], which can also be passed directly.
 
         Returns:
             `list[dict]`: `[{"generated_text": str}]` for a question (with `num_return_sequences` entries), a list of such
@@ -125,7 +95,7 @@ class CxrVqaPipeline(_CxrTextPipeline):
             if not isinstance(question, str):
                 raise TypeError(
                     "Expected one question, a string, for all images of a dataset or generator, got "
-                    f"{type(question).__name__}: give dictionaries with `image` and `question` for one each."
+                    f"{type(question).__name__}. Pass dictionaries with `image` and `question` for one question each."
                 )
             return super().__call__(({"image": each, "question": question} for each in image), **kwargs)
         if not is_sequence(image) and not is_sequence(question):
@@ -133,7 +103,9 @@ class CxrVqaPipeline(_CxrTextPipeline):
         images = image if is_sequence(image) else [image] * len(question)
         questions = question if is_sequence(question) else [question] * len(image)
         if len(images) != len(questions):
-            raise ValueError(f"Got {len(images)} images and {len(questions)} questions: give one question an image.")
+            raise ValueError(
+                f"Expected one question per image, got {len(images)} images and {len(questions)} questions."
+            )
         return list(super().__call__(({"image": i, "question": q} for i, q in zip(images, questions)), **kwargs))
 
     def preprocess(self, inputs: dict):
@@ -141,4 +113,4 @@ class CxrVqaPipeline(_CxrTextPipeline):
             raise ValueError('Expected an image and a question: `pipe(image=..., question="...")`.')
         if not isinstance(inputs["question"], str):
             raise TypeError(f"Expected a question as a string, got {type(inputs['question']).__name__}.")
-        return self._prompt(inputs["image"], inputs["question"])
+        return self.prepare(inputs["image"], inputs["question"])

@@ -4,33 +4,33 @@ import sys
 
 import pytest
 
-from transformers_cxr.cli.outputs import JsonLines
+from transformers_cxr.cli.json_lines import JsonLines
 
 
 def record(image, **settings):
     return {"image": image, "settings": settings, "report": "x", "generated": True}
 
 
-def wanted(image, **settings):
+def expected(image, **settings):
     return {"image": image, "settings": settings}
 
 
 def test_records_are_found_again(tmp_path):
     path = tmp_path / "deep/records.jsonl"
     with JsonLines(path, ("image",)) as records:
-        assert records.find(wanted("ä.png", seed=1)) is None
+        assert records.find(expected("ä.png", seed=1)) is None
         records.append([record("ä.png", seed=1), record("b.png", seed=1)])
         assert path.read_bytes().count(b"\n") == 2
     with JsonLines(path, ("image",)) as records:
-        assert records.find(wanted("ä.png", seed=1)) == record("ä.png", seed=1)
-        with pytest.raises(ValueError, match="'b.png' already, made with seed = 1; now it is 2"):
-            records.find(wanted("b.png", seed=2))
-        with pytest.raises(ValueError, match="made with seed = 1; now it is None"):
-            records.find(wanted("b.png"))
+        assert records.find(expected("ä.png", seed=1)) == record("ä.png", seed=1)
+        with pytest.raises(ValueError, match="'b.png' with seed = 1, now it is 2"):
+            records.find(expected("b.png", seed=2))
+        with pytest.raises(ValueError, match="with seed = 1, now it is None"):
+            records.find(expected("b.png"))
 
 
-@pytest.mark.parametrize("rest", [b'{"im', b'{"image": "c.png", "repor', b'{"image": "c.png", "generated": true}'])
-def test_a_torn_last_line_is_cut_off(tmp_path, rest):
+@pytest.mark.parametrize("rest", [b'{"im', b'{"image": "c.png", "generated": true}'])
+def test_unfinished_last_line_is_removed(tmp_path, rest):
     path = tmp_path / "records.jsonl"
     with JsonLines(path, ("image",)) as records:
         records.append([record("a.png")])
@@ -44,18 +44,18 @@ def test_a_torn_last_line_is_cut_off(tmp_path, rest):
 @pytest.mark.parametrize(
     "content", [b"my notes", b"my notes\n", b'{"x": 1}\n', b'{"image": "a", "report": "b"}\n', b"\xff\n"]
 )
-def test_a_file_of_somebody_else_is_left_as_it_is(tmp_path, content):
+def test_file_with_other_content_is_left_unchanged(tmp_path, content):
     path = tmp_path / "records.jsonl"
     path.write_bytes(content)
-    with pytest.raises(FileExistsError, match="line 1 is not of this command"):
+    with pytest.raises(FileExistsError, match="line 1 was not written by this command"):
         JsonLines(path, ("image",))
     assert path.read_bytes() == content
 
 
-def test_a_second_run_is_refused_and_a_dead_one_does_not_block(tmp_path):
+def test_second_process_is_refused_and_a_killed_one_does_not_block(tmp_path):
     path = tmp_path / "records.jsonl"
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom transformers_cxr.cli.outputs import JsonLines\n"
+        "import sys, time\nfrom pathlib import Path\nfrom transformers_cxr.cli.json_lines import JsonLines\n"
         "records = JsonLines(Path(sys.argv[1]), ('image',))\nprint('open', flush=True)\ntime.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE) as other:
@@ -67,13 +67,13 @@ def test_a_second_run_is_refused_and_a_dead_one_does_not_block(tmp_path):
         records.append([record("a.png")])
 
 
-def test_nothing_is_left_where_nothing_was_written(tmp_path):
+def test_empty_file_is_removed(tmp_path):
     with JsonLines(tmp_path / "records.jsonl", ("image",)):
         pass
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_is_named_and_keeps_what_is_finished(tmp_path):
+def test_full_disk_keeps_finished_records(tmp_path):
     class Full:
         def write(self, lines):
             raise OSError(errno.ENOSPC, "No space left on device")

@@ -1,4 +1,4 @@
-"""The images that a command is given."""
+"""Image files that commands read and write."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ import typer
 from ..data.readers.image_folder import IMAGE_SUFFIXES, READ_ERRORS, walk_images
 
 if TYPE_CHECKING:
+    import PIL.Image
     import torch
 
     from ..llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor
+    from .json_lines import JsonLines
 
 
 def list_images(arguments: Sequence[str]) -> list[str]:
     """
-    Files, folders, globs and URLs to one image each, without repetitions.
+    Return the images of files, folders, globs and URLs, each once.
 
     Raises:
-        FileNotFoundError: nothing is there, or a folder holds no image.
+        FileNotFoundError: If a path does not exist or a folder has no image.
     """
     images: dict[str, None] = {}
     for argument in arguments:
@@ -36,20 +38,19 @@ def list_images(arguments: Sequence[str]) -> list[str]:
         for path in paths:
             found = [str(image) for image in walk_images(Path(path))] if os.path.isdir(path) else [path]
             if not found:
-                raise FileNotFoundError(
-                    f"No image in '{path}': expected files {', '.join(IMAGE_SUFFIXES)} at any depth."
-                )
+                suffixes = ", ".join(IMAGE_SUFFIXES)
+                raise FileNotFoundError(f"No image in '{path}': expected files {suffixes} at any depth.")
             images.update(dict.fromkeys(found))
     return list(images)
 
 
 class ImageReader:
     """
-    Reads images for a command and reports by name those that cannot be read.
+    Reader of image files that names unreadable ones on the standard error output and skips them.
 
     Args:
         image_processor ([`LlmCxrImageProcessor`]):
-            Prepares them.
+            Image processor of the checkpoint.
     """
 
     def __init__(self, image_processor: LlmCxrImageProcessor):
@@ -58,8 +59,11 @@ class ImageReader:
 
     def read(self, images: Sequence[str]) -> tuple[list[str], torch.FloatTensor | None]:
         """
-        Those of some images that can be read, and their pixels (`(num_images, channels, height, width)` in [-1, 1]); `None`
-        where none can.
+        Read images.
+
+        Returns:
+            `tuple[list[str], torch.FloatTensor | None]`: the readable images, and their pixels of shape
+            `(num_images, channels, height, width)` in [-1, 1], `None` without any.
         """
         import torch
 
@@ -73,8 +77,24 @@ class ImageReader:
                 typer.echo(f"Not read: {image}: {error}", err=True)
         return readable, torch.cat(pixels) if pixels else None
 
-    def end(self) -> None:
-        """Ends the command with exit code 1 where an image could not be read."""
+    def exit_if_failed(self) -> None:
+        """Exit with code 1 if an image was unreadable."""
         if self.num_failed:
             typer.echo(f"{self.num_failed} images could not be read.", err=True)
             raise typer.Exit(1)
+
+
+def write_image(image: PIL.Image.Image, record: dict, records: JsonLines) -> None:
+    """Write an image, as PNG or DICOM by the suffix of `record["file"]`, beside its records."""
+    from ..data.dicom_output import image_to_dicom
+    from ..files import atomic_write
+    from ..llm_cxr.image_processing_llm_cxr import save_image
+
+    # The record first: a file without a record belongs to the user.
+    if record not in records:
+        records.append([record])
+    with atomic_write(records.path.parent / record["file"]) as path:
+        if path.suffix == ".dcm":
+            image_to_dicom(image).save_as(path, enforce_file_format=True)
+        else:
+            save_image(image, path)

@@ -1,0 +1,41 @@
+"""The command `get`."""
+
+from __future__ import annotations
+
+import filecmp
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..checkpoints import checkpoint
+from .errors import cli_errors
+from .models import EMBEDDED
+
+
+def get(
+    name: Annotated[str, typer.Argument(help="Checkpoint of the package.")] = EMBEDDED,
+    output: Annotated[Path | None, typer.Option(help="Folder to write; ./NAME if not given.")] = None,
+):
+    """
+    Put the embedded checkpoint where `from_pretrained("llm-cxr")` finds it.
+
+    ```
+    transformers-cxr get
+    transformers-cxr get llm-cxr --output checkpoints/llm-cxr
+    ```
+    """
+    with cli_errors():
+        from ..files import atomic_write
+
+        source, target = checkpoint(name), output or Path(name)
+        names = [path.name for path in source.iterdir()]
+        if target.is_dir() and filecmp.cmpfiles(source, target, names, shallow=False)[0] == names:
+            typer.echo(f"'{target}' is already there.")
+            return
+        with atomic_write(target, overwrite=False) as partial:
+            partial.mkdir()
+            for file in names:
+                shutil.copy(source / file, partial)
+    typer.echo(f"Written to {target}.")

@@ -1,0 +1,86 @@
+"""The command `reconstruct`."""
+
+from __future__ import annotations
+
+from itertools import count
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options
+from .errors import cli_errors
+from .images import ImageReader, list_images, write_image
+from .json_lines import JsonLines
+from .models import find_device, load_vq_tokenizer, model_name
+
+
+def reconstruct(
+    images: options.Images,
+    output: Annotated[Path, typer.Option(help="Folder to write to.", file_okay=False)] = Path("reconstructed"),
+    batch_size: options.BatchSize = 8,
+    model: options.Model = None,
+    device: options.Device = None,
+):
+    """
+    Write X-rays beside their reconstructions by the image tokenizer.
+
+    One PNG per image, with the original on the left. The PSNR in dB is printed and, with the name of the PNG, written to
+    reconstructions.jsonl in the same folder. The same command again writes missing files.
+
+    ```
+    transformers-cxr reconstruct xray.png
+    transformers-cxr reconstruct scans/ --model runs/vq --output reconstructions
+    ```
+    """
+    with cli_errors(), JsonLines(output / "reconstructions.jsonl", ("image",)) as records:
+        import torch
+        from tqdm import tqdm
+
+        from ..evaluation.metrics.reconstruction import RECONSTRUCTION_NOTICE
+
+        paths = list_images(images)
+        settings = {"settings": {"model": model_name(model)}}
+        known = {path: records.find({"image": path, **settings}) for path in paths}
+        missing = [path for path, record in known.items() if not record or not (output / record["file"]).exists()]
+        psnr = {path: record["psnr"] for path, record in known.items() if path not in missing}
+        vq_tokenizer, image_processor = load_vq_tokenizer(model, find_device(device))
+        reader = ImageReader(image_processor)
+        typer.echo(RECONSTRUCTION_NOTICE, err=True)
+        with tqdm(total=len(missing), unit="image", disable=None) as progress:
+            for start in range(0, len(missing), batch_size):
+                batch = missing[start : start + batch_size]
+                readable, pixel_values = reader.read(batch)
+                progress.update(len(batch))
+                if not readable:
+                    continue
+                pixel_values = pixel_values.to(vq_tokenizer.device)
+                with torch.no_grad():
+                    decoded = vq_tokenizer.decode(vq_tokenizer.encode(pixel_values))
+                mse = (decoded - pixel_values).square().mean(dim=(1, 2, 3))
+                pairs = image_processor.postprocess(torch.cat([pixel_values, decoded], dim=-1))
+                for path, pair, psnr[path] in zip(readable, pairs, (10 * torch.log10(4 / mse)).tolist()):
+                    pair.info["comment"] = RECONSTRUCTION_NOTICE
+                    record = {
+                        "image": path,
+                        "file": known[path]["file"] if known[path] else _new_name(path, records),
+                        "psnr": psnr[path],
+                        **settings,
+                        "generated": True,
+                        "notice": RECONSTRUCTION_NOTICE,
+                    }
+                    write_image(pair, record, records)
+        for path in paths:
+            if path in psnr:
+                typer.echo(f"{psnr[path]:6.2f} dB  {path}")
+        if len(psnr) > 1:
+            typer.echo(f"{sum(psnr.values()) / len(psnr):6.2f} dB  mean of {len(psnr)} images")
+        reader.exit_if_failed()
+
+
+def _new_name(image: str, records: JsonLines) -> str:
+    """Return the name of a new PNG; a number distinguishes images of the same name from several folders."""
+    folder, stem = records.path.parent, Path(image).stem
+    taken = {record["file"] for record in records}
+    names = (f"{stem}{f'-{number}' if number > 1 else ''}.png" for number in count(1))
+    return next(name for name in names if name not in taken and not (folder / name).exists())

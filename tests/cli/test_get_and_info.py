@@ -1,0 +1,49 @@
+import errno
+import filecmp
+import shutil
+from importlib import metadata
+
+from transformers_cxr import checkpoint as embedded
+
+
+def test_get_writes_the_embedded_checkpoint(run, check_error, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run("get").exit_code == 0
+    names = [path.name for path in embedded("llm-cxr").iterdir()]
+    assert filecmp.cmpfiles(embedded("llm-cxr"), tmp_path / "llm-cxr", names, shallow=False)[0] == names
+    assert "is already there" in run("get").stdout
+    (tmp_path / "llm-cxr/config.json").write_text("{}")
+    check_error("'llm-cxr' exists", "get")
+    check_error("llm-cxr", "get", "gpt")
+
+
+def test_get_on_a_full_disk_leaves_nothing(check_error, tmp_path, monkeypatch):
+    def copy(source, target):
+        raise OSError(errno.ENOSPC, "No space left on device", str(target))
+
+    monkeypatch.setattr(shutil, "copy", copy)
+    check_error("No space left on the disk", "get", "--output", tmp_path / "llm-cxr")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_info_prints_versions_devices_extras_and_the_configuration(run, checkpoint_dir, monkeypatch):
+    version = metadata.version
+
+    def version_without_lpips(name):
+        if name == "lpips":
+            raise metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(metadata, "version", version_without_lpips)
+    result = run("info", "--model", checkpoint_dir)
+    assert result.exit_code == 0, result.stderr
+    for text in (
+        "transformers-cxr",
+        "torch",
+        "Python",
+        "CUDA devices",
+        '"model_type": "llm_cxr"',
+        str(checkpoint_dir),
+    ):
+        assert text in result.stdout
+    assert any("extra 'train'" in line and "missing: lpips" in line for line in result.stdout.splitlines())
