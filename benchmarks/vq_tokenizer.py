@@ -40,7 +40,7 @@ from transformers.utils import logging
 
 import transformers_cxr
 from transformers_cxr import CXRVQTokenizer, CXRVQTokenizerConfig, LlmCxrForCausalLM, LlmCxrImageProcessor
-from transformers_cxr.conversion.taming import _taming_names, _taming_shape, taming_ddconfig
+from transformers_cxr.conversion.taming import taming_ddconfig, vq_tokenizer_to_taming
 from transformers_cxr.data.readers.image_folder import list_images
 
 IMAGES = Path(__file__).parents[1] / "examples" / "images"
@@ -102,13 +102,7 @@ class TamingVQGAN(nn.Module):
         self.quant_conv = nn.Conv2d(config.latent_channels, config.codebook_dim, 1)
         self.post_quant_conv = nn.Conv2d(config.codebook_dim, config.latent_channels, 1)
         self.grid_size = config.grid_size
-        state = tokenizer.state_dict()
-        self.load_state_dict(
-            {
-                name: state[own].reshape(_taming_shape(name, state[own]))
-                for own, name in _taming_names(tokenizer).items()
-            }
-        )
+        self.load_state_dict(vq_tokenizer_to_taming(tokenizer))
         self.eval()
 
     def encode(self, pixel_values: torch.FloatTensor) -> torch.LongTensor:

@@ -16,8 +16,6 @@ from taming.modules.diffusionmodules.model import Decoder, Encoder
 
 from transformers_cxr import CXRVQTokenizer, CXRVQTokenizerConfig
 from transformers_cxr.conversion.taming import (
-    _taming_names,
-    _taming_shape,
     read_taming_checkpoint,
     read_taming_config,
     save_taming,
@@ -28,15 +26,18 @@ from transformers_cxr.conversion.taming import (
 ARCHITECTURES = {
     "no attention": {"attn_resolutions": []},
     "attention at the last level": {},
-    "attention at the first level": {"attn_resolutions": [32]},
     "attention at two levels": {"attn_resolutions": [8, 16], "ch_mult": [1, 2, 2], "num_res_blocks": 2},
     "attention at a resolution that no level has": {"attn_resolutions": [4]},
-    "grey": {"in_channels": 1, "out_ch": 1},
-    "levels of the same shape": {"ch_mult": [1, 1, 1, 1], "attn_resolutions": [4, 16]},
+    "gray, levels of the same shape": {
+        "in_channels": 1,
+        "out_ch": 1,
+        "ch_mult": [1, 1, 1, 1],
+        "attn_resolutions": [4, 16],
+    },
     "one level": {"ch_mult": [1], "attn_resolutions": [], "resolution": 8},
     "latents wider than codes": {"z_channels": 32, "embed_dim": 8},
 }
-# The last two: 512 pixels as UniXGen has them; its config is not public in text, and both depths are in use.
+# The last two have 512 pixels as UniXGen, whose config is not public as text.
 PUBLISHED = {
     "LLM-CXR and ImageNet f16, 1024 codes": (1024, {}),
     "ImageNet f16, 16384 codes": (16384, {}),
@@ -58,23 +59,20 @@ PUBLISHED_DDCONFIG = {
 
 
 def random_images(config: CXRVQTokenizerConfig, batch_size: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(1)
-    return (
-        torch.rand(batch_size, config.in_channels, config.image_size, config.image_size, generator=generator) * 2 - 1
-    )
+    shape = (batch_size, config.in_channels, config.image_size, config.image_size)
+    return torch.rand(shape, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
-def write_config(
-    path: pathlib.Path, target: str = "taming.models.vqgan.VQModel", params=None, **ddconfig
-) -> pathlib.Path:
+def write_config(path: pathlib.Path, target="taming.models.vqgan.VQModel", params=None, **ddconfig) -> pathlib.Path:
     params = {"embed_dim": 256, "n_embed": 1024, "ddconfig": PUBLISHED_DDCONFIG | ddconfig} | (params or {})
     path.write_text(yaml.safe_dump({"model": {"target": target, "params": params}}), encoding="utf-8")
     return path
 
 
-@pytest.fixture(params=ARCHITECTURES)
-def any_vq_gan(request, make_taming_vq_gan, tmp_path):
-    return make_taming_vq_gan(tmp_path, **ARCHITECTURES[request.param])
+def assert_equal_tensors(state, expected):
+    assert state.keys() == expected.keys()
+    for name, tensor in state.items():
+        assert torch.equal(tensor, expected[name]), name
 
 
 @pytest.fixture
@@ -83,47 +81,30 @@ def vq_gan(make_taming_vq_gan, tmp_path):
 
 
 @torch.no_grad()
-def test_codes_are_those_of_taming_and_images_equal_within_1e_4(any_vq_gan):
-    reference, config_path, checkpoint_path = any_vq_gan
-    vq_tokenizer = vq_tokenizer_from_taming(config_path, checkpoint_path)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_codes_and_images_are_those_of_taming_and_weights_survive_both_ways(make_taming_vq_gan, tmp_path, architecture):
+    reference, *paths = make_taming_vq_gan(tmp_path, **ARCHITECTURES[architecture])
+    vq_tokenizer = vq_tokenizer_from_taming(*paths)
     assert not vq_tokenizer.training
     config = vq_tokenizer.config
     images = random_images(config, 3)
     codes = vq_tokenizer.encode(images)
-    assert len(codes.unique()) > 10
-    assert torch.equal(codes, reference.codes(images))
+    assert len(codes.unique()) > 10 and torch.equal(codes, reference.codes(images))
     codes = torch.randint(config.codebook_size, codes.shape, generator=torch.Generator().manual_seed(2))
     expected = reference.decode(codes, config.grid_size)
     assert expected.std() > 0.05
-    quantized = vq_tokenizer.codebook[codes].unflatten(1, (config.grid_size, config.grid_size)).movedim(-1, 1)
-    torch.testing.assert_close(vq_tokenizer._decode_quantized(quantized), expected, rtol=0, atol=1e-4)
     torch.testing.assert_close(vq_tokenizer.decode(codes), expected.clamp(-1, 1), rtol=0, atol=1e-4)
 
-
-def test_taming_to_ours_to_taming_gives_the_same_tensors(any_vq_gan, tmp_path):
-    reference, config_path, checkpoint_path = any_vq_gan
-    expected = reference.state_dict()
-    state = vq_tokenizer_to_taming(vq_tokenizer_from_taming(config_path, checkpoint_path))
-    assert state.keys() == expected.keys()
-    for name, tensor in state.items():
-        assert torch.equal(tensor, expected[name]), name
-
-
-def test_ours_to_taming_to_ours_gives_the_same_model(any_vq_gan, tmp_path):
-    _, config_path, checkpoint_path = any_vq_gan
-    vq_tokenizer = vq_tokenizer_from_taming(config_path, checkpoint_path)
+    assert_equal_tensors(vq_tokenizer_to_taming(vq_tokenizer), reference.state_dict())
     again = vq_tokenizer_from_taming(*save_taming(vq_tokenizer, tmp_path / "back"))
-    assert again.config.to_dict() == vq_tokenizer.config.to_dict()
-    expected = vq_tokenizer.state_dict()
-    assert again.state_dict().keys() == expected.keys()
-    for name, tensor in again.state_dict().items():
-        assert torch.equal(tensor, expected[name]), name
+    assert again.config.to_dict() == config.to_dict()
+    assert_equal_tensors(again.state_dict(), vq_tokenizer.state_dict())
 
 
 @torch.no_grad()
 def test_taming_loads_what_is_written_for_it(vq_gan, tmp_path):
-    reference, config_path, checkpoint_path = vq_gan
-    vq_tokenizer = vq_tokenizer_from_taming(config_path, checkpoint_path)
+    reference, *paths = vq_gan
+    vq_tokenizer = vq_tokenizer_from_taming(*paths)
     config_path, checkpoint_path = save_taming(vq_tokenizer, tmp_path / "back")
     assert sorted(path.name for path in (tmp_path / "back").iterdir()) == ["vq_gan.ckpt", "vq_gan.yaml"]
     # As taming-transformers and the released code of LLM-CXR load it.
@@ -141,21 +122,16 @@ def test_names_and_shapes_of_published_architectures_are_those_of_taming(publish
     assert config.codebook_size == codes and config.codebook_dim == 256 and config.norm_num_groups == 32
     assert config.attention_levels == (len(config.block_out_channels) - 1,)
     with torch.device("meta"):
-        vq_tokenizer = CXRVQTokenizer(config)
-        parts = {
-            "encoder": Encoder(**PUBLISHED_DDCONFIG | ddconfig),
-            "decoder": Decoder(**PUBLISHED_DDCONFIG | ddconfig),
-        }
+        state = vq_tokenizer_to_taming(CXRVQTokenizer(config))
+        settings = PUBLISHED_DDCONFIG | ddconfig
+        parts = {"encoder": Encoder(**settings), "decoder": Decoder(**settings)}
     expected = {
         f"{part}.{name}": tuple(tensor.shape) for part in parts for name, tensor in parts[part].state_dict().items()
     }
     expected |= {"quantize.embedding.weight": (codes, 256)}
     for name in ("quant_conv", "post_quant_conv"):
         expected |= {f"{name}.weight": (256, 256, 1, 1), f"{name}.bias": (256,)}
-    own_state = vq_tokenizer.state_dict()
-    shapes = {taming: _taming_shape(taming, own_state[own]) for own, taming in _taming_names(vq_tokenizer).items()}
-    assert shapes == expected
-    assert len(shapes) == len(own_state)
+    assert {name: tuple(tensor.shape) for name, tensor in state.items()} == expected
 
 
 def test_the_config_of_llm_cxr_is_the_default(tmp_path):
@@ -171,40 +147,38 @@ def test_half_precision_weights_are_converted_to_fp32(vq_gan, tmp_path):
     assert torch.equal(vq_tokenizer.codebook, reference.quantize.embedding.weight.float())
 
 
-@pytest.mark.parametrize("kind", ["Lightning", "state dict", "legacy", "legacy state dict", "safetensors"])
-def test_every_kind_of_file_gives_the_same_tensors_without_those_of_the_losses(vq_gan, tmp_path, kind):
+def save_as(kind: str, content: dict, path: pathlib.Path) -> None:
+    if kind == "safetensors":
+        save_file(content, path)
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization="legacy" not in kind)
+
+
+@pytest.mark.parametrize("kind", ["Lightning", "state dict", "legacy Lightning", "legacy state dict", "safetensors"])
+def test_every_kind_of_file_gives_the_tensors_without_those_of_the_losses(vq_gan, tmp_path, kind):
     reference = vq_gan[0].state_dict()
     state = reference | {"loss.discriminator.main.0.weight": torch.ones(2), "feature_extractor.weight": torch.ones(2)}
     path = tmp_path / ("model.safetensors" if kind == "safetensors" else "model.ckpt")
-    if kind == "safetensors":
-        save_file(state, path)
-    else:
-        content = state if "state dict" in kind else {"state_dict": state, "epoch": 1}
-        torch.save(content, path, _use_new_zipfile_serialization="legacy" not in kind)
-    tensors = read_taming_checkpoint(path)
-    assert tensors.keys() == reference.keys()
-    for name, tensor in tensors.items():
-        assert torch.equal(tensor, reference[name]), name
+    save_as(kind, {"state_dict": state, "epoch": 1} if "Lightning" in kind else state, path)
+    assert_equal_tensors(read_taming_checkpoint(path), reference)
 
 
 def lightning_state(state_dict: dict) -> dict:
-    """What Lightning and taming-transformers store: objects of their own, of OmegaConf, NumPy and torch."""
+    """The content of a Lightning checkpoint: objects of Lightning, OmegaConf, NumPy and torch beside the tensors."""
     from pytorch_lightning.callbacks import ModelCheckpoint
     from pytorch_lightning.utilities.parsing import AttributeDict
 
     config = OmegaConf.create({"ddconfig": {"ch_mult": [1, 2]}, "loss": None, "rate": 4.5e-6, "key": "image"})
     optimizer = torch.optim.Adam([torch.nn.Parameter(torch.ones(2))])
+    scores = {"best_model_score": torch.tensor(0.5), "best_k_models": {"a.ckpt": np.float64(2)}}
+    hyper_parameters = {"config": config, "args": argparse.Namespace(seed=1), "folder": pathlib.PurePosixPath("a")}
     return {
         "epoch": 1,
         "pytorch-lightning_version": "1.0.8",
-        "callbacks": {
-            ModelCheckpoint: {"best_model_score": torch.tensor(0.5), "best_k_models": {"a.ckpt": np.float64(2)}}
-        },
+        "callbacks": {ModelCheckpoint: scores},
         "optimizer_states": [optimizer.state_dict()],
         "lr_schedulers": [torch.optim.lr_scheduler.StepLR(optimizer, 1).state_dict()],
-        "hyper_parameters": AttributeDict(
-            config=config, args=argparse.Namespace(seed=1), folder=pathlib.PurePosixPath("a")
-        ),
+        "hyper_parameters": AttributeDict(hyper_parameters),
         "hparams_type": type(config),
         "history": np.arange(3.0),
         "optimizer_class": torch.optim.Adam,
@@ -212,18 +186,13 @@ def lightning_state(state_dict: dict) -> dict:
     }
 
 
-def test_what_lightning_stores_is_read_without_its_packages(vq_gan, tmp_path, monkeypatch):
+def test_a_lightning_checkpoint_is_read_without_the_packages_of_its_objects(vq_gan, tmp_path, monkeypatch):
     reference = vq_gan[0].state_dict()
     path = tmp_path / "lightning.ckpt"
     torch.save(lightning_state(reference), path)
-    with pytest.raises(pickle.UnpicklingError):
-        torch.load(path, weights_only=True)
     for package in ("pytorch_lightning", "lightning", "omegaconf", "argparse"):
         monkeypatch.setitem(sys.modules, package, None)
-    tensors = read_taming_checkpoint(path)
-    assert tensors.keys() == reference.keys()
-    for name, tensor in tensors.items():
-        assert torch.equal(tensor, reference[name]), name
+    assert_equal_tensors(read_taming_checkpoint(path), reference)
     # Nothing stays allowed.
     with pytest.raises(pickle.UnpicklingError):
         torch.load(path, weights_only=True)
@@ -239,38 +208,32 @@ class Call:
         return self.function, self.args
 
 
-def hostile(marker: pathlib.Path) -> dict[str, Call]:
-    """Pickles that make `marker`, by the name that an error gives (protocol 2 calls `subprocess` `commands`)."""
-    return {
-        "posix.mkdir": Call(os.mkdir, str(marker)),
-        "builtins.eval": Call(eval, f"__import__('os').mkdir({str(marker)!r})"),
-        "commands.run": Call(subprocess.run, ["mkdir", str(marker)]),
-        "builtins.getattr": Call(getattr, torch.Tensor, "numpy"),
-        "torch.hub.load": Call(torch.hub.load, str(marker), "x"),
-    }
+# By the name that an error gives (protocol 2 calls `subprocess` `commands`), calls that create a folder.
+HOSTILE = {
+    "posix.mkdir": lambda marker: Call(os.mkdir, marker),
+    "builtins.eval": lambda marker: Call(eval, f"__import__('os').mkdir({marker!r})"),
+    "commands.run": lambda marker: Call(subprocess.run, ["mkdir", marker]),
+    "builtins.getattr": lambda marker: Call(getattr, torch.Tensor, "numpy"),
+    "torch.hub.load": lambda marker: Call(torch.hub.load, marker, "x"),
+}
 
 
-@pytest.mark.parametrize(
-    "name", ["posix.mkdir", "builtins.eval", "commands.run", "builtins.getattr", "torch.hub.load"]
-)
-@pytest.mark.parametrize("place", ["whole file", "state dict", "tensor", "callbacks", "legacy", "legacy callbacks"])
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("place", ["whole file", "tensor", "callbacks", "legacy", "legacy callbacks"])
 def test_a_hostile_pickle_is_refused_and_not_executed(vq_gan, tmp_path, name, place):
     marker = tmp_path / "executed"
-    call, state = hostile(marker)[name], vq_gan[0].state_dict()
+    call, state = HOSTILE[name](str(marker)), vq_gan[0].state_dict()
     content = {
         "whole file": call,
-        "state dict": {"state_dict": call},
         "tensor": {"state_dict": state | {"encoder.conv_in.weight": call}},
         "callbacks": lightning_state(state) | {"callbacks": {"ModelCheckpoint": call}},
         "legacy": call,
         "legacy callbacks": {"state_dict": state, "callbacks": {"ModelCheckpoint": call}},
     }[place]
     path = tmp_path / "hostile.ckpt"
-    torch.save(content, path, _use_new_zipfile_serialization="legacy" not in place)
+    save_as(place, content, path)
     # A file of the old format is refused without the name.
-    message = (
-        "Nothing in it was executed" if "legacy" in place else f"refers to .*{name}.*refused and nothing .* executed"
-    )
+    message = "Nothing in it was executed" if "legacy" in place else f"refers to .*{name}.* nothing in it was executed"
     with pytest.raises(ValueError, match=message):
         read_taming_checkpoint(path)
     assert not marker.exists()
@@ -278,28 +241,19 @@ def test_a_hostile_pickle_is_refused_and_not_executed(vq_gan, tmp_path, name, pl
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("protocol", range(1, pickle.HIGHEST_PROTOCOL + 1))
-def test_a_hostile_pickle_of_any_protocol_is_refused_and_not_executed(vq_gan, tmp_path, protocol):
-    marker = tmp_path / "executed"
-    path = tmp_path / "hostile.ckpt"
+@pytest.mark.parametrize("format", ["torch.save", "bare pickle"])
+def test_a_hostile_pickle_of_any_protocol_is_refused_and_not_executed(vq_gan, tmp_path, protocol, format):
+    marker, path = tmp_path / "executed", tmp_path / "hostile.ckpt"
     content = {"state_dict": vq_gan[0].state_dict(), "callbacks": Call(os.mkdir, str(marker))}
-    torch.save(content, path, pickle_protocol=protocol)
-    with pytest.raises(ValueError, match="othing in it was executed"):
+    if format == "bare pickle":
+        path.write_bytes(pickle.dumps(content, protocol))
+    else:
+        torch.save(content, path, pickle_protocol=protocol)
+    with pytest.raises(ValueError, match=f"'{path}'"):
         read_taming_checkpoint(path)
     assert not marker.exists()
-    torch.load(path, weights_only=False)
-    assert marker.exists()
-
-
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_a_bare_pickle_is_refused_and_not_executed(tmp_path, protocol):
-    marker = tmp_path / "executed"
-    path = tmp_path / "hostile.ckpt"
-    path.write_bytes(pickle.dumps({"state_dict": Call(os.mkdir, str(marker))}, protocol))
-    with pytest.raises(ValueError, match="Cannot read"):
-        read_taming_checkpoint(path)
-    assert not marker.exists()
-    pickle.loads(path.read_bytes())
+    # The trap works.
+    pickle.loads(path.read_bytes()) if format == "bare pickle" else torch.load(path, weights_only=False)
     assert marker.exists()
 
 
@@ -313,13 +267,13 @@ def test_code_under_a_harmless_name_is_not_executed(vq_gan, tmp_path, monkeypatc
     module = ModuleType("omegaconf.run")
     module.run = run
     monkeypatch.setitem(sys.modules, "omegaconf.run", module)
-    path, state = tmp_path / "hostile.ckpt", vq_gan[0].state_dict()
-    torch.save({"state_dict": state, "callbacks": Call(run, str(marker))}, path)
+    path, state, call = tmp_path / "hostile.ckpt", vq_gan[0].state_dict(), Call(run, str(marker))
+    torch.save({"state_dict": state, "callbacks": call}, path)
     assert read_taming_checkpoint(path).keys() == state.keys()
-    torch.save({"state_dict": state | {"encoder.conv_in.weight": Call(run, str(marker))}}, path)
+    torch.save({"state_dict": state | {"encoder.conv_in.weight": call}}, path)
     with pytest.raises(ValueError, match="'encoder.conv_in.weight' .* instead of a tensor"):
         read_taming_checkpoint(path)
-    torch.save({"state_dict": Call(run, str(marker))}, path)
+    torch.save({"state_dict": call}, path)
     with pytest.raises(ValueError, match="instead of a dictionary of tensors"):
         read_taming_checkpoint(path)
     assert not marker.exists()
@@ -329,20 +283,17 @@ def test_code_under_a_harmless_name_is_not_executed(vq_gan, tmp_path, monkeypatc
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
 def test_a_truncated_checkpoint_is_refused(vq_gan, tmp_path, kind, share):
     path = tmp_path / ("model.safetensors" if kind == "safetensors" else "model.ckpt")
-    if kind == "safetensors":
-        save_file(vq_gan[0].state_dict(), path)
-    else:
-        torch.save({"state_dict": vq_gan[0].state_dict()}, path, _use_new_zipfile_serialization=kind == "zip")
+    save_as(kind, vq_gan[0].state_dict(), path)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
     with pytest.raises(ValueError, match=f"Cannot read '{path}'"):
         read_taming_checkpoint(path)
 
 
-def test_what_is_no_checkpoint_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="No checkpoint at"):
-        read_taming_checkpoint(tmp_path / "missing.ckpt")
+def test_other_files_than_checkpoints_are_refused(tmp_path):
     path = tmp_path / "model.ckpt"
+    with pytest.raises(FileNotFoundError, match="No checkpoint at"):
+        read_taming_checkpoint(path)
     path.write_text("model: a YAML file", encoding="utf-8")
     with pytest.raises(ValueError, match="Cannot read"):
         read_taming_checkpoint(path)
@@ -359,10 +310,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
     [
         ({"num_res_blocks": 2}, r"68 tensors are missing: encoder.down.0.block.1.norm1.weight, .* and 63 more"),
         ({"attn_resolutions": []}, r"30 tensors are left over: encoder.down.2.attn.0.norm.weight"),
-        (
-            {"ch_mult": [1, 2, 2]},
-            r"tensors have another shape: encoder.down.1.block.0.conv1.weight \(32, 32, 3, 3\) instead of",
-        ),
+        ({"ch_mult": [1, 2, 2]}, r"another shape: encoder.down.1.block.0.conv1.weight \(32, 32, 3, 3\) instead of"),
         ({"z_channels": 8}, r"encoder.conv_out.weight \(16, 64, 3, 3\) instead of \(8, 64, 3, 3\)"),
     ],
 )
@@ -375,37 +323,18 @@ def test_a_config_of_another_model_is_refused_by_the_tensors_that_differ(vq_gan,
         vq_tokenizer_from_taming(config_path, checkpoint_path)
 
 
-@pytest.mark.parametrize("change", ["missing", "left over"])
-def test_a_single_tensor_that_differs_is_named(vq_gan, change):
-    reference, config_path, checkpoint_path = vq_gan
-    state = reference.state_dict()
-    if change == "missing":
-        del state["decoder.norm_out.bias"]
-    else:
-        state["quantize.embedding.cluster_size"] = torch.ones(64)
-    torch.save({"state_dict": state}, checkpoint_path)
-    name = "decoder.norm_out.bias" if change == "missing" else "quantize.embedding.cluster_size"
-    with pytest.raises(ValueError, match=f"1 tensors are {change}: {name}"):
-        vq_tokenizer_from_taming(config_path, checkpoint_path)
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"double_z": True}, "`double_z: true`"),
+        ({"double_z": True}, "KL autoencoder.*`double_z: false`"),
         ({"out_ch": 1}, "from 3 to 1 channels"),
         ({"in_channels": 4, "out_ch": 4}, "`in_channels` must be 1 .* or 3 .*, got 4"),
         ({"ch_mult": [2, 4]}, r"`ch_mult` .* must begin with 1, got \[2, 4\]"),
-        ({"ch_mult": []}, r"`ch_mult` .* must begin with 1, got \[\]"),
         ({"ch": 48}, "`norm_num_groups` 32 must divide"),
         ({"resolution": 250}, "`image_size` 250 is not a multiple of 16"),
-        ({"ch": "128"}, "`model.params.ddconfig.ch` .* must be an integer, got '128'"),
-        ({"ch": True}, "`model.params.ddconfig.ch` .* must be an integer, got True"),
-        ({"ch_mult": [1, "2"]}, "`model.params.ddconfig.ch_mult` .* must be a list of integers"),
-        ({"attn_resolutions": 16}, "`model.params.ddconfig.attn_resolutions` .* must be a list of integers, got 16"),
         ({"target": "taming.models.vqgan.GumbelVQ"}, "Gumbel"),
         ({"params": {"remap": "used.npy"}}, "remaps the codes .*used.npy"),
-        ({"params": {"ddconfig": None}}, "lacks `model.params.ddconfig.resolution`"),
+        ({"params": {"ddconfig": None}}, "a value in it is missing"),
     ],
 )
 def test_a_config_that_cannot_be_expressed_is_refused(tmp_path, changes, message):
@@ -414,40 +343,35 @@ def test_a_config_that_cannot_be_expressed_is_refused(tmp_path, changes, message
         read_taming_config(path)
 
 
-@pytest.mark.parametrize("name", sorted(PUBLISHED_DDCONFIG) + ["n_embed", "embed_dim"])
+@pytest.mark.parametrize("name", ["n_embed", "embed_dim", "ch", "attn_resolutions"])
 def test_a_value_that_is_missing_is_named(tmp_path, name):
     path = write_config(tmp_path / "config.yaml")
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     params = content["model"]["params"]
     del (params if name in params else params["ddconfig"])[name]
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
-    if name == "dropout":
-        assert read_taming_config(path) is not None
-        return
-    with pytest.raises(ValueError, match=name):
+    with pytest.raises(ValueError, match=f"a value in it is missing .'{name}'"):
         read_taming_config(path)
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"[1, 2]", b"model: [", b"\xff\xfe\x00", b"model:\n  params: 1", b"a: !!python/object:x.y {}"]
 )
-def test_what_is_no_config_is_refused(tmp_path, content):
+def test_other_files_than_configs_are_refused(tmp_path, content):
     path = tmp_path / "config.yaml"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=str(path)):
         read_taming_config(path)
-    with pytest.raises(FileNotFoundError):
-        read_taming_config(tmp_path / "missing.yaml")
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"norm_num_groups": 4}, "always normalises in 32 groups; .*`norm_num_groups=4`"),
-        ({"block_out_channels": (64, 96)}, r"`block_out_channels=\(64, 96\)` and cannot be expressed"),
+        ({"norm_num_groups": 4}, "always normalizes in 32 groups, .*`norm_num_groups=4`"),
+        ({"block_out_channels": (64, 96)}, r"multiple of the channels .*`block_out_channels=\(64, 96\)`"),
     ],
 )
-def test_what_taming_cannot_express_is_not_written(tmp_path, fields, message):
+def test_an_architecture_that_taming_does_not_have_is_not_written(tmp_path, fields, message):
     fields = {"image_size": 8, "block_out_channels": (32, 32), "attention_levels": (), "latent_channels": 4} | fields
     vq_tokenizer = CXRVQTokenizer(CXRVQTokenizerConfig(**fields))
     with pytest.raises(ValueError, match=message):

@@ -1,7 +1,6 @@
 """
-VQ-GANs of taming-transformers (arXiv 2012.09841), as LLM-CXR and UniXGen publish them, and [`CXRVQTokenizer`]: both ways.
-
-Such a VQ-GAN is two files: a YAML with its architecture (`model.params`) and a PyTorch Lightning checkpoint.
+Conversion of VQ-GANs of taming-transformers (arXiv 2012.09841), as LLM-CXR and UniXGen publish them, to [`CXRVQTokenizer`] and
+back. Such a VQ-GAN is two files: a YAML file with its architecture (`model.params`) and a PyTorch Lightning checkpoint.
 """
 
 from __future__ import annotations
@@ -9,60 +8,23 @@ from __future__ import annotations
 import json
 import os
 import re
-import struct
-from collections import OrderedDict
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 import yaml
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from ..files import atomic_write
 from ..llm_cxr.configuration_llm_cxr import CXRVQTokenizerConfig, LlmCxrConfig
 from ..llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor
 from ..llm_cxr.modeling_cxr_vq_tokenizer import CXRVQTokenizer
-from .state_dicts import mismatch, some
+from .state_dicts import first_names, format_mismatch, read_checkpoint
 
-# Everything that encoding and decoding use. Beside them a checkpoint holds what only training needs: the discriminator and
-# the perceptual networks of `loss`.
+# The modules that encode and decode. A checkpoint also contains the discriminator and the perceptual network of `loss`.
 MODULES = ("encoder", "decoder", "quantize", "quant_conv", "post_quant_conv")
-# taming-transformers knows no other number.
+# taming-transformers has no other number.
 NORM_NUM_GROUPS = 32
 
-# What Lightning puts beside the tensors: states of callbacks, keyed by their classes, hyperparameters, metrics. The names are
-# never imported, stand-ins without behaviour take their place; all other names are refused.
-HARMLESS_PREFIXES = (
-    "lightning.",
-    "lightning_fabric.",
-    "numpy._core.multiarray.",
-    "numpy.core.multiarray.",
-    "numpy.dtypes.",
-    "omegaconf.",
-    "pathlib.",
-    "pytorch_lightning.",
-    "torch.optim.",
-    "torchmetrics.",
-)
-HARMLESS_NAMES = {
-    "argparse.Namespace",
-    "builtins.bool",
-    "builtins.dict",
-    "builtins.float",
-    "builtins.int",
-    "builtins.list",
-    "builtins.str",
-    "builtins.tuple",
-    "collections.defaultdict",
-    "numpy.dtype",
-    "numpy.ndarray",
-    "typing.Any",
-}
-DICT_SUBCLASSES = ("AttributeDict", "defaultdict")
-
-# Names of the modules of `diffusers.VQModel` and of taming-transformers, applied in this order.
+# From the module names of `diffusers.VQModel` to those of taming-transformers, applied in this order.
 RENAMINGS = [
     (r"^vq_model\.", ""),
     (r"\.mid_block\.resnets\.0\.", ".mid.block_1."),
@@ -80,78 +42,42 @@ RENAMINGS = [
 ]
 
 
-class _StandIn:
-    """Takes the place of any class or function; takes any arguments and any state, and does nothing with them."""
-
-    def __new__(cls, *args, **kwargs):
-        return super().__new__(cls)
-
-    def __init__(self, *args, **kwargs):
-        pass
-
-    def __setstate__(self, state):
-        pass
-
-
-class _DictStandIn:
-    """Takes the place of a subclass of `dict`: the restricted unpickler fills dictionaries of the standard types only."""
-
-    def __new__(cls, *args, **kwargs):
-        return OrderedDict()
-
-
 def read_taming_config(path: str | os.PathLike) -> CXRVQTokenizerConfig:
     """
-    Reads the architecture of a VQ-GAN from the YAML file of taming-transformers (`model.params`).
+    Read the architecture of a VQ-GAN from the YAML file of taming-transformers (`model.params`).
 
-    As there, an attention resolution that no level has means nothing. Dropout is not taken over.
+    As there, an attention resolution that no level has is ignored. Dropout is not converted.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no such YAML, lacks a value, or describes what [`CXRVQTokenizer`] cannot be (a Gumbel
-            quantizer, remapped codes, `double_z`, a first multiplier other than 1, different numbers of input and output
-            channels).
+        ValueError: the file is not such a YAML file, lacks a value, or describes an architecture that [`CXRVQTokenizer`] does
+            not have (a Gumbel quantizer, remapped codes, `double_z`, a first multiplier other than 1, different numbers of
+            input and output channels).
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        model = yaml.safe_load(Path(path).read_text(encoding="utf-8"))["model"]
+        params = model["params"]
+        ddconfig, embed_dim, n_embed = params["ddconfig"], params["embed_dim"], params["n_embed"]
+        resolution, channels, multipliers = ddconfig["resolution"], ddconfig["ch"], ddconfig["ch_mult"]
+        attention, num_res_blocks = ddconfig["attn_resolutions"], ddconfig["num_res_blocks"]
+        in_channels, out_channels, z_channels = ddconfig["in_channels"], ddconfig["out_ch"], ddconfig["z_channels"]
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"'{path}' is not a YAML file: {error}.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"'{path}' is not a taming-transformers config: it lacks `model.params.ddconfig`.")
-
-    def value(name: str, kind: type = int):
-        found = content
-        for key in name.split("."):
-            if not isinstance(found, dict) or key not in found:
-                raise ValueError(f"'{path}' is not a taming-transformers config of a VQ-GAN: it lacks `{name}`.")
-            found = found[key]
-        numbers = found if kind is list and isinstance(found, list) else [found]
-        if type(found) is not kind or any(type(number) is not int for number in numbers):
-            expected = "an integer" if kind is int else "a list of integers"
-            raise ValueError(f"`{name}` in '{path}' must be {expected}, got {found!r}.")
-        return found
-
-    prefix = "model.params.ddconfig."
-    resolution, channels = value(prefix + "resolution"), value(prefix + "ch")
-    multipliers, attention = value(prefix + "ch_mult", list), value(prefix + "attn_resolutions", list)
-    in_channels, out_channels = value(prefix + "in_channels"), value(prefix + "out_ch")
-    params = content["model"]["params"]
-    if str(content["model"].get("target")).endswith("GumbelVQ"):
+    except (KeyError, TypeError) as error:
         raise ValueError(
-            f"'{path}' describes a Gumbel-softmax VQ-GAN; only those that take the nearest code are supported."
-        )
+            f"'{path}' is not a taming-transformers config of a VQ-GAN: `model.params` or a value in it is missing ({error})."
+        ) from error
+    if str(model.get("target")).endswith("GumbelVQ"):
+        raise ValueError(f"'{path}' describes a Gumbel-softmax VQ-GAN. Only a nearest-neighbor quantizer is supported.")
     if params.get("remap") is not None:
         raise ValueError(f"'{path}' remaps the codes (`remap: {params['remap']}`), which is not supported.")
     # A missing value means true there.
-    if params["ddconfig"].get("double_z", True):
-        raise ValueError(
-            f"'{path}' has `double_z: true` (or no `double_z`, which means the same): it describes a KL autoencoder, not a "
-            "VQ-GAN. Expected `double_z: false`."
-        )
+    if ddconfig.get("double_z", True):
+        raise ValueError(f"'{path}' describes a KL autoencoder. Expected a VQ-GAN with `double_z: false`.")
     if in_channels != out_channels:
         raise ValueError(
-            f"'{path}' describes a VQ-GAN from {in_channels} to {out_channels} channels (`in_channels`, `out_ch`); only "
-            "the same number on both sides is supported."
+            f"'{path}' describes a VQ-GAN from {in_channels} to {out_channels} channels (`in_channels`, `out_ch`). Expected "
+            "the same number."
         )
     if multipliers[:1] != [1]:
         raise ValueError(f"`ch_mult` in '{path}' must begin with 1, got {multipliers}.")
@@ -160,12 +86,12 @@ def read_taming_config(path: str | os.PathLike) -> CXRVQTokenizerConfig:
             image_size=resolution,
             in_channels=in_channels,
             block_out_channels=tuple(channels * multiplier for multiplier in multipliers),
-            layers_per_block=value(prefix + "num_res_blocks"),
+            layers_per_block=num_res_blocks,
             attention_levels=tuple(n for n in range(len(multipliers)) if resolution // 2**n in attention),
-            latent_channels=value(prefix + "z_channels"),
+            latent_channels=z_channels,
             norm_num_groups=NORM_NUM_GROUPS,
-            codebook_size=value("model.params.n_embed"),
-            codebook_dim=value("model.params.embed_dim"),
+            codebook_size=n_embed,
+            codebook_dim=embed_dim,
         )
     except ValueError as error:
         raise ValueError(f"'{path}' describes a VQ-GAN that is not supported: {error}") from error
@@ -173,27 +99,21 @@ def read_taming_config(path: str | os.PathLike) -> CXRVQTokenizerConfig:
 
 def read_taming_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     """
-    Reads the tensors that a VQ-GAN of taming-transformers encodes and decodes with; those of its losses are left out.
-
-    The file is never trusted: a pickle is read with `weights_only=True`, and what Lightning stores beside the tensors is not
-    built. Its packages need not be installed.
+    Read the tensors with which a VQ-GAN of taming-transformers encodes and decodes.
 
     Args:
         path (`str` or `os.PathLike`):
-            A Lightning checkpoint, a file of `torch.save` with a state dict in it, or a `.safetensors` file.
+            A Lightning checkpoint, a file of `torch.save` with a state dict, or a `.safetensors` file. Nothing in it is
+            executed.
 
     Returns:
-        `dict[str, torch.Tensor]`: tensors by their names in taming-transformers, mapped from the file where its format
-        allows that.
+        `dict[str, torch.Tensor]`: tensors by their names in taming-transformers.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is truncated, is no checkpoint, holds no VQ-GAN, or refers to code (which is not executed).
+        ValueError: the file is truncated, is not a checkpoint of a VQ-GAN, or refers to code.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"No checkpoint at '{path}'.")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    content = read_checkpoint(path)
     state = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(state, dict):
         raise ValueError(f"'{path}' holds {type(state).__name__} instead of a dictionary of tensors by name.")
@@ -201,7 +121,7 @@ def read_taming_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     if not tensors:
         raise ValueError(
             f"'{path}' holds no VQ-GAN: no name begins with {', '.join(MODULES)}. Its names are "
-            f"{some([str(name) for name in state])}."
+            f"{first_names([str(name) for name in state])}."
         )
     for name, tensor in tensors.items():
         if not isinstance(tensor, torch.Tensor):
@@ -209,43 +129,9 @@ def read_taming_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"Cannot read '{path}': {error}. It is truncated or not a safetensors file.") from error
-
-
-def _read_pickle(path: Path) -> object:
-    with path.open("rb") as file:
-        is_zip = file.read(4) == b"PK\x03\x04"
-    try:
-        # Files written before torch 1.6 are no zip archives: their names cannot be listed, nor can they be mapped.
-        names = get_unsafe_globals_in_checkpoint(path) if is_zip else []
-        refused = sorted(
-            name for name in names if not name.startswith(HARMLESS_PREFIXES) and name not in HARMLESS_NAMES
-        )
-        if not refused:
-            stand_ins = [(_DictStandIn if name.endswith(DICT_SUBCLASSES) else _StandIn, name) for name in names]
-            with safe_globals(stand_ins):
-                return torch.load(path, map_location="cpu", mmap=is_zip, weights_only=True)
-    except UnpicklingError as error:
-        raise ValueError(
-            f"Cannot read '{path}': it is not a checkpoint, or it holds more than tensors and plain data. Nothing in it was "
-            'executed. If you trust its source, save its tensors alone: torch.save({"state_dict": ...}, ...).'
-        ) from error
-    except (EOFError, OSError, RuntimeError, ValueError, struct.error) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"Cannot read '{path}': it is truncated or not a checkpoint ({reason}).") from error
-    raise ValueError(
-        f"'{path}' refers to {some(refused)}, which a VQ-GAN checkpoint has no use for. It was refused and nothing in it was "
-        'executed. If you trust its source, save its tensors alone: torch.save({"state_dict": ...}, ...).'
-    )
-
-
 def vq_tokenizer_from_taming(config_path: str | os.PathLike, checkpoint_path: str | os.PathLike) -> CXRVQTokenizer:
     """
-    Converts a VQ-GAN of taming-transformers. The codes are the same, the decoded images equal up to rounding.
+    Convert a VQ-GAN of taming-transformers. Its codes stay the same; decoded images are equal up to rounding.
 
     Args:
         config_path (`str` or `os.PathLike`):
@@ -257,41 +143,29 @@ def vq_tokenizer_from_taming(config_path: str | os.PathLike, checkpoint_path: st
         [`CXRVQTokenizer`]: in evaluation mode, in fp32.
 
     Raises:
-        FileNotFoundError, ValueError: as the two functions that read; and where config and checkpoint do not belong
-            together, which names the tensors that are missing, left over or of another shape.
+        FileNotFoundError, ValueError: as the functions that read; or config and checkpoint do not match, in which case the
+            error names the tensors.
     """
     config = read_taming_config(config_path)
     tensors = read_taming_checkpoint(checkpoint_path)
     vq_tokenizer = CXRVQTokenizer(config).eval()
-    own_state = vq_tokenizer.state_dict()
-    taming_names = _taming_names(vq_tokenizer)
-    shapes = {taming: _taming_shape(taming, own_state[own]) for own, taming in taming_names.items()}
-    if problem := mismatch(shapes, {name: tuple(tensor.shape) for name, tensor in tensors.items()}):
+    state = vq_tokenizer.state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in vq_tokenizer_to_taming(vq_tokenizer).items()}
+    if problem := format_mismatch(shapes, {name: tuple(tensor.shape) for name, tensor in tensors.items()}):
         raise ValueError(f"The config '{config_path}' does not match the weights in '{checkpoint_path}': {problem}.")
-    vq_tokenizer.load_state_dict(
-        {own: tensors[taming].reshape(own_state[own].shape) for own, taming in taming_names.items()}
-    )
+    names = _taming_names(vq_tokenizer)
+    vq_tokenizer.load_state_dict({own: tensors[names[own]].reshape(tensor.shape) for own, tensor in state.items()})
     return vq_tokenizer
 
 
 def vq_tokenizer_to_taming(vq_tokenizer: CXRVQTokenizer) -> dict[str, torch.Tensor]:
-    """
-    The weights under the names and in the shapes of taming-transformers; they share memory with the model.
-
-    Raises:
-        ValueError: taming-transformers cannot express the architecture: it knows 32 groups of normalisation only, and each
-            level has a multiple of the first level's channels.
-    """
-    _check_expressible(vq_tokenizer.config)
-    own_state = vq_tokenizer.state_dict()
-    return {
-        taming: own_state[own].reshape(_taming_shape(taming, own_state[own]))
-        for own, taming in _taming_names(vq_tokenizer).items()
-    }
+    """Return the weights by their names and in the shapes of taming-transformers. They share memory with the model."""
+    names = _taming_names(vq_tokenizer)
+    return {names[own]: _as_taming(names[own], tensor) for own, tensor in vq_tokenizer.state_dict().items()}
 
 
 def taming_ddconfig(config: CXRVQTokenizerConfig) -> dict:
-    """What taming-transformers' encoder and decoder are built with for this architecture."""
+    """Return the arguments of encoder and decoder of taming-transformers for an architecture."""
     channels = config.block_out_channels
     return {
         "double_z": False,
@@ -309,29 +183,39 @@ def taming_ddconfig(config: CXRVQTokenizerConfig) -> dict:
 
 def save_taming(vq_tokenizer: CXRVQTokenizer, folder: str | os.PathLike) -> tuple[Path, Path]:
     """
-    Writes a folder of `vq_gan.yaml` and `vq_gan.ckpt` for taming-transformers.
+    Write a folder of `vq_gan.yaml` and `vq_gan.ckpt` for taming-transformers.
 
     Returns:
         `tuple[Path, Path]`: the config and the checkpoint.
 
     Raises:
         FileExistsError: the folder exists.
-        ValueError: as [`vq_tokenizer_to_taming`].
+        ValueError: taming-transformers does not have the architecture: it normalizes in 32 groups, and each level has a
+            multiple of the channels of the first level.
     """
-    state = vq_tokenizer_to_taming(vq_tokenizer)
-    config = vq_tokenizer.config
+    config, folder = vq_tokenizer.config, Path(folder)
+    if config.norm_num_groups != NORM_NUM_GROUPS:
+        raise ValueError(
+            f"taming-transformers always normalizes in {NORM_NUM_GROUPS} groups, and this VQ tokenizer has "
+            f"`norm_num_groups={config.norm_num_groups}`."
+        )
+    channels = tuple(config.block_out_channels)
+    if any(n % channels[0] for n in channels):
+        raise ValueError(
+            "Each level of taming-transformers has a multiple of the channels of the first level, and this VQ tokenizer has "
+            f"`block_out_channels={channels}`."
+        )
     params = {
         "embed_dim": config.codebook_dim,
         "n_embed": config.codebook_size,
         "ddconfig": taming_ddconfig(config),
-        # Its model cannot be built without a loss; this one has no weights.
+        # Its model cannot be built without a loss. This one has no weights.
         "lossconfig": {"target": "taming.modules.losses.vqperceptual.DummyLoss"},
     }
     content = {"model": {"target": "taming.models.vqgan.VQModel", "params": params}}
-    folder = Path(folder)
     with atomic_write(folder, overwrite=False) as partial:
         partial.mkdir()
-        torch.save({"state_dict": state}, partial / "vq_gan.ckpt")
+        torch.save({"state_dict": vq_tokenizer_to_taming(vq_tokenizer)}, partial / "vq_gan.ckpt")
         (partial / "vq_gan.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return folder / "vq_gan.yaml", folder / "vq_gan.ckpt"
 
@@ -340,8 +224,8 @@ def convert_vq_gan(
     config_path: str | os.PathLike, checkpoint_path: str | os.PathLike, output: str | os.PathLike
 ) -> None:
     """
-    Writes a VQ-GAN of taming-transformers as a folder of [`CXRVQTokenizer`] and [`LlmCxrImageProcessor`]. The latter prepares
-    images as the released LLM-CXR does: its number of channels, shorter side to its resolution (Lanczos), centre crop.
+    Write a VQ-GAN of taming-transformers as a folder of [`CXRVQTokenizer`] and [`LlmCxrImageProcessor`]. The latter prepares
+    images as the released LLM-CXR does: number of channels, shorter side to the resolution (Lanczos), center crop.
 
     Raises:
         FileExistsError: `output` exists.
@@ -362,13 +246,12 @@ def convert_vq_gan(
 
 def export_vq_gan(model: str | os.PathLike, output: str | os.PathLike) -> None:
     """
-    Writes the VQ-GAN of a checkpoint folder, that of a [`CXRVQTokenizer`] or of a whole [`LlmCxrForCausalLM`], for
-    taming-transformers (see [`save_taming`]).
+    Write the VQ-GAN of a checkpoint folder, of a [`CXRVQTokenizer`] or a [`LlmCxrForCausalLM`], for taming-transformers.
 
     Raises:
         FileExistsError: `output` exists.
-        FileNotFoundError: `model` is no folder of a checkpoint.
-        ValueError: it is that of another kind of model, or taming-transformers cannot express its VQ-GAN.
+        FileNotFoundError: `model` is not the folder of a checkpoint.
+        ValueError: it is the folder of another kind of model, or taming-transformers does not have the architecture.
     """
     config_path = Path(model) / "config.json"
     if not config_path.is_file():
@@ -379,37 +262,23 @@ def export_vq_gan(model: str | os.PathLike, output: str | os.PathLike) -> None:
     save_taming(CXRVQTokenizer.from_pretrained(model), output)
 
 
-def _check_expressible(config: CXRVQTokenizerConfig) -> None:
-    if config.norm_num_groups != NORM_NUM_GROUPS:
-        raise ValueError(
-            f"taming-transformers always normalises in {NORM_NUM_GROUPS} groups; this VQ tokenizer has "
-            f"`norm_num_groups={config.norm_num_groups}` and cannot be expressed there."
-        )
-    channels = config.block_out_channels
-    if any(n % channels[0] for n in channels):
-        raise ValueError(
-            "taming-transformers gives each level a multiple of the channels of the first; this VQ tokenizer has "
-            f"`block_out_channels={tuple(channels)}` and cannot be expressed there."
-        )
-
-
 def _taming_names(vq_tokenizer: CXRVQTokenizer) -> dict[str, str]:
-    """Our name of each tensor to that in taming-transformers."""
+    """Return the name in taming-transformers of each of our tensors."""
     last = len(vq_tokenizer.config.block_out_channels) - 1
     names = {}
     for own in vq_tokenizer.state_dict():
         name = own
         for pattern, replacement in RENAMINGS:
             name = re.sub(pattern, replacement, name)
-        # There the decoder's levels are numbered by resolution, as the encoder's; in diffusers in order of execution.
+        # There the levels of the decoder are numbered by resolution, as in the encoder; in diffusers by order of execution.
         names[own] = re.sub(r"\.up\.(\d+)\.", lambda match: f".up.{last - int(match[1])}.", name)
     return names
 
 
-def _taming_shape(taming_name: str, own: torch.Tensor) -> tuple[int, ...]:
-    """The projections of attention are 1x1 convolutions there, linear layers in diffusers."""
-    is_projection = re.search(r"\.attn(\.\d+|_1)\.(q|k|v|proj_out)\.weight$", taming_name)
-    return (*own.shape, 1, 1) if is_projection else tuple(own.shape)
+def _as_taming(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    # The projections of attention are 1x1 convolutions there, and linear layers in diffusers.
+    is_projection = re.search(r"\.attn(\.\d+|_1)\.(q|k|v|proj_out)\.weight$", name)
+    return tensor[:, :, None, None] if is_projection else tensor
 
 
 __all__ = [
@@ -418,6 +287,7 @@ __all__ = [
     "read_taming_checkpoint",
     "read_taming_config",
     "save_taming",
+    "taming_ddconfig",
     "vq_tokenizer_from_taming",
     "vq_tokenizer_to_taming",
 ]
