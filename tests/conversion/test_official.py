@@ -374,7 +374,7 @@ def test_pickles_that_run_code_are_refused_and_not_run(official, parts, format):
 
 
 @pytest.mark.parametrize(
-    ("ending", "message"), [("embed_out.weight", "logits of the conv.* differ"), ("quant_conv.bias", "VQ-GAN differs")]
+    ("ending", "message"), [(("embed_out.weight", "lm_head.weight"), "logits of the conv.* differ"), ("quant_conv.bias", "VQ-GAN differs")]
 )
 def test_a_conversion_that_went_wrong_is_noticed_and_leaves_nothing(parts, monkeypatch, ending, message):
     def save_wrongly(tensors, *args, **kwargs):
