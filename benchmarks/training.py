@@ -41,7 +41,7 @@ import transformers_cxr
 from transformers_cxr import LlmCxrConfig, LlmCxrForCausalLM
 from transformers_cxr.data.mixture import STAGE_1, stage_mixture
 from transformers_cxr.data.records import load_rows
-from transformers_cxr.training.dataset import InstructionCollator, InstructionDataset
+from transformers_cxr.training import InstructionCollator, InstructionDataset
 
 WORDS = "the lungs are clear and there is no pleural effusion or pneumothorax seen on this view".split()
 NUM_STUDIES = 500

@@ -39,8 +39,8 @@ from transformers_cxr.evaluation.metrics.pneumonia import PneumoniaAgreement
 from transformers_cxr.evaluation.results.tables import markdown_table
 from transformers_cxr.files import atomic_write, check_same_settings
 from transformers_cxr.llm_cxr.processing_llm_cxr import REPORT_INSTRUCTION
+from transformers_cxr.training import InstructionCollator, InstructionDataset
 from transformers_cxr.training.arguments import run_script
-from transformers_cxr.training.dataset import InstructionCollator, InstructionDataset
 from transformers_cxr.training.resuming import result_settings
 from transformers_cxr.training.trainer import InstructionTrainer
 

@@ -45,11 +45,11 @@ from transformers_cxr.data.mixture import STAGE_1, Stage, stage_mixture
 from transformers_cxr.data.readers.table import table_rows
 from transformers_cxr.data.records import PatientSplits, check_tokenizer, iterate, load_rows
 from transformers_cxr.files import disk_full_error, file_fingerprint
+from transformers_cxr.training import InstructionCollator, InstructionDataset
 from transformers_cxr.training.arguments import run_script
 from transformers_cxr.training.callbacks import SampleCallback
-from transformers_cxr.training.dataset import InstructionCollator, InstructionDataset
-from transformers_cxr.training.lora import add_lora, freeze_old_rows, new_token_ids
-from transformers_cxr.training.resuming import checkpoint_of_run
+from transformers_cxr.training.lora import add_lora, train_new_embeddings_only
+from transformers_cxr.training.resuming import resume_checkpoint
 from transformers_cxr.training.studies import reweighted
 from transformers_cxr.training.trainer import InstructionTrainer
 
@@ -76,7 +76,7 @@ class ModelArguments:
     dtype: str = field(default="float32", metadata={"help": "dtype of the loaded weights, such as bfloat16"})
     attn_implementation: str = field(default="sdpa", metadata={"help": "attention, such as flash_attention_2"})
     lora: dict = field(default_factory=dict, metadata={"help": "fields of peft.LoraConfig; all weights train without"})
-    freeze_old_rows: bool = field(
+    train_new_embeddings_only: bool = field(
         default=False, metadata={"help": "of the vocabulary (and an untied head), train the rows of new tokens alone"}
     )
 
@@ -202,16 +202,15 @@ def load_model(args: ModelArguments, training_args: TrainingArguments) -> tuple[
             args.model, dtype=args.dtype, attn_implementation=args.attn_implementation
         )
         processor = LlmCxrProcessor.from_pretrained(args.model)
-    new_ids = new_token_ids(model, processor)
     if args.lora:
-        model = add_lora(model, new_ids, args.freeze_old_rows, **args.lora)
-    elif args.freeze_old_rows:
+        model = add_lora(model, processor, args.train_new_embeddings_only, **args.lora)
+    elif args.train_new_embeddings_only:
         if training_args.weight_decay or sharded:
             raise ValueError(
-                "`--freeze_old_rows` without LoRA needs `weight_decay` 0, which would change these rows, and weights that "
+                "`--train_new_embeddings_only` without LoRA needs `weight_decay` 0, which would change these rows, and weights that "
                 "are not sharded. With LoRA it needs neither."
             )
-        freeze_old_rows(model, new_ids)
+        train_new_embeddings_only(model, processor)
     return model, processor
 
 
@@ -235,7 +234,7 @@ def main(
     for name in TRAIN_FILES:
         if path := getattr(data_args, name):
             settings[f"{name}_fingerprint"] = file_fingerprint(path)
-    resume_from = checkpoint_of_run(training_args, settings)
+    resume_from = resume_checkpoint(training_args, settings)
 
     # Backbones without learned or rotary positions have no such limit.
     max_length = data_args.max_length or getattr(model.config.text_config, "max_position_embeddings", None)
@@ -244,7 +243,7 @@ def main(
     if evaluation is not None:
         eval_dataset = InstructionDataset(evaluation, processor, max_length, data_args.skip_too_long)
         if data_args.skip_too_long:
-            eval_dataset = eval_dataset.fitting()
+            eval_dataset = eval_dataset.drop_too_long()
     packing = None
     if data_args.packing:
         packing = "one_row" if "flash" in model_args.attn_implementation else "rows"

@@ -57,9 +57,9 @@ from transformers_cxr.data.instructions import (
     text_turn,
 )
 from transformers_cxr.data.readers.image_folder import Study, read_image_folder
+from transformers_cxr.training import InstructionCollator, encode_conversation
 from transformers_cxr.training.arguments import run_script
-from transformers_cxr.training.dataset import InstructionCollator, encode_conversation
-from transformers_cxr.training.resuming import checkpoint_of_run
+from transformers_cxr.training.resuming import resume_checkpoint
 
 # Of questions that decide what a report says.
 DECIDING = ("finding", "etiology", "label")
@@ -302,7 +302,7 @@ def main(args: ScriptArguments, training_args: TrainingArguments):
         train_dataset=ReadingDataset(studies, codes, processor, size, training_args.seed, args, augmentation),
         data_collator=lambda examples: pad(examples) | {"finding": torch.tensor([e["finding"] for e in examples])},
     )
-    trainer.train(resume_from_checkpoint=checkpoint_of_run(training_args, asdict(args)))
+    trainer.train(resume_from_checkpoint=resume_checkpoint(training_args, asdict(args)))
     if trainer.is_world_process_zero():
         student = model.student
         del model.student

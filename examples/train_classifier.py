@@ -34,7 +34,7 @@ from transformers import (
 from transformers_cxr import LlmCxrImageProcessor
 from transformers_cxr.data.readers.image_folder import Study, read_image_folder
 from transformers_cxr.training.arguments import run_script
-from transformers_cxr.training.resuming import checkpoint_of_run
+from transformers_cxr.training.resuming import resume_checkpoint
 
 CLASSES = ("normal", "bacterial", "viral")
 
@@ -175,7 +175,7 @@ def main(args: ScriptArguments, training_args: TrainingArguments):
         data_collator=collate,
         compute_metrics=balanced_accuracies,
     )
-    trainer.train(resume_from_checkpoint=checkpoint_of_run(training_args, asdict(args)))
+    trainer.train(resume_from_checkpoint=resume_checkpoint(training_args, asdict(args)))
     metrics = trainer.evaluate()
     if trainer.is_world_process_zero():
         trainer.model.save_pretrained(output_dir / "final")

@@ -30,7 +30,7 @@ from transformers_cxr import CXRVQTokenizer
 from transformers_cxr.data.codes import load_codes
 from transformers_cxr.data.readers.image_folder import Study
 from transformers_cxr.training.arguments import run_script
-from transformers_cxr.training.resuming import checkpoint_of_run
+from transformers_cxr.training.resuming import resume_checkpoint
 
 # Of six convolutions, the first three see 7x7 codes.
 REACH = 3
@@ -179,7 +179,7 @@ def main(args: ScriptArguments, training_args: TrainingArguments):
         data_collator=collate,
         compute_metrics=balanced_accuracies,
     )
-    trainer.train(resume_from_checkpoint=checkpoint_of_run(training_args, asdict(args)))
+    trainer.train(resume_from_checkpoint=resume_checkpoint(training_args, asdict(args)))
     metrics = {name.removeprefix("eval_"): value for name, value in trainer.evaluate().items() if "accuracy" in name}
     if trainer.is_world_process_zero():
         trainer.save_model(output_dir / "final")

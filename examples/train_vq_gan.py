@@ -45,9 +45,9 @@ from transformers_cxr.evaluation.metrics.reconstruction import reconstruction_pi
 from transformers_cxr.files import check_same_settings
 from transformers_cxr.llm_cxr.image_processing_llm_cxr import save_image
 from transformers_cxr.training.arguments import run_script
-from transformers_cxr.training.resuming import RUN
+from transformers_cxr.training.resuming import SETTINGS_NAME
 from transformers_cxr.training.vq_gan.checkpoints import last_checkpoint, save_checkpoint
-from transformers_cxr.training.vq_gan.codebook import CodebookKeeper
+from transformers_cxr.training.vq_gan.codebook import CodebookManager
 from transformers_cxr.training.vq_gan.discriminator import PatchDiscriminator
 from transformers_cxr.training.vq_gan.images import ImageDataset, ImageStream, collate_images, is_streamed
 from transformers_cxr.training.vq_gan.losses import AutoencoderLoss, PerceptualLoss, hinge_loss, load_lpips
@@ -155,7 +155,7 @@ def main(args: Arguments):
     run["num_processes"] = accelerator.num_processes
     checkpoint, start = last_checkpoint(args.output_dir) or (None, 0)
     with accelerator.main_process_first():
-        check_same_settings(Path(args.output_dir) / RUN, run, replace=checkpoint is None)
+        check_same_settings(Path(args.output_dir) / SETTINGS_NAME, run, replace=checkpoint is None)
 
     # The images. Every process takes its part of one order, which the seed fixes.
     image_processor = LlmCxrImageProcessor(
@@ -207,7 +207,7 @@ def main(args: Arguments):
         bare_discriminator = discriminator.to(accelerator.device)
         discriminator, disc_optimizer = accelerator.prepare(discriminator, disc_optimizer)
         models.append(discriminator)
-    keeper = CodebookKeeper(tokenizer)
+    keeper = CodebookManager(tokenizer)
     accelerator.register_for_checkpointing(schedule, keeper)
     if args.ema_decay:
         average = EMAModel(tokenizer.parameters(), decay=args.ema_decay)
@@ -277,7 +277,7 @@ def main(args: Arguments):
             values = {name: part.item() for name, part in parts.items()} | {
                 "loss": loss.item(),
                 "psnr": 10 * torch.log10(4 / mse).item(),
-                "live_codes": keeper.live_share,
+                "live_codes": keeper.live_fraction,
                 "codebook_perplexity": keeper.perplexity,
                 "learning_rate": schedule.get_last_lr()[0],
                 "unreadable_images": len(unreadable),
@@ -290,7 +290,7 @@ def main(args: Arguments):
             if keeper.has_collapsed and not collapsed:
                 logger.warning(
                     f"The codebook has collapsed by step {step}: the perplexity of {config.codebook_size} codes is "
-                    f"{keeper.perplexity:.0f}, and {keeper.live_share:.0%} of them are in use. Revive dead codes more often "
+                    f"{keeper.perplexity:.0f}, and {keeper.live_fraction:.0%} of them are in use. Revive dead codes more often "
                     "(`revive_every`), fill the codebook from the data (`initialize_codebook_step`), or lower the learning "
                     "rate."
                 )

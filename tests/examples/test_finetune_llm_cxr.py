@@ -131,7 +131,7 @@ def test_a_run_that_is_killed_and_resumed_gives_the_same_weights_bit_for_bit(
 ):
     changes = {"packing": True}
     if method == "LoRA":
-        changes |= {"lora": {"r": 2, "lora_dropout": 0.2}, "freeze_old_rows": True}
+        changes |= {"lora": {"r": 2, "lora_dropout": 0.2}, "train_new_embeddings_only": True}
     run(**changes, save_steps=6)
     count, forward = 0, LlmCxrForCausalLM.forward
 
@@ -256,7 +256,7 @@ def test_a_text_model_is_extended_and_trained_with_lora(run, text_tokenizer, mod
         vq_tokenizer=str(model_dir),
         new_embeddings="codebook",
         lora={"r": 2},
-        freeze_old_rows=True,
+        train_new_embeddings_only=True,
         max_steps=2,
     )
     final, known = weights(tmp_path / "run/final"), len(text_tokenizer)
@@ -280,11 +280,11 @@ def test_a_text_model_is_extended_and_trained_with_lora(run, text_tokenizer, mod
         ({"ratios": {"text": 1}}, "asks for task 'text', but data are given only for"),
         ({"ratios": {"reprot": 1}}, r"unknown tasks \['reprot'\]; there are report, image, vqa, text"),
         ({"ratios": {"report": "most"}}, "numbers for ratios, got {'report': 'most'}"),
-        ({"lora": {"rank": 4}}, r"LoRA has no settings \['rank'\]"),
+        ({"lora": {"rank": 4}}, r"`peft.LoraConfig` has no settings \['rank'\]"),
         ({"views": ["LATERAL"]}, "No row of 24 is left"),
         ({"source_weights": {"mimic": 2.0}}, r"names \['mimic'\], and the sources of the data are \['a', 'b'\]"),
-        ({"max_length": 60}, r"Conversation 0 \(id '\d+'\) has \d+ tokens, and 60 are allowed"),
-        ({"freeze_old_rows": True, "weight_decay": 0.1}, "`--freeze_old_rows` without LoRA needs `weight_decay` 0"),
+        ({"max_length": 60}, r"Conversation 0 \(id '\d+'\) has \d+ tokens, more than the maximum of 60"),
+        ({"train_new_embeddings_only": True, "weight_decay": 0.1}, "`--train_new_embeddings_only` without LoRA needs `weight_decay` 0"),
     ],
 )
 def test_mistakes_are_errors_that_say_what_to_do(run, changes, message):

@@ -319,7 +319,7 @@ def test_a_tracker_that_is_not_installed_is_an_error(script, plain):
 
 
 def test_a_collapse_of_the_codebook_is_told_once(script, plain, monkeypatch, caplog):
-    monkeypatch.setattr(script.CodebookKeeper, "has_collapsed", True)
+    monkeypatch.setattr(script.CodebookManager, "has_collapsed", True)
     script.main(plain)
     assert caplog.text.count("The codebook has collapsed by step 0: the perplexity of 32 codes is") == 1
 

@@ -30,7 +30,7 @@ from transformers_cxr import (
     LlmCxrProcessor,
     generate_image,
 )
-from transformers_cxr.training.dataset import InstructionCollator, InstructionDataset
+from transformers_cxr.training import InstructionCollator, InstructionDataset
 
 
 def image(seed):

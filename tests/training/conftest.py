@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -21,3 +22,23 @@ def tokenizer() -> CXRVQTokenizer:
             codebook_dim=3,
         )
     )
+
+
+@pytest.fixture
+def conversation():
+    """`conversation(task, answer, seed, **more)`: a record with the random codes of one image, none for "text"."""
+
+    def conversation(task, answer="Clear.", seed=0, **more):
+        question = {"report": "Report.", "vqa": "Is there edema?", "image": "Draw.", "text": "What is an X-ray?"}[task]
+        codes = np.random.default_rng(seed).integers(0, 32, (1, 16)).tolist()
+        question, text, image = {"type": "text", "text": question}, {"type": "text", "text": answer}, {"type": "image"}
+        user, assistant = {
+            "report": ([question, image], [text]),
+            "vqa": ([question, image], answer),
+            "image": ([question, text], [image]),
+            "text": (question["text"], answer),
+        }[task]
+        messages = [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
+        return {"messages": messages, "task": task, "image_codes": [] if task == "text" else codes, **more}
+
+    return conversation

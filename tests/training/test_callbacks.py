@@ -1,5 +1,6 @@
-"""Samples while training."""
+"""Samples during training."""
 
+import copy
 import json
 
 import numpy as np
@@ -11,145 +12,114 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import TrainingArguments
 from transformers.integrations import TensorBoardCallback
 
-from transformers_cxr.training import callbacks
-from transformers_cxr.training.callbacks import SampleCallback
-from transformers_cxr.training.dataset import InstructionCollator, InstructionDataset
-from transformers_cxr.training.trainer import InstructionTrainer
-
-
-def text(value):
-    return {"type": "text", "text": value}
-
-
-def codes(seed):
-    return np.random.default_rng(seed).integers(0, 32, 16).tolist()
-
-
-IMAGE = {"type": "image"}
-RECORDS = [
-    {"task": "text", "messages": [{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Hello."}]},
-    {"task": "image", "id": "drawn", "image_codes": [codes(1)], "messages": [
-        {"role": "user", "content": [text("Draw."), text("Normal.")]}, {"role": "assistant", "content": [IMAGE]}]},
-    {"task": "report", "id": "read", "image_codes": [codes(2)], "messages": [
-        {"role": "user", "content": [text("Report."), IMAGE]}, {"role": "assistant", "content": [text("Clear.")]},
-        {"role": "user", "content": "Is it normal?"}, {"role": "assistant", "content": "Yes."}]},
-    {"task": "vqa", "id": "asked", "image_codes": [codes(3)], "messages": [
-        {"role": "user", "content": [IMAGE, text("Is there pneumonia?")]}, {"role": "assistant", "content": "No."}]},
-    {"task": "image", "id": "compared", "image_codes": [codes(4), codes(5)], "messages": [
-        {"role": "user", "content": [text("Draw it healed."), IMAGE]}, {"role": "assistant", "content": [IMAGE]}]},
-]  # fmt: skip
+from transformers_cxr import generate_image, generate_text
+from transformers_cxr.training import (
+    InstructionCollator,
+    InstructionDataset,
+    InstructionTrainer,
+    SampleCallback,
+    callbacks,
+)
 
 
 @pytest.fixture
-def trainer(tiny_model, tmp_path):
-    model, processor = tiny_model
+def records(conversation):
+    report = conversation("report", "Clear.", seed=2, id="report")
+    report["messages"] += conversation("text", "Yes.")["messages"]
+    two_images = conversation("image", seed=4, id="two images")
+    two_images["messages"][0]["content"].append({"type": "image"})
+    two_images["image_codes"] *= 2
+    text, image = conversation("text"), conversation("image", "Normal.", seed=1, id="image")
+    return [text, two_images, image, report, conversation("vqa", "No.", seed=3, id="vqa")]
+
+
+@pytest.fixture
+def trainer(tiny_model, records, tmp_path):
     arguments = TrainingArguments(
-        output_dir=str(tmp_path / "run"), max_steps=4, per_device_train_batch_size=2, learning_rate=1e-2,
+        output_dir=str(tmp_path / "run"), max_steps=2, per_device_train_batch_size=2, learning_rate=1e-2,
         save_strategy="no", report_to="none", remove_unused_columns=False, use_cpu=True,
     )  # fmt: skip
     return InstructionTrainer(
-        model=model,
+        model=tiny_model[0],
         args=arguments,
-        train_dataset=InstructionDataset(RECORDS, processor),
+        train_dataset=InstructionDataset(records, tiny_model[1]),
         data_collator=InstructionCollator(0, return_tasks=True),
     )
 
 
-def samples(trainer, processor, records=RECORDS, max_length=None, **kwargs):
-    dataset = InstructionDataset(records, processor, max_length, skip_too_long=True)
-    return SampleCallback(trainer, dataset, every=2, max_new_tokens=12, **kwargs)
+@pytest.fixture
+def samples(trainer, tiny_model, records):
+    def samples(records=records, max_length=None, every=1, **kwargs):
+        dataset = InstructionDataset(records, tiny_model[1], max_length, skip_too_long=True)
+        return SampleCallback(trainer, dataset, every, max_new_tokens=12, **kwargs)
+
+    return samples
 
 
-def test_texts_and_images_are_written_every_so_many_steps(trainer, tiny_model, tmp_path):
+def test_samples_are_what_the_model_generates(trainer, samples, records, tiny_model, tmp_path):
     model, processor = tiny_model
-    trainer.add_callback(samples(trainer, processor))
+    trainer.add_callback(samples())
     trainer.train()
     folder = tmp_path / "run/samples"
-    assert sorted(path.stem for path in folder.glob("*.json")) == ["step-000002", "step-000004"]
-    written = json.loads((folder / "step-000004.json").read_text())
+    assert sorted(path.stem for path in folder.glob("*.json")) == ["step-000001", "step-000002"]
+    written = json.loads((folder / "step-000002.json").read_text())
     assert "not for clinical use" in written["notice"]
     shown = [(sample["id"], sample["instruction"], sample["data"]) for sample in written["samples"]]
-    assert shown == [("read", "Report.", "Clear."), ("asked", "Is there pneumonia?", "No.")]
-
-    picture = PIL.Image.open(folder / "step-000004.png")
-    assert "Generated by LLM-CXR" in picture.info["Comment"]
-    pixels = np.asarray(picture)
-    assert pixels.shape == (2 * 32, 2 * 32)
-    # The upper row is of the data, and the lower one what the model draws: the codes of the response, not of the prompt.
-    expected = [
-        np.asarray(i) for i in processor.postprocess(model.vq_tokenizer.decode(torch.tensor([codes(1), codes(5)])))
-    ]
-    assert np.array_equal(pixels[:32], np.concatenate(expected, axis=1))
-    prompt = processor.apply_chat_template(
-        [RECORDS[1]["messages"][:1]], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    assert shown == [("report", "Report.", "Clear."), ("vqa", "Is there edema?", "No.")]
+    model.eval()
+    (expected,) = generate_text(
+        model, processor, image_codes=records[3]["image_codes"], instruction="Report.", max_new_tokens=12
     )
-    drawn = model.eval().generate_image(**prompt, seed=0).pixel_values
-    assert np.array_equal(pixels[32:, :32], np.asarray(processor.postprocess(drawn)[0]))
+    assert written["samples"][0]["generated"] == expected
+
+    picture = PIL.Image.open(folder / "step-000002.png")
+    assert "Generated by LLM-CXR" in picture.info["Comment"]
+    (reconstructed,) = processor.postprocess(model.vq_tokenizer.decode(torch.tensor(records[2]["image_codes"])))
+    (generated,) = generate_image(model, processor, "Normal.", seed=0)
+    assert np.array_equal(np.asarray(picture), np.concatenate([reconstructed, generated]))
 
 
-def test_a_training_with_samples_ends_with_the_weights_of_one_without(trainer, tiny_model):
-    model, processor = tiny_model
-    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    # Dropout makes the training depend on the random state.
-    model.language_model.model.layers[0].self_attn.attention_dropout = 0.5
-    ends = []
+def test_samples_do_not_change_training(trainer, samples, tiny_model):
+    model, _ = tiny_model
+    start, ends = copy.deepcopy(model.state_dict()), []
+    # Dropout makes training depend on the random state.
+    next(m for name, m in model.named_modules() if name.endswith("self_attn")).attention_dropout = 0.5
     for sampled in (False, True):
         model.load_state_dict(start)
         if sampled:
-            trainer.add_callback(samples(trainer, processor))
+            trainer.add_callback(samples())
         trainer.optimizer = None
         set_seed(3)
         trainer.train()
-        ends.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        ends.append(copy.deepcopy(model.state_dict()))
     assert all(torch.equal(ends[1][name], tensor) for name, tensor in ends[0].items())
 
 
-def test_samples_reach_tensorboard(trainer, tiny_model, tmp_path, monkeypatch):
+def test_samples_reach_tensorboard(trainer, samples, tmp_path, monkeypatch):
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "events"))
     trainer.add_callback(TensorBoardCallback())
-    trainer.add_callback(samples(trainer, tiny_model[1], num_samples=1))
+    trainer.add_callback(samples(num_samples=1, every=2))
     trainer.train()
     events = EventAccumulator(str(tmp_path / "events"))
     events.Reload()
-    assert [event.step for event in events.Images("samples")] == [2, 4]
-    texts = events.Tensors("samples/text_summary")
-    assert [event.step for event in texts] == [2, 4]
-    assert b"not for clinical use" in texts[0].tensor_proto.string_val[0]
-    assert b"data: Clear." in texts[0].tensor_proto.string_val[0]
+    assert [event.step for event in events.Images("samples")] == [2]
+    (text,) = events.Tensors("samples/text_summary")
+    assert b"not for clinical use" in text.tensor_proto.string_val[0]
+    assert b"data: Clear." in text.tensor_proto.string_val[0]
 
 
-@pytest.mark.parametrize(
-    ("messages", "message"),
-    [
-        (RECORDS[2]["messages"][:1], r"^Conversation 5 \(id 'read'\): it has no response of the assistant"),
-        ("Report.", r"^Conversation 5 \(id 'read'\): its `messages` must be a list"),
-        (RECORDS[4]["messages"], r"^Conversation 5 \(id 'read'\): .* 2 image slots .* 1 images were given"),
-    ],
-)
-def test_a_conversation_that_is_wrong_is_an_error_that_names_it(trainer, tiny_model, messages, message):
-    with pytest.raises(ValueError, match=message):
-        samples(trainer, tiny_model[1], [*RECORDS, {**RECORDS[2], "messages": messages}])
+def test_conversations_that_are_too_long_are_not_sampled(samples, records):
+    records[3]["messages"][0]["content"][0]["text"] = "Why? " * 200
+    callback = samples(max_length=256)
+    assert [sample["id"] for sample in callback.text_samples] == ["vqa"]
 
 
-def test_conversations_that_are_too_long_to_train_on_are_not_shown(trainer, tiny_model, tmp_path):
-    long = {
-        **RECORDS[2],
-        "messages": [{"role": "user", "content": [text("Why? " * 200), IMAGE]}, RECORDS[2]["messages"][1]],
-    }
-    trainer.add_callback(samples(trainer, tiny_model[1], [long, *RECORDS[1:]], max_length=256))
-    trainer.train()
-    written = json.loads((tmp_path / "run/samples/step-000002.json").read_text())
-    assert [sample["data"] for sample in written["samples"]] == ["Clear.", "No."]
-
-
-def test_conversations_without_codes_give_a_warning_and_no_samples(trainer, tiny_model, caplog, tmp_path):
-    trainer.add_callback(samples(trainer, tiny_model[1], RECORDS[:1]))
+def test_conversations_without_codes_give_a_warning(samples, records, caplog):
+    samples(records[:1])
     assert "There will be no samples" in caplog.text
-    trainer.train()
-    assert list((tmp_path / "run/samples").iterdir()) == []
 
 
-def test_sharded_weights_are_refused(trainer, tiny_model, monkeypatch):
+def test_sharded_weights_are_an_error(samples, monkeypatch):
     monkeypatch.setattr(callbacks, "is_deepspeed_zero3_enabled", lambda: True)
-    with pytest.raises(ValueError, match="set `sample_steps` to 0"):
-        samples(trainer, tiny_model[1])
+    with pytest.raises(ValueError, match="Set `sample_steps` to 0"):
+        samples()

@@ -1,4 +1,4 @@
-"""What the language model writes and draws while it is trained."""
+"""Log samples during training."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.integrations import TensorBoardCallback, WandbCallback, is_deepspeed_zero3_enabled
 from transformers.utils import logging
 
+from ..llm_cxr.generation_llm_cxr import generate_image, generate_text
 from ..llm_cxr.image_processing_llm_cxr import save_image
 from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
 from ..llm_cxr.processing_llm_cxr import GENERATED_NOTICE
@@ -20,33 +21,33 @@ from .dataset import InstructionDataset
 
 logger = logging.get_logger(__name__)
 
-# Among so many of the first conversations samples are looked for.
-_NUM_SEARCHED = 1000
+# Samples are taken from this many conversations at most.
+_MAX_CONVERSATIONS = 1000
 
 
 class SampleCallback(TrainerCallback):
     """
-    Lets the model answer and draw every so many steps: `OUTPUT_DIR/samples/step-STEP.json` has texts beside those of the data,
-    `OUTPUT_DIR/samples/step-STEP.png` images below those of the data (as their codes show them). They are also sent to
-    TensorBoard and Weights & Biases where the Trainer reports to them. Texts are greedy and images have fixed seeds, so that
-    steps can be compared, and the random state of the training stays as it is.
+    Generate texts and images at regular steps, from the first conversations of the data that start with an X-ray and a text
+    about it, or with a text and its X-ray.
+
+    `OUTPUT_DIR/samples/step-STEP.json` holds generated texts and those of the data, `step-STEP.png` reconstructions of the
+    images of the data above generated images. TensorBoard and Weights & Biases get them, too, if the Trainer reports to them.
+    Texts are greedy and images have fixed seeds, so steps are comparable. The random state of training does not change.
 
     Args:
         trainer (`Trainer`):
-            Its model and its trackers are used. The main process samples, so the model must be whole there.
+            Trainer whose model generates, on the main process.
         dataset ([`InstructionDataset`]):
-            With the processor of the model, and records with `image_codes`. The first with an X-ray and a text about it are
-            answered again, and the first with an image for a response are drawn again, each from what comes before its first
-            response. Those that it skips are passed over. Where there are none, a warning says so.
+            Conversations with `image_codes`. Those that are too long are not used.
         every (`int`):
             Steps between samples.
         num_samples (`int`, *optional*, defaults to 4):
-            Texts and images each time.
+            Maximum number of texts and of images.
         max_new_tokens (`int`, *optional*, defaults to 200):
-            Tokens of a text at most.
+            Maximum number of tokens of a text.
 
     Raises:
-        ValueError: the weights are sharded (FSDP, DeepSpeed ZeRO-3), or a conversation cannot be trained on.
+        ValueError: the weights are sharded (FSDP, DeepSpeed ZeRO-3), or a conversation is invalid.
     """
 
     def __init__(
@@ -59,25 +60,36 @@ class SampleCallback(TrainerCallback):
     ):
         if trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled():
             raise ValueError(
-                "With FSDP and DeepSpeed ZeRO-3 no process has the whole model, so that none can sample: set `sample_steps` "
-                "to 0 and sample from the checkpoints."
+                "With FSDP and DeepSpeed ZeRO-3 no process has the whole model to generate samples with. Set `sample_steps` to "
+                "0 and generate samples from the checkpoints."
             )
         self.trainer = trainer
         self.processor = dataset.processor
         self.every = every
         self.max_new_tokens = max_new_tokens
-        samples = []
-        for position in range(min(len(dataset), _NUM_SEARCHED)):
+        self.text_samples, self.image_samples = [], []
+        for position in range(min(len(dataset), _MAX_CONVERSATIONS)):
             record = dataset.conversations[position]
-            # An error here names the conversation.
-            if record.get("image_codes") and not dataset[position]["skipped"]:
-                samples.append(_Sample(record))
-        self.read = [sample for sample in samples if sample.prompt_codes and not sample.draws][:num_samples]
-        self.drawn = [sample for sample in samples if sample.draws][:num_samples]
-        if not (self.read or self.drawn):
+            if not record.get("image_codes") or dataset[position]["skipped"]:
+                continue
+            if [message["role"] for message in record["messages"][:2]] != ["user", "assistant"]:
+                continue
+            user, assistant = (_parts(message) for message in record["messages"][:2])
+            codes = record["image_codes"]
+            texts = [part["text"] for part in user if part["type"] == "text"]
+            num_images = len(user) - len(texts)
+            sample = {"id": str(record.get("id", "")), "instruction": "\n".join(texts)}
+            if texts and num_images and assistant[0]["type"] == "text":
+                self.text_samples.append({**sample, "data": assistant[0]["text"], "codes": codes[:num_images]})
+            elif texts and not num_images and assistant[0]["type"] == "image":
+                self.image_samples.append({**sample, "text": texts[-1], "codes": codes[0]})
+            if min(len(self.text_samples), len(self.image_samples)) >= num_samples:
+                break
+        self.text_samples, self.image_samples = self.text_samples[:num_samples], self.image_samples[:num_samples]
+        if not (self.text_samples or self.image_samples):
             logger.warning(
-                f"There will be no samples: none of the first {_NUM_SEARCHED} conversations has `image_codes`. Encode the "
-                "images (`transformers-cxr encode`) to see some."
+                f"There will be no samples: none of the first {_MAX_CONVERSATIONS} conversations has `image_codes`. Encode the "
+                "images (`transformers-cxr encode`) to get samples."
             )
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -89,51 +101,39 @@ class SampleCallback(TrainerCallback):
         folder.mkdir(exist_ok=True)
         name = f"step-{state.global_step:06d}"
         texts, picture = [], None
-        if self.read:
-            texts = self._texts(model)
+        if self.text_samples:
+            texts = self._generate_texts(model)
             content = json.dumps({"notice": TEXT_NOTICE, "samples": texts}, indent=2, ensure_ascii=False)
             (folder / f"{name}.json").write_text(content + "\n", encoding="utf-8")
-        if self.drawn:
-            picture = self._picture(model)
+        if self.image_samples:
+            picture = self._generate_picture(model)
             save_image(picture, folder / f"{name}.png")
         model.train()
         self._track(texts, picture, state.global_step)
 
-    @torch.no_grad()
-    def _texts(self, model: LlmCxrForCausalLM) -> list[dict[str, str]]:
-        inputs = self._prompts(self.read).to(model.device)
-        output = model.generate(**inputs, generation_mode="text", do_sample=False, max_new_tokens=self.max_new_tokens)
-        generated = self.processor.post_process_multimodal_output(
-            output[:, inputs.input_ids.shape[1] :], generation_mode="text"
+    def _generate_texts(self, model: LlmCxrForCausalLM) -> list[dict[str, str]]:
+        generated = generate_text(
+            model,
+            self.processor,
+            instruction=[sample["instruction"] for sample in self.text_samples],
+            image_codes=[sample["codes"] for sample in self.text_samples],
+            max_new_tokens=self.max_new_tokens,
+            do_sample=False,
         )
         return [
-            {"id": sample.id, "instruction": sample.instruction, "data": sample.response, "generated": text.strip()}
-            for sample, text in zip(self.read, generated)
+            {**{name: sample[name] for name in ("id", "instruction", "data")}, "generated": text}
+            for sample, text in zip(self.text_samples, generated)
         ]
 
     @torch.no_grad()
-    def _picture(self, model: LlmCxrForCausalLM) -> PIL.Image.Image:
-        inputs = self._prompts(self.drawn).to(model.device)
-        generated = model.generate_image(**inputs, seed=0).pixel_values
-        codes = torch.tensor([sample.response_codes for sample in self.drawn], device=model.device)
-        rows = [
-            np.concatenate([np.asarray(image) for image in self.processor.postprocess(pixels)], axis=1)
-            for pixels in (model.vq_tokenizer.decode(codes), generated)
-        ]
+    def _generate_picture(self, model: LlmCxrForCausalLM) -> PIL.Image.Image:
+        codes = torch.tensor([sample["codes"] for sample in self.image_samples], device=model.device)
+        reconstructed = self.processor.postprocess(model.vq_tokenizer.decode(codes))
+        generated = generate_image(model, self.processor, [sample["text"] for sample in self.image_samples], seed=0)
+        rows = [np.concatenate([np.asarray(image) for image in row], axis=1) for row in (reconstructed, generated)]
         picture = PIL.Image.fromarray(np.concatenate(rows))
-        picture.info["comment"] = f"Upper row: of the data. Lower row: {GENERATED_NOTICE}"
+        picture.info["comment"] = f"Upper row: reconstructions of the data. Lower row: {GENERATED_NOTICE}"
         return picture
-
-    def _prompts(self, samples: list[_Sample]):
-        codes = [row for sample in samples for row in sample.prompt_codes]
-        return self.processor.apply_chat_template(
-            [sample.prompt for sample in samples],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs={"padding": True, **({"image_codes": codes} if codes else {})},
-        )
 
     def _track(self, texts: list[dict[str, str]], picture: PIL.Image.Image | None, step: int) -> None:
         lines = [
@@ -155,24 +155,6 @@ class SampleCallback(TrainerCallback):
                 if picture is not None:
                     caption = picture.info["comment"]
                     wandb.log({"samples/images": wandb.Image(picture, caption=caption), "train/global_step": step})
-
-
-class _Sample:
-    """A conversation up to its first response, and that response."""
-
-    def __init__(self, record: dict):
-        messages = record["messages"]
-        first = next(i for i, message in enumerate(messages) if message["role"] == "assistant")
-        self.id = str(record.get("id", ""))
-        self.prompt = messages[:first]
-        parts = [part for message in self.prompt for part in _parts(message)]
-        num_images = sum(part["type"] == "image" for part in parts)
-        self.instruction = next((part["text"] for part in parts if part["type"] == "text"), "")
-        self.prompt_codes = record["image_codes"][:num_images]
-        response = _parts(messages[first])
-        self.draws = any(part["type"] == "image" for part in response)
-        self.response = "".join(part["text"] for part in response if part["type"] == "text")
-        self.response_codes = record["image_codes"][num_images] if self.draws else None
 
 
 def _parts(message: dict) -> list[dict]:

@@ -1,7 +1,8 @@
-"""Instruction conversations as training examples of the language model."""
+"""Instruction-tuning conversations as token ids and labels."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,25 +18,22 @@ from ..llm_cxr.processing_llm_cxr import LlmCxrProcessor
 
 logger = logging.get_logger(__name__)
 
-PACKINGS = ("rows", "one_row")
-
 
 class InstructionDataset(Dataset):
     """
-    Conversation records as ids and labels. An index always gives the same example, whatever the process or the order.
+    Conversations as token ids and labels. An index always returns the same example.
 
     Args:
         conversations (`Sequence[dict]`):
-            Records with the keys `messages` (Transformers' chat format), `task` (one of `TASKS`), and `image_codes`
-            (`(num_images, num_image_tokens)` integers in `[0, codebook_size)`) or `images` (paths or PIL images), one for
-            each `{"type": "image"}` part in their order; a list, a `datasets.Dataset` or any map-style dataset.
+            A list, a `datasets.Dataset` or any other map-style dataset of conversations with the keys `messages`
+            (Transformers' chat format), `task` (one of `TASKS`), and `image_codes` (integers of shape `(num_images,
+            num_image_tokens)`) or `images` (paths or PIL images), one for each `{"type": "image"}` in order.
         processor ([`LlmCxrProcessor`]):
-            Its chat template marks the responses, on which alone the loss is.
+            Processor of the model. Its chat template marks the responses, the only tokens with labels.
         max_length (`int`, *optional*):
-            Number of tokens that a conversation may have; any by default.
+            Maximum number of tokens of a conversation.
         skip_too_long (`bool`, *optional*, defaults to `False`):
-            Put the next conversation that fits in the place of one that is longer, and name and count it. By default it is
-            an error.
+            Replace longer conversations by the next one that fits, with a warning, instead of raising an error.
 
     Raises:
         ValueError: there is no conversation.
@@ -50,7 +48,7 @@ class InstructionDataset(Dataset):
     ):
         if not len(conversations):
             raise ValueError("Expected at least one conversation, got none.")
-        # Lists, in whatever format (`set_format`) its rows are given.
+        # Rows as lists, whatever their format (`set_format`).
         is_table = isinstance(conversations, datasets.Dataset)
         self.conversations = conversations.with_format(None) if is_table else conversations
         self.processor = processor
@@ -62,14 +60,12 @@ class InstructionDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         """
-        `input_ids` and `labels` (`torch.LongTensor` of shape `(sequence_length,)`; labels are -100 outside of responses),
-        `task` (`int`, index into `TASKS`), `skipped` (`int`, 1 where this one stands for a conversation that is too long, else
-        0) and, for records with `images`, `pixel_values`.
+        Return the example of [`encode_conversation`] with `skipped` (`int`): 1 if it replaces a conversation that is too
+        long, else 0.
 
         Raises:
             IndexError: there are fewer conversations.
-            ValueError: the record has no response or an unknown task, its images do not match its slots or are not of the
-                codebook, or it is too long.
+            ValueError: the conversation is invalid or too long.
         """
         if index >= len(self):
             raise IndexError(f"Conversation {index} of {len(self)}.")
@@ -84,74 +80,76 @@ class InstructionDataset(Dataset):
             length = len(example["input_ids"])
             if self.max_length is None or length <= self.max_length:
                 return {**example, "skipped": int(offset > 0)}
+            message = f"{name} has {length} tokens, more than the maximum of {self.max_length}."
             if not self.skip_too_long:
-                raise ValueError(
-                    f"{name} has {length} tokens, and {self.max_length} are allowed. Shorten it, or skip all that are too "
-                    "long (`skip_too_long`)."
-                )
+                raise ValueError(f"{message} Shorten it, or skip conversations that are too long (`skip_too_long`).")
             if not offset:
-                logger.warning(f"{name} is skipped: it has {length} tokens, and {self.max_length} are allowed.")
+                logger.warning(f"{message} It is skipped.")
         raise ValueError(f"None of the {len(self)} conversations fits into {self.max_length} tokens.")
 
-    def fitting(self) -> InstructionDataset:
-        """A dataset of only the conversations that fit, for an evaluation in which each has to occur once."""
-        positions = [i for i in range(len(self)) if self[i]["skipped"] == 0]
-        kept = [self.conversations[i] for i in positions]
+    def drop_too_long(self) -> InstructionDataset:
+        """Return a dataset of the conversations that fit, for an evaluation in which each one counts once."""
+        kept = [self.conversations[i] for i in range(len(self)) if not self[i]["skipped"]]
         return InstructionDataset(kept, self.processor, self.max_length, self.skip_too_long)
 
 
 def encode_conversation(processor: LlmCxrProcessor, record: dict) -> dict:
     """
-    A conversation record as a training example.
+    Encode a conversation as a training example.
 
     Args:
         processor ([`LlmCxrProcessor`]):
-            Its chat template marks the responses.
+            Processor of the model.
         record (`dict`):
-            As in [`InstructionDataset`].
+            A conversation as in [`InstructionDataset`].
 
     Returns:
-        `dict` of `input_ids`, `labels`, `task` and, where there are images without codes, `pixel_values`.
+        `dict` of `input_ids` and `labels` (`torch.LongTensor` of shape `(sequence_length,)`; labels are -100 outside of
+        responses), `task` (`int`, index into `TASKS`) and, for `images`, `pixel_values`.
 
     Raises:
-        ValueError: it has no response, an unknown task or messages of another form, or images that do not match its slots or
-            are not of the codebook.
+        ValueError: the task is unknown, the messages have no response or another format, the images do not match their slots,
+            or a code is outside of the codebook.
         OSError: an image cannot be read.
-        TemplateError: the chat template refuses the messages.
+        TemplateError: the chat template rejects the messages.
     """
     task = record.get("task")
     if task not in TASKS:
-        raise ValueError(f"the task must be one of {', '.join(TASKS)}, got {task!r}.")
-    messages, options = record.get("messages"), {}
-    if not messages:
-        raise ValueError("it has no `messages`.")
-    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        raise ValueError(f"its `messages` must be a list of objects with `role` and `content`, got {messages!r:.200}.")
+        raise ValueError(f"Expected a task from {', '.join(TASKS)}, got {task!r}.")
+    messages, processor_kwargs = record.get("messages"), {}
+    if not messages or not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise ValueError(f"Expected `messages` as a list of `role` and `content`, got {messages!r:.200}.")
     for number, message in enumerate(messages, start=1):
         if not _is_content(content := message.get("content")):
             raise ValueError(
-                f"the `content` of message {number} must be a text, or a list of {{'type': 'text', 'text': ...}} and "
+                f"Expected the `content` of message {number} as a string or a list of {{'type': 'text', 'text': ...}} and "
                 f"{{'type': 'image'}}, got {content!r:.200}."
             )
-    # A table that holds records of all kinds has `None` where a record has no such column.
+    # Rows of one table have every column; those that a conversation lacks are None.
     if record.get("image_codes"):
-        options["image_codes"] = record["image_codes"]
-    elif record.get("images"):
-        messages = _with_images(messages, record["images"])
+        processor_kwargs["image_codes"] = record["image_codes"]
+    elif images := record.get("images"):
+        messages = copy.deepcopy(messages)
+        parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
+        slots = [part for part in parts if part["type"] == "image"]
+        if len(slots) != len(images):
+            raise ValueError(f"Expected an image for each of the {len(slots)} image slots, got {len(images)}.")
+        for slot, image in zip(slots, images):
+            slot["image"] = image
     encoded = processor.apply_chat_template(
         [messages],
         tokenize=True,
         return_dict=True,
         return_assistant_tokens_mask=True,
-        processor_kwargs=options,
+        processor_kwargs=processor_kwargs,
     )
     input_ids = torch.tensor(encoded["input_ids"][0])
-    response = torch.tensor(encoded["assistant_masks"][0]).bool()
-    if not response.any():
-        raise ValueError("it has no response of the assistant, and the loss is on responses only.")
+    is_response = torch.tensor(encoded["assistant_masks"][0]).bool()
+    if not is_response.any():
+        raise ValueError("Expected a response of the assistant, which the loss is computed on, got none.")
     example = {
         "input_ids": input_ids,
-        "labels": input_ids.masked_fill(~response, -100),
+        "labels": input_ids.masked_fill(~is_response, -100),
         "task": TASKS.index(task),
     }
     if "pixel_values" in encoded:
@@ -167,117 +165,3 @@ def _is_content(content: Any) -> bool:
         part.get("type") == "image" or (part.get("type") == "text" and isinstance(part.get("text"), str))
         for part in parts
     )
-
-
-def _with_images(messages: list[dict], images: list) -> list[dict]:
-    """The messages with an image in every slot."""
-    slots = sum(
-        part["type"] == "image" for m in messages if not isinstance(m["content"], str) for part in m["content"]
-    )
-    if slots != len(images):
-        raise ValueError(f"it has {slots} image slots and {len(images)} images.")
-    images = iter(images)
-    return [
-        message
-        if isinstance(message["content"], str)
-        else {
-            **message,
-            "content": [
-                {"type": "image", "image": next(images)} if part["type"] == "image" else part
-                for part in message["content"]
-            ],
-        }
-        for message in messages
-    ]
-
-
-class InstructionCollator:
-    """
-    Makes a batch of examples, one a row or several packed into one row.
-
-    Packed conversations do not see each other: `position_ids` begin anew with each, and Transformers makes the mask of the
-    attention from them (with the attention implementations "eager", "sdpa" and "flex_attention", and for batches of one
-    row with "flash_attention_*"). The loss is that of the same examples one a row.
-
-    Args:
-        pad_token_id (`int`):
-            Id of the padding, which is on the right.
-        packing (`str`, *optional*):
-            `"rows"` packs into as few rows as it can that are no longer than the longest example, so that no row costs more
-            attention than without packing; `"one_row"`, for flash attention, puts all into one row. By default an example
-            is a row.
-        return_tasks (`bool`, *optional*, defaults to `False`):
-            Also return what [`InstructionTrainer`] needs to tell the tasks apart.
-
-    Raises:
-        ValueError: another packing.
-    """
-
-    def __init__(self, pad_token_id: int, packing: str | None = None, return_tasks: bool = False):
-        if packing not in (None, *PACKINGS):
-            raise ValueError(f"`packing` must be one of {', '.join(PACKINGS)} or None, got {packing!r}.")
-        self.pad_token_id = pad_token_id
-        self.packing = packing
-        self.return_tasks = return_tasks
-
-    def __call__(self, examples: list[dict]) -> dict[str, torch.Tensor]:
-        """
-        Returns:
-            `dict` of
-
-            - `input_ids`, `labels` and, without packing, `attention_mask`, with packing, `position_ids`
-              (`torch.LongTensor` of shape `(num_rows, row_length)`),
-            - `pixel_values` (`torch.FloatTensor` of shape `(num_images, in_channels, image_size, image_size)`) of examples
-              with images,
-            - with `return_tasks`, `tasks` and `skipped` (`torch.LongTensor` of shape `(num_examples,)`), and `examples`
-              (`torch.LongTensor` of shape `(num_rows, row_length)`): whose token each one is, -1 for padding.
-        """
-        rows = self._rows([len(example["input_ids"]) for example in examples])
-        length = max(sum(len(examples[i]["input_ids"]) for i in row) for row in rows)
-        shape = (len(rows), length)
-        input_ids = torch.full(shape, self.pad_token_id)
-        labels = torch.full(shape, -100)
-        # A padding token with position 0 is a conversation of its own, which nothing else sees.
-        position_ids = torch.zeros(shape, dtype=torch.long)
-        owners = torch.full(shape, -1)
-        for row, members in enumerate(rows):
-            start = 0
-            for i in members:
-                end = start + len(examples[i]["input_ids"])
-                input_ids[row, start:end] = examples[i]["input_ids"]
-                labels[row, start:end] = examples[i]["labels"]
-                # Nothing predicts a first token: what stands before it belongs to another conversation.
-                labels[row, start] = -100
-                position_ids[row, start:end] = torch.arange(end - start)
-                owners[row, start:end] = i
-                start = end
-        batch = {"input_ids": input_ids, "labels": labels}
-        if self.packing is None:
-            batch["attention_mask"] = (owners >= 0).long()
-        else:
-            batch["position_ids"] = position_ids
-        pixel_values = [examples[i]["pixel_values"] for row in rows for i in row if "pixel_values" in examples[i]]
-        if pixel_values:
-            batch["pixel_values"] = torch.cat(pixel_values)
-        if self.return_tasks:
-            batch["examples"] = owners
-            batch["tasks"] = torch.tensor([example["task"] for example in examples])
-            batch["skipped"] = torch.tensor([example["skipped"] for example in examples])
-        return batch
-
-    def _rows(self, lengths: list[int]) -> list[list[int]]:
-        """Which examples share a row: first fit, the longest first."""
-        if self.packing is None:
-            return [[i] for i in range(len(lengths))]
-        if self.packing == "one_row":
-            return [list(range(len(lengths)))]
-        rows, free = [], []
-        for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-            fitting = next((row for row, space in enumerate(free) if space >= lengths[i]), None)
-            if fitting is None:
-                rows.append([])
-                free.append(max(lengths))
-                fitting = len(rows) - 1
-            rows[fitting].append(i)
-            free[fitting] -= lengths[i]
-        return rows

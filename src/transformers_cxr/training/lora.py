@@ -1,4 +1,4 @@
-"""Which weights of the language model train: LoRA and the rows of the new tokens."""
+"""LoRA and new-token embeddings."""
 
 from __future__ import annotations
 
@@ -18,47 +18,48 @@ from ..llm_cxr.processing_llm_cxr import (
 
 
 def new_token_ids(model: LlmCxrForCausalLM, processor: LlmCxrProcessor) -> list[int]:
-    """Ids of the tokens that this package adds to a language model and that have a row in its vocabulary, ascending."""
+    """Return the ids of the tokens that this package adds to a language model and that have an embedding, ascending."""
     tokens = [INSTRUCTION_TOKEN, RESPONSE_TOKEN, END_TOKEN, IMAGE_TOKEN, BOI_TOKEN, EOI_TOKEN]
     tokens += [code_token(code) for code in range(processor.codebook_size)]
-    # Not those of the weight, of which DeepSpeed ZeRO-3 leaves nothing here.
-    rows = model.get_input_embeddings().num_embeddings
-    return sorted(i for i in processor.tokenizer.convert_tokens_to_ids(tokens) if i < rows)
+    # Not `len(weight)`, which DeepSpeed ZeRO-3 empties.
+    num_embeddings = model.get_input_embeddings().num_embeddings
+    return sorted(i for i in processor.tokenizer.convert_tokens_to_ids(tokens) if i < num_embeddings)
 
 
-def freeze_old_rows(model: LlmCxrForCausalLM, new_ids: list[int]) -> None:
+def train_new_embeddings_only(model: LlmCxrForCausalLM, processor: LlmCxrProcessor) -> None:
     """
-    Lets only the rows `new_ids` of the vocabulary, and of an untied head, train: the gradient of the others is 0. A weight
-    decay would change them all the same, and weights that are sharded have no rows to tell apart.
+    Set the gradients of all embeddings, and rows of an untied head, other than those of new tokens to 0.
+
+    Weight decay changes them nevertheless, so it must be 0. Sharded weights are not supported.
     """
-    for table in {model.get_input_embeddings().weight, model.get_output_embeddings().weight}:
-        trained = torch.zeros(len(table), 1)
-        trained[new_ids] = 1
-        table.register_hook(lambda gradient, trained=trained: gradient * trained.to(gradient))
+    new_ids = new_token_ids(model, processor)
+    for weight in {model.get_input_embeddings().weight, model.get_output_embeddings().weight}:
+        is_new = torch.zeros(len(weight), 1)
+        is_new[new_ids] = 1
+        weight.register_hook(lambda gradient, is_new=is_new: gradient * is_new.to(gradient))
 
 
-def add_lora(model: LlmCxrForCausalLM, new_ids: list[int], freeze_old_rows: bool = True, **lora_settings):
+def add_lora(
+    model: LlmCxrForCausalLM, processor: LlmCxrProcessor, train_new_embeddings_only: bool = True, **lora_settings
+):
     """
-    Adds LoRA (arXiv 2106.09685) to the linear layers of the backbone, and makes rows of the vocabulary trainable beside it.
+    Add LoRA (arXiv 2106.09685) to the linear layers of the backbone, and make embeddings trainable beside it.
 
     Args:
-        model ([`LlmCxrForCausalLM`]):
-            The model; its own weights are frozen.
-        new_ids (`list[int]`):
-            Of [`new_token_ids`].
-        freeze_old_rows (`bool`, *optional*, defaults to `True`):
-            Train the rows `new_ids` alone, which is also all that the adapter holds of them. `False` trains, and saves, the
-            whole vocabulary and head.
+        model ([`LlmCxrForCausalLM`]), processor ([`LlmCxrProcessor`]):
+            Model and processor. The weights of the model are frozen.
+        train_new_embeddings_only (`bool`, *optional*, defaults to `True`):
+            Train, and save in the adapter, only the embeddings (and rows of an untied head) of new tokens. Otherwise all.
         **lora_settings:
-            Fields of `peft.LoraConfig`, such as `r`, `lora_alpha` and `lora_dropout`; `target_modules` is by default
+            Fields of `peft.LoraConfig`, such as `r`, `lora_alpha` and `lora_dropout`. `target_modules` defaults to
             `"all-linear"`, all linear layers but the head.
 
     Returns:
-        `peft.PeftModel`; `merge_and_unload()` gives a model without PEFT again.
+        `peft.PeftModel`; its `merge_and_unload()` returns a model without PEFT.
 
     Raises:
         ImportError: PEFT is not installed.
-        ValueError: a setting that `peft.LoraConfig` does not have.
+        ValueError: `peft.LoraConfig` has no such setting.
     """
     try:
         from peft import LoraConfig, get_peft_model
@@ -66,15 +67,18 @@ def add_lora(model: LlmCxrForCausalLM, new_ids: list[int], freeze_old_rows: bool
         raise ImportError("LoRA needs PEFT: `pip install transformers-cxr[train]`.") from error
 
     if unknown := sorted(set(lora_settings) - LoraConfig.__dataclass_fields__.keys()):
-        raise ValueError(
-            f"LoRA has no settings {unknown}; `peft.LoraConfig` has {', '.join(LoraConfig.__dataclass_fields__)}."
-        )
+        known = ", ".join(LoraConfig.__dataclass_fields__)
+        raise ValueError(f"`peft.LoraConfig` has no settings {unknown}. It has {known}.")
     tables = (model.get_input_embeddings(), model.get_output_embeddings())
-    # Both names also where they share one weight: PEFT then trains one set of rows for the two.
+    # Both names, also if they share one weight: PEFT then trains one set of rows for the two.
     names = [name for name, module in model.named_modules() if module in tables]
-    if freeze_old_rows:
-        rows = {"trainable_token_indices": dict.fromkeys(names, new_ids)}
+    if train_new_embeddings_only:
+        embeddings = {"trainable_token_indices": dict.fromkeys(names, new_token_ids(model, processor))}
     else:
-        rows = {"modules_to_save": names, "ensure_weight_tying": model.config.tie_word_embeddings}
-    settings = {"task_type": "CAUSAL_LM", "target_modules": "all-linear", "exclude_modules": r"vq_tokenizer\..*"}
-    return get_peft_model(model, LoraConfig(**(settings | rows | lora_settings)))
+        embeddings = {"modules_to_save": names, "ensure_weight_tying": model.config.tie_word_embeddings}
+    settings = {
+        "task_type": "CAUSAL_LM",
+        "target_modules": "all-linear",
+        "exclude_modules": r"(.*\.)?vq_tokenizer\..*",
+    }
+    return get_peft_model(model, LoraConfig(**(settings | embeddings | lora_settings)))

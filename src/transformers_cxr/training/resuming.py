@@ -1,8 +1,7 @@
-"""Going on with a run of the Trainer, and only with that run."""
+"""Resume a run after checking that its settings match."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from ..files import check_same_settings
 
-RUN = "run.json"
-# The settings of the Trainer that decide what comes out.
+SETTINGS_NAME = "settings.json"
+# Settings of the Trainer that change the trained weights.
 _RESULT_SETTINGS = (
     "max_steps num_train_epochs learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps weight_decay optim optim_args "
     "adam_beta1 adam_beta2 adam_epsilon max_grad_norm label_smoothing_factor neftune_noise_alpha bf16 fp16 seed data_seed "
@@ -20,54 +19,51 @@ _RESULT_SETTINGS = (
 ).split()
 
 
-def result_settings(arguments: TrainingArguments) -> dict[str, Any]:
-    """
-    Those settings of the Trainer that decide what comes out, as JSON can say them: the conversations of a step, for instance,
-    and not how devices share them.
-    """
-    settings = {name: getattr(arguments, name) for name in _RESULT_SETTINGS}
-    settings["conversations_a_step"] = (
-        arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+def result_settings(training_args: TrainingArguments) -> dict[str, Any]:
+    """Return the settings that change the trained weights, such as the conversations per step but not their devices."""
+    settings = {name: getattr(training_args, name) for name in _RESULT_SETTINGS}
+    settings["conversations_per_step"] = (
+        training_args.train_batch_size * training_args.gradient_accumulation_steps * training_args.world_size
     )
-    return json.loads(json.dumps(settings, default=str))
+    return settings
 
 
-def checkpoint_of_run(arguments: TrainingArguments, settings: dict[str, Any]) -> str | None:
+def resume_checkpoint(training_args: TrainingArguments, settings: dict[str, Any]) -> str | None:
     """
-    The newest whole checkpoint of a run, which is told from others by its settings in `OUTPUT_DIR/run.json`.
+    Return the newest complete checkpoint of a run, after checking that its settings match those in
+    `OUTPUT_DIR/settings.json`, which a new run writes.
 
     Args:
-        arguments (`TrainingArguments`):
-            Their [`result_settings`] are settings, too.
+        training_args (`TrainingArguments`):
+            Arguments of the Trainer. Their [`result_settings`] are checked, too.
         settings (`dict`):
-            All else that the result depends on, such as the [`~files.file_fingerprint`] of the data.
+            Everything else that the result depends on, such as the [`~files.file_fingerprint`] of the data.
 
     Returns:
-        `str`, *optional*: `OUTPUT_DIR/checkpoint-STEP`; one whose writing was cut short is passed over.
+        `str`, *optional*: `OUTPUT_DIR/checkpoint-STEP`, `None` for a new run.
 
     Raises:
-        ValueError: the folder holds checkpoints of a run with other settings, or of models alone (`save_only_model`); or the
-            arguments name a checkpoint.
+        ValueError: the checkpoints are those of a run with other settings, or hold the model alone (`save_only_model`); or
+            `resume_from_checkpoint` is set.
     """
-    if arguments.resume_from_checkpoint:
+    if training_args.resume_from_checkpoint:
         raise ValueError(
-            f"Leave out `--resume_from_checkpoint {arguments.resume_from_checkpoint}`: the newest checkpoint in "
-            f"'{arguments.output_dir}' (`--output_dir`) is gone on from without it."
+            f"Remove `--resume_from_checkpoint {training_args.resume_from_checkpoint}`: training resumes from the newest "
+            f"checkpoint in '{training_args.output_dir}' (`--output_dir`)."
         )
-    settings = {**settings, **result_settings(arguments)}
-    output_dir = Path(arguments.output_dir)
-    # Its state is what the Trainer writes last into a checkpoint.
+    output_dir = Path(training_args.output_dir)
+    # The Trainer writes its state last, so a checkpoint that has one is complete.
     states = output_dir.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")
-    steps = [int(state.parent.name.removeprefix("checkpoint-")) for state in states]
-    with arguments.main_process_first():
-        check_same_settings(output_dir / RUN, settings, replace=not steps)
-    if not steps:
+    checkpoint = max((s.parent for s in states), key=lambda path: int(path.name.split("-")[1]), default=None)
+    with training_args.main_process_first():
+        check_same_settings(
+            output_dir / SETTINGS_NAME, {**settings, **result_settings(training_args)}, replace=checkpoint is None
+        )
+    if checkpoint is None:
         return None
-    checkpoint = output_dir / f"checkpoint-{max(steps)}"
-    # The Trainer would go on with a new optimizer and a new schedule.
     if not list(checkpoint.glob("rng_state*.pth")):
         raise ValueError(
-            f"'{checkpoint}' holds a model alone (`save_only_model`), from which no training can go on. Choose another "
-            "`output_dir`, and leave `save_only_model` out where a run is to be resumed."
+            f"'{checkpoint}' holds the model alone, so training cannot resume from it. Choose another `output_dir`, and remove "
+            "`save_only_model`."
         )
     return str(checkpoint)

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from transformers_cxr.classifiers import XrayClassifier
 from transformers_cxr.llm_cxr.modeling_cxr_vq_tokenizer import CXRVQTokenizerOutput
-from transformers_cxr.training.vq_gan.discriminator import PatchDiscriminator
-from transformers_cxr.training.vq_gan.losses import (
+from transformers_cxr.training.vq_gan import (
     AutoencoderLoss,
+    PatchDiscriminator,
     PerceptualLoss,
     adaptive_weight,
     hinge_loss,
@@ -34,43 +34,14 @@ def lpips_network() -> nn.Module:
     return lpips.LPIPS(net="squeeze", pretrained=False, pnet_rand=True, verbose=False)
 
 
-@pytest.mark.parametrize("gradient_weight", [0.0, 1.0, 2.5])
-def test_reconstruction_loss_equals_numpy(gradient_weight):
+def test_reconstruction_loss_equals_numpy():
     generator = torch.Generator().manual_seed(0)
     first, second = (torch.rand(2, 3, 5, 7, generator=generator) * 2 - 1 for _ in range(2))
     error = first.double().numpy() - second.double().numpy()
     horizontal = np.abs(error[:, :, :, 1:] - error[:, :, :, :-1]).mean()
     vertical = np.abs(error[:, :, 1:] - error[:, :, :-1]).mean()
-    expected = np.abs(error).mean() + gradient_weight * (horizontal + vertical)
-    loss = reconstruction_loss(first, second, gradient_weight)
-    assert loss.shape == ()
-    assert loss.item() == pytest.approx(expected, rel=1e-5)
-    assert reconstruction_loss(second, first, gradient_weight).item() == pytest.approx(expected, rel=1e-5)
-
-
-def test_reconstruction_loss_weighs_gradients_by_one_unless_told():
-    first, second = torch.eye(4)[None, None], torch.zeros(1, 1, 4, 4)
-    assert reconstruction_loss(first, second).item() == pytest.approx(0.25 + 2 * 0.5)
-
-
-def test_reconstruction_loss_of_equal_images_is_zero_and_of_an_offset_its_size():
-    image = torch.rand(1, 1, 6, 6)
-    assert reconstruction_loss(image, image).item() == 0
-    assert reconstruction_loss(image + 0.5, image).item() == pytest.approx(0.5, abs=1e-5)
-
-
-def test_squared_weight_adds_the_mean_squared_error():
-    image = torch.rand(1, 1, 6, 6)
-    assert reconstruction_loss(image + 0.5, image, squared_weight=4.0).item() == pytest.approx(
-        0.5 + 4 * 0.25, abs=1e-5
-    )
-
-
-def test_reconstruction_loss_has_a_gradient():
-    reconstruction = torch.zeros(1, 1, 4, 4, requires_grad=True)
-    reconstruction_loss(reconstruction, torch.eye(4)[None, None]).backward()
-    assert torch.isfinite(reconstruction.grad).all()
-    assert reconstruction.grad.any()
+    expected = np.abs(error).mean() + 2.5 * (horizontal + vertical) + 4.0 * (error**2).mean()
+    assert reconstruction_loss(first, second, 2.5, 4.0).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_spectral_loss_equals_numpy_window_by_window():
@@ -92,37 +63,14 @@ def test_spectral_loss_equals_numpy_window_by_window():
     assert spectral_loss(first, second, window_size=16).item() == pytest.approx(np.mean(differences), rel=1e-5)
 
 
-def test_spectral_loss_sees_blur_and_not_the_phase():
+def test_spectral_loss_depends_on_contrast_and_not_on_the_phase():
     columns = torch.arange(64)
     wave, shifted = (torch.cos(2 * math.pi * (columns + shift) / 8).expand(1, 1, 64, 64) for shift in (0, 3))
     blurred = wave * 0.1
     assert spectral_loss(shifted, wave).item() < 1e-3
     assert spectral_loss(blurred, wave).item() == pytest.approx(0.9 * spectral_loss(wave * 0, wave).item(), rel=1e-5)
-    # What a loss of pixels prefers.
+    # A pixel loss prefers blur.
     assert reconstruction_loss(blurred, wave) < reconstruction_loss(shifted, wave)
-
-
-def test_spectral_loss_of_images_smaller_than_its_window_has_a_gradient():
-    image = torch.rand(1, 3, 12, 20, generator=torch.Generator().manual_seed(0))
-    reconstruction = (image * 0.5).requires_grad_()
-    spectral_loss(reconstruction, image).backward()
-    assert torch.isfinite(reconstruction.grad).all() and reconstruction.grad.any()
-    assert spectral_loss(image, image).item() == 0
-
-
-def test_hinge_loss_equals_its_definition_patch_by_patch():
-    generator = torch.Generator().manual_seed(0)
-    real, fake = (torch.randn(3, 1, 2, 5, generator=generator) * 2 for _ in range(2))
-    of_real = [max(0.0, 1 - logit) for logit in real.flatten().tolist()]
-    of_fake = [max(0.0, 1 + logit) for logit in fake.flatten().tolist()]
-    expected = (math.fsum(of_real) / 30 + math.fsum(of_fake) / 30) / 2
-    assert hinge_loss(real, fake).item() == pytest.approx(expected, rel=1e-6)
-
-
-def test_hinge_loss_is_one_in_ignorance_and_zero_in_certainty():
-    zero, sure = torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), 1.5)
-    assert hinge_loss(zero, zero).item() == 1
-    assert hinge_loss(sure, -sure).item() == 0
 
 
 def test_adaptive_weight_equals_the_ratio_of_the_gradients_of_a_full_backward():
@@ -148,57 +96,7 @@ def test_adaptive_weight_equals_the_ratio_of_the_gradients_of_a_full_backward():
     (reconstruction + weight * adversarial).backward()
 
 
-def test_adaptive_weight_is_at_most_ten_thousand():
-    weight = nn.Parameter(torch.ones(1))
-    assert adaptive_weight((10 * weight).sum(), (0 * weight).sum(), weight).item() == 1e4
-
-
-def test_gradient_of_the_commitment_equals_finite_differences(tokenizer):
-    quantize = tokenizer.vq_model.quantize
-    codebook = torch.randn(8, 3, generator=torch.Generator().manual_seed(0)).double()
-    quantize.embedding.weight = nn.Parameter(codebook.clone())
-    latents = torch.randn(1, 3, 2, 2, generator=torch.Generator().manual_seed(1)).double().requires_grad_()
-    _, loss, (_, _, codes) = quantize(latents)
-    loss.backward()
-
-    def squared_distance(latents: torch.Tensor, codebook: torch.Tensor) -> float:
-        vectors = latents.movedim(1, -1).reshape(-1, 3)
-        return sum(((vectors[i] - codebook[code]) ** 2).sum().item() for i, code in enumerate(codes)) / vectors.numel()
-
-    # The loss is this distance twice: at weight 1 for the encoder, at beta = 0.25 for the codebook.
-    assert loss.item() == pytest.approx(1.25 * squared_distance(latents.detach(), codebook))
-    step = 1e-6
-    for index in range(latents.numel()):
-        shift = torch.zeros(latents.numel(), dtype=torch.double)
-        shift[index] = step
-        ahead, behind = (squared_distance(latents.detach() + s * shift.view(1, 3, 2, 2), codebook) for s in (1, -1))
-        assert latents.grad.flatten()[index].item() == pytest.approx((ahead - behind) / (2 * step), abs=1e-8)
-    for index in range(codebook.numel()):
-        shift = torch.zeros(codebook.numel(), dtype=torch.double)
-        shift[index] = step
-        ahead, behind = (squared_distance(latents.detach(), codebook + s * shift.view(8, 3)) for s in (1, -1))
-        expected = 0.25 * (ahead - behind) / (2 * step)
-        assert quantize.embedding.weight.grad.flatten()[index].item() == pytest.approx(expected, abs=1e-8)
-
-
-def test_the_quantizer_is_straight_through_by_finite_differences(tokenizer):
-    quantize = tokenizer.vq_model.quantize.double()
-    quantize.embedding.weight = nn.Parameter(torch.randn(8, 3, generator=torch.Generator().manual_seed(0)).double())
-    latents = torch.randn(1, 3, 2, 2, generator=torch.Generator().manual_seed(1)).double().requires_grad_()
-    quantized, _, _ = quantize(latents)
-
-    def after(quantized: torch.Tensor) -> torch.Tensor:
-        return (quantized**3 + torch.arange(12).view(1, 3, 2, 2) * quantized).sum()
-
-    after(quantized).backward()
-    for index in range(12):
-        shift = torch.zeros(12, dtype=torch.double)
-        shift[index] = 1e-6
-        ahead, behind = (after(quantized.detach() + s * shift.view(1, 3, 2, 2)).item() for s in (1, -1))
-        assert latents.grad.flatten()[index].item() == pytest.approx((ahead - behind) / 2e-6, rel=1e-6, abs=1e-6)
-
-
-def test_perceptual_loss_equals_the_formula_of_lpips_on_repeated_grey(lpips_network, pixel_values):
+def test_perceptual_loss_equals_the_formula_of_lpips_on_repeated_gray(lpips_network, pixel_values):
     loss = PerceptualLoss(lpips_network)
     reconstruction = (pixel_values * 0.5).requires_grad_()
     value = loss(reconstruction, pixel_values)
@@ -219,11 +117,7 @@ def test_perceptual_loss_equals_the_formula_of_lpips_on_repeated_grey(lpips_netw
     assert all(parameter.grad is None for parameter in loss.parameters())
 
 
-def test_perceptual_loss_of_equal_images_is_zero(lpips_network, pixel_values):
-    assert PerceptualLoss(lpips_network)(pixel_values, pixel_values).item() == 0
-
-
-def test_lpips_without_the_weights_of_vgg_names_the_way_out(monkeypatch):
+def test_missing_weights_of_vgg_name_the_way_out(monkeypatch):
 
     def offline(**kwargs):
         raise OSError("no network")
@@ -239,11 +133,11 @@ def test_missing_lpips_names_the_extra(monkeypatch):
         load_lpips()
 
 
-def test_the_loss_is_the_weighted_sum_of_its_parts(tokenizer, pixel_values, lpips_network):
+def test_the_loss_is_the_weighted_sum_of_its_terms(tokenizer, pixel_values, lpips_network):
     torch.manual_seed(2)
     clinical = XrayClassifier(nn.Conv2d(1, 4, 3), image_size=16, value_range=(0, 1))
     discriminator = PatchDiscriminator(in_channels=1, channels=4)
-    loss_of = AutoencoderLoss(
+    autoencoder_loss = AutoencoderLoss(
         gradient_weight=0.5,
         squared_weight=2.0,
         spectral_weight=0.3,
@@ -254,50 +148,29 @@ def test_the_loss_is_the_weighted_sum_of_its_parts(tokenizer, pixel_values, lpip
         disc_weight=0.8,
     )
     output, last_weight = tokenizer(pixel_values), tokenizer.vq_model.decoder.conv_out.weight
-    loss, parts = loss_of(output, pixel_values, last_weight, discriminator)
-    assert set(parts) == {
+    loss, terms = autoencoder_loss(output, pixel_values, last_weight, discriminator)
+    assert set(terms) == {
         "reconstruction", "spectral", "perceptual", "commitment", "clinical", "adversarial", "adaptive_weight"
     }  # fmt: skip
     pixels = reconstruction_loss(output.reconstruction, pixel_values, 0.5, 2.0)
-    torch.testing.assert_close(parts["reconstruction"], pixels.detach())
+    torch.testing.assert_close(terms["reconstruction"], pixels.detach())
     spectral = spectral_loss(output.reconstruction, pixel_values)
-    torch.testing.assert_close(parts["spectral"], spectral.detach())
-    near = pixels + 0.3 * spectral + 0.7 * loss_of.perceptual(output.reconstruction, pixel_values)
+    torch.testing.assert_close(terms["spectral"], spectral.detach())
+    near = pixels + 0.3 * spectral + 0.7 * autoencoder_loss.perceptual(output.reconstruction, pixel_values)
     torch.testing.assert_close(
-        parts["adaptive_weight"], adaptive_weight(near, -discriminator(output.reconstruction).mean(), last_weight)
+        terms["adaptive_weight"], adaptive_weight(near, -discriminator(output.reconstruction).mean(), last_weight)
     )
     expected = (
-        parts["reconstruction"]
-        + 0.3 * parts["spectral"]
-        + 0.7 * parts["perceptual"]
-        + parts["commitment"]
-        + 3.0 * parts["clinical"]
-        + 0.8 * parts["adaptive_weight"] * parts["adversarial"]
+        terms["reconstruction"]
+        + 0.3 * terms["spectral"]
+        + 0.7 * terms["perceptual"]
+        + terms["commitment"]
+        + 3.0 * terms["clinical"]
+        + 0.8 * terms["adaptive_weight"] * terms["adversarial"]
     )
     torch.testing.assert_close(loss.detach(), expected)
-
-
-def test_the_adversarial_loss_reaches_the_autoencoder_and_not_the_discriminator(tokenizer, pixel_values):
-    discriminator = PatchDiscriminator(in_channels=1, channels=4)
-    last_weight = tokenizer.vq_model.decoder.conv_out.weight
-    gradients = []
-    for judge in (None, discriminator):
-        tokenizer.zero_grad()
-        loss, _ = AutoencoderLoss()(tokenizer(pixel_values), pixel_values, last_weight, judge)
-        loss.backward()
-        gradients.append(tokenizer.vq_model.encoder.conv_in.weight.grad.clone())
-    assert not torch.equal(*gradients)
+    loss.backward()
     assert all(parameter.grad is None and parameter.requires_grad for parameter in discriminator.parameters())
-
-
-def test_the_loss_without_extras_is_that_of_the_embedded_recipe(tokenizer, pixel_values):
-    output = tokenizer(pixel_values)
-    loss, parts = AutoencoderLoss(gradient_weight=0.25, squared_weight=10.0)(
-        output, pixel_values, tokenizer.vq_model.decoder.conv_out.weight
-    )
-    expected = output.commitment_loss + reconstruction_loss(output.reconstruction, pixel_values, 0.25, 10.0)
-    assert torch.equal(loss, expected)
-    assert set(parts) == {"reconstruction", "commitment"}
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -360,8 +233,3 @@ def test_bf16_training_keeps_the_quantizer_and_the_output_in_fp32(tokenizer, pix
     loss, _ = AutoencoderLoss()(fast, pixel_values, tokenizer.vq_model.decoder.conv_out.weight)
     loss.backward()
     assert all(parameter.grad is not None for parameter in tokenizer.parameters())
-
-
-def test_the_spectral_loss_of_images_of_another_size_is_refused():
-    with pytest.raises(ValueError, match=r"shape \(1, 1, 64, 64\), got \(1, 1, 32, 32\)"):
-        spectral_loss(torch.zeros(1, 1, 32, 32), torch.zeros(1, 1, 64, 64))

@@ -1,0 +1,21 @@
+"""Losses, discriminator, codebook and images of VQ-GAN training."""
+
+from ..._lazy import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        ".codebook": ("CodebookManager",),
+        ".discriminator": ("PatchDiscriminator",),
+        ".images": ("ImageDataset", "ImageStream"),
+        ".losses": (
+            "AutoencoderLoss",
+            "PerceptualLoss",
+            "adaptive_weight",
+            "hinge_loss",
+            "load_lpips",
+            "reconstruction_loss",
+            "spectral_loss",
+        ),
+    },
+)

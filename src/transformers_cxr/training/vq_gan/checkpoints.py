@@ -1,4 +1,4 @@
-"""Training states that survive a kill at any moment."""
+"""Training-state checkpoints that are always complete."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from accelerate import Accelerator
 
 def save_checkpoint(accelerator: Accelerator, output_dir: str | Path, step: int) -> None:
     """
-    Saves all that `accelerator` was given, and the random states, as `OUTPUT_DIR/checkpoint-STEP`, and removes the older
-    ones. The state is written under another name first, so that a folder of this name is always whole. Every process calls
-    it.
+    Save the state of `accelerator` as `OUTPUT_DIR/checkpoint-STEP` and remove older checkpoints. It is written under another
+    name and then renamed, so a checkpoint is complete even if the process is killed. Every process must call this.
     """
     output_dir = Path(output_dir)
     temporary = output_dir / "unfinished-checkpoint"
@@ -30,6 +29,6 @@ def save_checkpoint(accelerator: Accelerator, output_dir: str | Path, step: int)
 
 
 def last_checkpoint(output_dir: str | Path) -> tuple[Path, int] | None:
-    """The newest `OUTPUT_DIR/checkpoint-STEP` and its step, `None` where there is none."""
+    """Return the newest `OUTPUT_DIR/checkpoint-STEP` and its step, or `None`."""
     steps = [int(path.name.removeprefix("checkpoint-")) for path in Path(output_dir).glob("checkpoint-*")]
     return (Path(output_dir) / f"checkpoint-{max(steps)}", max(steps)) if steps else None

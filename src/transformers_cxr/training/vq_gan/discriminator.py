@@ -1,4 +1,4 @@
-"""The discriminator of the VQ-GAN."""
+"""Discriminator of the VQ-GAN."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from torch import nn
 
 class PatchDiscriminator(nn.Module):
     """
-    The PatchGAN of pix2pix (arXiv 1611.07004, section 6.1.2) as the VQ-GAN uses it (arXiv 2012.09841, section 3.1): 4x4
-    convolutions that judge overlapping patches of the image, of 70x70 pixels, as real or reconstructed.
+    PatchGAN of pix2pix (arXiv 1611.07004, section 6.1.2) as in the VQ-GAN (arXiv 2012.09841, section 3.1): 4x4 convolutions
+    that classify overlapping patches of 70x70 pixels as real or reconstructed.
 
     Args:
         in_channels (`int`, *optional*, defaults to 3):
             Number of image channels.
         channels (`int`, *optional*, defaults to 64):
-            Channels of the first layer; each of the next three has twice those of the one before.
+            Channels of the first layer. Each of the next three layers doubles them.
     """
 
     def __init__(self, in_channels: int = 3, channels: int = 64):
@@ -24,10 +24,10 @@ class PatchDiscriminator(nn.Module):
         width = channels
         for stride in (2, 2, 1):
             previous, width = width, 2 * width
-            # The batch normalisation has the bias.
+            # The batch normalization has the bias.
             layers += [
                 nn.Conv2d(previous, width, 4, stride=stride, padding=1, bias=False),
-                # It never runs in evaluation; without running statistics the processes have nothing to keep equal.
+                # It is never evaluated, and processes would have to synchronize running statistics.
                 nn.BatchNorm2d(width, track_running_stats=False),
                 nn.LeakyReLU(0.2, inplace=True),
             ]
@@ -43,10 +43,10 @@ class PatchDiscriminator(nn.Module):
         """
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch_size, in_channels, height, width)`):
-                Images in [-1, 1], of at least 32 pixels a side.
+                Images in [-1, 1], at least 32 pixels high and wide.
 
         Returns:
-            `torch.FloatTensor` of shape `(batch_size, 1, rows, columns)`: one logit a patch, positive for real; 30x30 of
-            them for 256x256 pixels.
+            `torch.FloatTensor` of shape `(batch_size, 1, rows, columns)`: a logit for each patch, positive for real; 30x30
+            logits for 256x256 pixels.
         """
         return self.layers(pixel_values)

@@ -1,4 +1,4 @@
-"""The losses of the VQ-GAN; `AutoencoderLoss` puts them together."""
+"""Losses of the VQ-GAN."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def reconstruction_loss(
     squared_weight: float = 0.0,
 ) -> torch.FloatTensor:
     """
-    Mean absolute error of the pixels, plus that of their finite differences, which keeps edges that L1 alone would blur,
-    plus their mean squared error, which is what PSNR measures.
+    Return the mean absolute error of the pixels, plus that of their finite differences, which keeps edges that L1 alone would
+    blur, plus their mean squared error, which PSNR measures.
 
     Args:
         reconstruction, pixel_values (`torch.FloatTensor` of shape `(batch_size, channels, height, width)`):
@@ -42,27 +42,19 @@ def spectral_loss(
     reconstruction: torch.FloatTensor, pixel_values: torch.FloatTensor, window_size: int = 32
 ) -> torch.FloatTensor:
     """
-    Mean absolute difference of local Fourier amplitudes, whatever the phases: what codes do not tell is drawn with the
-    contrast that it has in the image, where a loss of pixels would leave it out. Such losses are used for sound (arXiv
-    1910.11480, equation 6).
+    Return the mean absolute difference of local Fourier amplitudes. It ignores phases, so fine structure that the codes do not
+    determine keeps its contrast, which a pixel loss would blur. Such losses are used for sound (arXiv 1910.11480, equation 6).
 
     Args:
         reconstruction, pixel_values (`torch.FloatTensor` of shape `(batch_size, channels, height, width)`):
             Images in [-1, 1].
         window_size (`int`, *optional*, defaults to 32):
-            Side in pixels of the Hann windows, which overlap by half; the side of the image where that is smaller.
+            Side in pixels of the Hann windows, which overlap by half. Smaller images have one window.
 
     Returns:
-        `torch.FloatTensor` of shape `()`, in the units of pixels: white noise of standard deviation `s` has amplitudes of
-        root mean square `s`.
-
-    Raises:
-        ValueError: the two differ in shape.
+        `torch.FloatTensor` of shape `()`, in units of pixels: white noise of standard deviation `s` has amplitudes with a root
+        mean square of `s`.
     """
-    if reconstruction.shape != pixel_values.shape:
-        raise ValueError(
-            f"Expected a reconstruction of the images' shape {tuple(pixel_values.shape)}, got {tuple(reconstruction.shape)}."
-        )
     size = min(window_size, *pixel_values.shape[-2:])
     window = torch.hann_window(size, device=pixel_values.device)
     window = torch.outer(window, window) / window.square().mean()
@@ -76,11 +68,11 @@ def spectral_loss(
 
 def load_lpips() -> nn.Module:
     """
-    LPIPS on VGG-16 (arXiv 1801.03924), the perceptual loss of the VQ-GAN (arXiv 2012.09841, section 3.1).
+    Load LPIPS on VGG-16 (arXiv 1801.03924), the perceptual loss of the VQ-GAN (arXiv 2012.09841, section 3.1).
 
     Raises:
         ImportError: the package `lpips` is not installed.
-        OSError: the weights of VGG-16 are neither there nor can be downloaded.
+        OSError: the weights of VGG-16 cannot be read or downloaded.
     """
     try:
         import lpips
@@ -92,19 +84,19 @@ def load_lpips() -> nn.Module:
         return lpips.LPIPS(net="vgg", verbose=False)
     except OSError as error:
         raise OSError(
-            f"LPIPS needs torchvision's weights of VGG-16, which could not be read or downloaded: {error}. Put the file "
-            f"of {VGG16_Weights.IMAGENET1K_V1.url} into '{torch.hub.get_dir()}/checkpoints', or train without this loss "
+            f"The VGG-16 weights of torchvision, which LPIPS needs, could not be read or downloaded: {error}. Put the file of "
+            f"{VGG16_Weights.IMAGENET1K_V1.url} into '{torch.hub.get_dir()}/checkpoints', or train without this loss "
             "(`perceptual_weight: 0`)."
         ) from error
 
 
 class PerceptualLoss(nn.Module):
     """
-    Distance of images in the features of a frozen network.
+    Distance between images in the features of a frozen network.
 
     Args:
         network (`nn.Module`):
-            Takes two batches of RGB images in [-1, 1] and gives one distance an image, as [`load_lpips`] does.
+            Returns one distance per image for two batches of RGB images in [-1, 1], as [`load_lpips`] does.
     """
 
     def __init__(self, network: nn.Module):
@@ -115,18 +107,18 @@ class PerceptualLoss(nn.Module):
         """
         Args:
             reconstruction, pixel_values (`torch.FloatTensor` of shape `(batch_size, 1 or 3, height, width)`):
-                Images in [-1, 1]; grey ones are repeated to three channels.
+                Images in [-1, 1]. Gray images are repeated to three channels.
 
         Returns:
-            `torch.FloatTensor` of shape `()`: the mean over the batch.
+            `torch.FloatTensor` of shape `()`: mean over the batch.
         """
         return self.network(reconstruction.expand(-1, 3, -1, -1), pixel_values.expand(-1, 3, -1, -1)).mean()
 
 
 def hinge_loss(real_logits: torch.FloatTensor, fake_logits: torch.FloatTensor) -> torch.FloatTensor:
     """
-    The discriminator's loss (hinge loss of arXiv 1705.02894, halved as in taming-transformers), a scalar that is 1 where
-    it knows nothing and 0 where it is sure and right. The autoencoder's counterpart is `-fake_logits.mean()`.
+    Return the loss of the discriminator, of shape `()`: the hinge loss of arXiv 1705.02894, halved as in taming-transformers.
+    The adversarial loss of the autoencoder is `-fake_logits.mean()`.
     """
     return 0.5 * ((1 - real_logits).relu().mean() + (1 + fake_logits).relu().mean())
 
@@ -135,14 +127,14 @@ def adaptive_weight(
     reconstruction_loss: torch.FloatTensor, adversarial_loss: torch.FloatTensor, last_weight: nn.Parameter
 ) -> torch.FloatTensor:
     """
-    Weight that makes the adversarial loss pull as hard as the reconstruction loss at the decoder's last layer: the ratio
-    of the norms of their gradients there, in [0, 1e4] (arXiv 2012.09841, equation 7).
+    Return the weight of the adversarial loss: the ratio of the gradient norms of both losses at the last layer of the decoder,
+    in [0, 1e4] (arXiv 2012.09841, equation 7).
 
     Args:
         reconstruction_loss, adversarial_loss (`torch.FloatTensor` of shape `()`):
-            Losses whose graphs hold `last_weight`; the graphs stay for a later backward.
+            Losses whose graphs contain `last_weight`. The graphs are kept for a later backward.
         last_weight (`nn.Parameter`):
-            The weight of the decoder's last layer.
+            Weight of the last layer of the decoder.
 
     Returns:
         `torch.FloatTensor` of shape `()`, without gradient.
@@ -155,23 +147,24 @@ def adaptive_weight(
 @dataclass
 class AutoencoderLoss:
     """
-    What the autoencoder is trained for (arXiv 2012.09841, equations 4 to 7; clinical term: arXiv 2305.11490, section 3.1):
+    Loss of the autoencoder (arXiv 2012.09841, equations 4 to 7; clinical term: arXiv 2305.11490, section 3.1):
 
         reconstruction = L1 + gradient_weight * finite differences + squared_weight * L2 + spectral_weight * spectral
                          + perceptual_weight * LPIPS
         loss = reconstruction + codebook and commitment + clinical_weight * clinical
                + disc_weight * adaptive weight * adversarial
 
-    The adaptive weight compares with `reconstruction` alone, as taming-transformers does.
+    The adaptive weight uses `reconstruction` alone, as in taming-transformers.
 
-    gradient_weight (`float`, *optional*, defaults to `1.0`): weight of the finite differences.
-    squared_weight (`float`, *optional*, defaults to `0.0`): weight of the squared error.
-    spectral_weight (`float`, *optional*, defaults to `0.0`): weight of the local Fourier amplitudes.
-    perceptual (`PerceptualLoss`, *optional*): the perceptual loss, none by default.
-    perceptual_weight (`float`, *optional*, defaults to `1.0`): its weight.
-    clinical (`XrayClassifier`, *optional*): the clinical network, none by default.
-    clinical_weight (`float`, *optional*, defaults to `100.0`): weight of the clinical term.
-    disc_weight (`float`, *optional*, defaults to `0.8`): factor of the adaptive weight.
+    Args:
+        gradient_weight (`float`, *optional*, defaults to `1.0`): weight of the finite differences.
+        squared_weight (`float`, *optional*, defaults to `0.0`): weight of the squared error.
+        spectral_weight (`float`, *optional*, defaults to `0.0`): weight of the local Fourier amplitudes.
+        perceptual ([`PerceptualLoss`], *optional*): perceptual loss.
+        perceptual_weight (`float`, *optional*, defaults to `1.0`): weight of the perceptual loss.
+        clinical ([`XrayClassifier`], *optional*): classifier of the clinical term.
+        clinical_weight (`float`, *optional*, defaults to `100.0`): weight of the clinical term.
+        disc_weight (`float`, *optional*, defaults to `0.8`): factor of the adaptive weight.
     """
 
     gradient_weight: float = 1.0
@@ -193,38 +186,38 @@ class AutoencoderLoss:
         """
         Args:
             output ([`CXRVQTokenizerOutput`]):
-                Of the training forward for `pixel_values`.
+                Output of the tokenizer for `pixel_values`.
             pixel_values (`torch.FloatTensor` of shape `(batch_size, in_channels, image_size, image_size)`):
                 Images in [-1, 1].
             last_weight (`nn.Parameter`):
-                The weight of the decoder's last layer.
+                Weight of the last layer of the decoder.
             discriminator ([`PatchDiscriminator`], *optional*):
-                Judges the reconstruction; it gets no gradients. Without it there is no adversarial term.
+                Discriminator of the adversarial term, which gets no gradients. Without it there is no such term.
 
         Returns:
-            `tuple`: the loss, of shape `()`, and its unweighted parts by name, each of shape `()` and without gradient.
+            `tuple`: the loss, of shape `()`, and its unweighted terms by name, each of shape `()` and without gradient.
         """
-        parts = {}
+        terms = {}
         reconstruction = reconstruction_loss(
             output.reconstruction, pixel_values, self.gradient_weight, self.squared_weight
         )
-        parts["reconstruction"] = reconstruction
+        terms["reconstruction"] = reconstruction
         if self.spectral_weight:
-            parts["spectral"] = spectral_loss(output.reconstruction, pixel_values)
-            reconstruction = reconstruction + self.spectral_weight * parts["spectral"]
+            terms["spectral"] = spectral_loss(output.reconstruction, pixel_values)
+            reconstruction = reconstruction + self.spectral_weight * terms["spectral"]
         if self.perceptual is not None:
-            parts["perceptual"] = self.perceptual(output.reconstruction, pixel_values)
-            reconstruction = reconstruction + self.perceptual_weight * parts["perceptual"]
-        parts["commitment"] = output.commitment_loss
+            terms["perceptual"] = self.perceptual(output.reconstruction, pixel_values)
+            reconstruction = reconstruction + self.perceptual_weight * terms["perceptual"]
+        terms["commitment"] = output.commitment_loss
         loss = output.commitment_loss + reconstruction
         if self.clinical is not None:
-            parts["clinical"] = self.clinical.distance(output.reconstruction, pixel_values)
-            loss = loss + self.clinical_weight * parts["clinical"]
+            terms["clinical"] = self.clinical.distance(output.reconstruction, pixel_values)
+            loss = loss + self.clinical_weight * terms["clinical"]
         if discriminator is not None:
-            # Its gradients of this loss would be added to those of its own.
+            # Gradients of this loss would be added to those of the discriminator's own loss.
             discriminator.requires_grad_(False)
-            parts["adversarial"] = -discriminator(output.reconstruction).mean()
+            terms["adversarial"] = -discriminator(output.reconstruction).mean()
             discriminator.requires_grad_(True)
-            parts["adaptive_weight"] = adaptive_weight(reconstruction, parts["adversarial"], last_weight)
-            loss = loss + self.disc_weight * parts["adaptive_weight"] * parts["adversarial"]
-        return loss, {name: part.detach() for name, part in parts.items()}
+            terms["adaptive_weight"] = adaptive_weight(reconstruction, terms["adversarial"], last_weight)
+            loss = loss + self.disc_weight * terms["adaptive_weight"] * terms["adversarial"]
+        return loss, {name: term.detach() for name, term in terms.items()}
