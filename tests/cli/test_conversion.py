@@ -76,7 +76,7 @@ def test_errors_are_one_message(check_error, tmp_path, vq_gan):
     check_error(f"'{tmp_path}' exists", "convert-vq-gan", config, checkpoint, tmp_path)
     check_error(f"No `config.json` in '{missing}'", "export-vq-gan", missing, output)
     check_error("is a model of type 'llama', which has no VQ-GAN", "export-vq-gan", tmp_path, output)
-    check_error(f"No `config.json` in '{missing}'", "export", missing, output)
+    check_error(f"No checkpoint at '{missing}'", "export", missing, output)
     check_error("No `config.json` in 'a'", *CONVERT)
     check_error("int4", *CONVERT, "--dtype", "int4", exit_code=2)
     assert not list(tmp_path.glob("output*"))

@@ -30,7 +30,7 @@ def encode(run, checkpoint_dir):
 
 @pytest.fixture
 def encode_in_process(checkpoint_dir, images, tmp_path):
-    """`encode` in processes of its own, after some lines of code."""
+    """`encode` in a new process, after some lines of code."""
 
     def invoke(output, code="", launcher=()):
         script = tmp_path / "encode.py"
@@ -47,7 +47,7 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_codes_are_those_of_the_tokenizer_whatever_the_batch_size(encode, images, loaded, tmp_path):
+def test_codes_are_those_of_the_tokenizer_for_any_batch_size(encode, images, loaded, tmp_path):
     model, processor = loaded
     assert encode(images, tmp_path / "a").exit_code == 0
     assert encode(images, tmp_path / "b", batch_size=5).exit_code == 0
@@ -61,31 +61,30 @@ def test_codes_are_those_of_the_tokenizer_whatever_the_batch_size(encode, images
     assert [pq.read_metadata(tmp_path / f"a/codes-0000{shard}.parquet").num_rows for shard in range(3)] == [3, 3, 1]
 
 
-def test_what_cannot_be_read_is_named_counted_and_listed(encode, images, tmp_path):
+def test_unreadable_images_are_named_counted_and_listed(encode, images, tmp_path):
     (images / "a/2.png").write_bytes((images / "a/1.png").read_bytes()[:200])
     (images / "a/4.png").write_bytes(b"")
-    # A shard of nothing but unreadable images, and a real DICOM image of something else than a chest.
+    # A whole shard of unreadable images, and a DICOM image that is not a chest X-ray.
     for number in range(3):
         (images / f"b/c/9{number}.png").write_text("text")
     (images / "ct.dcm").write_bytes(open(get_testdata_file("CT_small.dcm"), "rb").read())
     result = encode(images, tmp_path / "codes", shard_size=2)
     assert result.exit_code == 1 and "Traceback" not in result.stderr
-    assert "7 images in 7 shards" in result.stdout and "6 left out." in result.stdout
+    assert "7 images in 7 shards" in result.stdout and "6 skipped." in result.stdout
     skipped = [json.loads(line) for line in (tmp_path / "codes/skipped.jsonl").read_text().splitlines()]
     assert [entry["id"] for entry in skipped] == ["a/2.png", "a/4.png", *(f"b/c/9{n}.png" for n in range(3)), "ct.dcm"]
     assert all(entry["reason"] and f"Not read: {entry['id']}: " in result.stderr for entry in skipped)
     assert len(load_codes(tmp_path / "codes")) == 7
 
 
-def test_metadata_are_kept_as_they_are(encode, images, tmp_path):
+def test_metadata_are_kept_and_select_a_split(encode, images, tmp_path):
     rows = [f"b/c/{number}.png,{'train' if number else 'validation'},00{number}" for number in (6, 0, 4)]
-    # Excel begins its files with a byte order mark.
+    # Excel starts its files with a byte order mark.
     table = "\n".join(["file_name,split,patient", *rows, "a/none.png,train,"])
     (images / "metadata.csv").write_text(table, encoding="utf-8-sig")
     result = encode(images, tmp_path / "codes", "--split", "train")
     assert result.exit_code == 1 and "2 images in 1 shards" in result.stdout
-    dataset = load_codes(tmp_path / "codes")
-    assert [(row["id"], row["split"], row["patient"]) for row in dataset] == [
+    assert [(row["id"], row["split"], row["patient"]) for row in load_codes(tmp_path / "codes")] == [
         ("b/c/6.png", "train", "006"),
         ("b/c/4.png", "train", "004"),
     ]
@@ -127,7 +126,7 @@ def test_parquet_and_webdataset_are_read(encode, images, tmp_path, monkeypatch):
     assert result.exit_code == 1 and "damaged.tar' is damaged" in result.stderr
 
 
-def test_a_kill_in_the_middle_of_a_shard_changes_nothing_in_the_end(encode, encode_in_process, images, tmp_path):
+def test_killed_run_resumes_to_the_same_files(encode, encode_in_process, images, tmp_path):
     assert encode(images, tmp_path / "whole", shard_size=2).exit_code == 0
     kill_in_third_shard = (
         "import os, signal\nimport pyarrow.parquet as pq\nwrite = pq.write_table\n"
@@ -150,12 +149,12 @@ def test_a_kill_in_the_middle_of_a_shard_changes_nothing_in_the_end(encode, enco
 def test_two_processes_write_the_same_files_as_one(encode, encode_in_process, images, tmp_path):
     assert encode(images, tmp_path / "one", shard_size=2).exit_code == 0
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    # Each process notes the shards that it writes.
+    # Each process records the shards that it writes.
     code = (
         "import os\nfrom transformers_cxr.data import codes\nwrite = codes.write_shard\n"
-        "def noted(path, *args):\n    write(path, *args)\n"
+        "def recorded(path, *args):\n    write(path, *args)\n"
         f"    open({str(tmp_path)!r} + '/rank-' + os.environ['RANK'], 'a').write(path.name)\n"
-        "codes.write_shard = noted\n"
+        "codes.write_shard = recorded\n"
     )
     result = encode_in_process(tmp_path / "two", code, launcher)
     assert result.returncode == 0, result.stderr
@@ -164,7 +163,7 @@ def test_two_processes_write_the_same_files_as_one(encode, encode_in_process, im
     assert shards == ["codes-00000.parquetcodes-00002.parquet", "codes-00001.parquetcodes-00003.parquet"]
 
 
-def test_a_full_disk_keeps_the_finished_shards(encode, images, tmp_path, monkeypatch):
+def test_full_disk_keeps_finished_shards(encode, images, tmp_path, monkeypatch):
     write = pq.write_table
 
     def full_at_second(table, path):
@@ -209,7 +208,7 @@ def test_errors_are_one_message(encode, images, loaded, tmp_path):
     assert np.array(load_codes(codes)["codes"]).shape == (7, 16)
 
 
-def test_a_second_run_on_an_output_is_refused(encode, images, tmp_path):
+def test_second_process_on_an_output_is_refused(encode, images, tmp_path):
     from transformers_cxr.files import lock
 
     (tmp_path / "codes").mkdir()

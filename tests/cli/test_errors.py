@@ -19,7 +19,7 @@ class SafetensorError(Exception):
         (FileNotFoundError("not there"), 1, "Error: not there\n"),
         (ImportError("It needs x: `pip install transformers-cxr[demo]`."), 1, "transformers-cxr[demo]"),
         (OutOfMemoryError("CUDA out of memory."), 1, "smaller `--batch-size`"),
-        (SafetensorError("No space left on device"), 1, "Error: No space left on device\n"),
+        (SafetensorError("invalid header length"), 1, "Error: invalid header length Is a weight file damaged"),
         (KeyboardInterrupt(), 130, "Interrupted. Finished results are kept."),
     ],
 )

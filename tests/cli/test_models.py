@@ -1,5 +1,3 @@
-import shutil
-
 import pytest
 import torch
 
@@ -24,20 +22,16 @@ def test_image_tokenizer_loads_from_a_whole_checkpoint_and_from_its_own(checkpoi
     image_processor.save_pretrained(tmp_path)
     alone, _ = load_vq_tokenizer(str(tmp_path), torch.device("cpu"))
     assert all(torch.equal(tensor, alone.state_dict()[name]) for name, tensor in whole.state_dict().items())
-    with pytest.raises(ValueError, match="is an image tokenizer: expected an LLM-CXR"):
+    with pytest.raises(ValueError, match="is a model of type 'cxr_vq_tokenizer'"):
         load_model(str(tmp_path), "cpu")
 
 
-def test_unusable_checkpoints_are_named(checkpoint_dir, tmp_path):
-    with pytest.raises(FileNotFoundError, match="No `config.json` in"):
-        load_model(str(tmp_path), "cpu")
+def test_unusable_checkpoint_is_named(checkpoint_dir, tmp_path):
+    with pytest.raises(FileNotFoundError, match="No checkpoint at '.*missing"):
+        load_model(str(tmp_path / "missing"), "cpu")
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(ValueError, match="is a model of type 'llama'"):
         load_model(str(tmp_path), "cpu")
-    damaged = shutil.copytree(checkpoint_dir, tmp_path / "damaged")
-    (damaged / "model.safetensors").write_bytes((damaged / "model.safetensors").read_bytes()[:1000])
-    with pytest.raises(ValueError, match="The weights in .* cannot be loaded"):
-        load_model(str(damaged), "cpu")
-    (damaged / "config.json").write_text((damaged / "config.json").read_text()[:-20])
-    with pytest.raises(OSError, match="JSON"):
-        load_model(str(damaged), "cpu")
+    (tmp_path / "config.json").write_text((checkpoint_dir / "config.json").read_text()[:-20])
+    with pytest.raises(FileNotFoundError, match="JSON"):
+        load_model(str(tmp_path), "cpu")

@@ -155,7 +155,10 @@ def _respond(line: str, conversation: Conversation, output: Path, seed: int) -> 
     elif command.startswith("/"):
         raise ValueError(f"Unknown command '{command}'. /help lists the commands.")
     elif line:
-        conversation.ask(line, _stdout_streamer(conversation.processor))
+        from transformers import TextStreamer
+
+        streamer = TextStreamer(conversation.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        conversation.ask(line, streamer)
 
 
 def _write_generated_image(text: str, conversation: Conversation, output: Path, seed: int) -> Path:
@@ -169,19 +172,3 @@ def _write_generated_image(text: str, conversation: Conversation, output: Path, 
     with atomic_write(path) as partial:
         save_image(image, partial)
     return path
-
-
-def _stdout_streamer(processor: LlmCxrProcessor):
-    """Return a streamer that prints whole words, without whitespace at the end of an answer."""
-    from transformers import TextStreamer
-
-    class AnswerStreamer(TextStreamer):
-        whitespace = ""
-
-        def on_finalized_text(self, text: str, stream_end: bool = False):
-            text = self.whitespace + text
-            shown = text.rstrip()
-            self.whitespace = text[len(shown) :]
-            print(shown, flush=True, end="\n" if stream_end else "")
-
-    return AnswerStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)

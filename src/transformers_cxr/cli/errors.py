@@ -8,14 +8,17 @@ from contextlib import contextmanager
 import typer
 
 # Errors of torch and safetensors, by name: importing these packages takes seconds.
-_FIXABLE_ERRORS = {"OutOfMemoryError": " Try a smaller `--batch-size` or another `--device`.", "SafetensorError": ""}
+_FIXABLE_ERRORS = {
+    "OutOfMemoryError": " Try a smaller `--batch-size` or another `--device`.",
+    "SafetensorError": " Is a weight file damaged or the disk full?",
+}
 
 
 @contextmanager
 def cli_errors() -> Iterator[None]:
     """
-    Print an error that the user can fix as one message and exit with code 1; exit with code 130 on Ctrl-C. Any other error
-    is a bug and passes.
+    Print an error that the user can fix as one message and exit with code 1; exit with code 130 on Ctrl-C. Any other
+    error is a bug and passes.
     """
     try:
         yield

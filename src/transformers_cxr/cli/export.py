@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from .errors import cli_errors
+from .models import load_model
 
 
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="Folder of an LLM-CXR checkpoint.")],
+    checkpoint: Annotated[str, typer.Argument(help="LLM-CXR checkpoint: a folder or a name on the Hub.")],
     output: Annotated[Path, typer.Argument(help="Folder to write; it must not exist.")],
 ):
     """
@@ -22,15 +23,7 @@ def export(
     ```
     """
     with cli_errors():
-        from transformers import AutoProcessor
-
         from ..conversion.export import export_language_model
-        from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
 
-        if not (checkpoint / "config.json").is_file():
-            raise FileNotFoundError(
-                f"No `config.json` in '{checkpoint}': expected the folder of an LLM-CXR checkpoint."
-            )
-        model = LlmCxrForCausalLM.from_pretrained(checkpoint)
-        export_language_model(model, AutoProcessor.from_pretrained(checkpoint), output)
+        export_language_model(*load_model(checkpoint, "cpu"), output)
     typer.echo(f"Written to {output}.")

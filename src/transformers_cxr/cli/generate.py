@@ -14,7 +14,7 @@ import typer
 from . import options
 from .errors import cli_errors
 from .images import write_image
-from .json_lines import JsonLines, print_result
+from .json_lines import JsonLines, open_json_lines, print_result
 
 
 class ImageFormat(StrEnum):
@@ -47,7 +47,7 @@ def generate(
         --guidance-scale 2.5 --format dicom
     ```
     """
-    with cli_errors(), JsonLines(output / "images.jsonl", ("file",)) as records:
+    with cli_errors(), open_json_lines(output / "images.jsonl", ("file",)) as records:
         from tqdm import tqdm
         from transformers.utils import logging
 

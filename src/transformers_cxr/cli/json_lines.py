@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from ..files import disk_full_error, lock
 
 
-class JsonLines(AbstractContextManager):
+@contextmanager
+def open_json_lines(path: Path, key: tuple[str, ...]) -> Iterator[JsonLines]:
     """
-    A JSON Lines file of finished results that a later run with the same settings resumes. It is locked while open. An
-    unfinished last line, left by a killed process, is removed.
+    Open a new JSON Lines file or resume one, and lock it.
 
     Args:
         path (`Path`):
-            The file: new, or written by this class.
+            The file.
         key (`tuple[str, ...]`):
             Fields that identify a record; the first is the first field of every record.
 
@@ -26,47 +27,44 @@ class JsonLines(AbstractContextManager):
         BlockingIOError: If another process writes to the file.
         FileExistsError: If the file has other content.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b", buffering=0) as file, lock(path):
+        json_lines = JsonLines(path, file, key)
+        try:
+            yield json_lines
+        finally:
+            if not json_lines.records:
+                path.unlink()
 
-    def __init__(self, path: Path, key: tuple[str, ...]):
+
+class JsonLines:
+    """
+    A JSON Lines file of finished results that a later run with the same settings resumes; see [`open_json_lines`].
+
+    Args:
+        path (`Path`), file (`BinaryIO`): The file, and as opened for reading and appending.
+        key (`tuple[str, ...]`): Fields that identify a record.
+    """
+
+    def __init__(self, path: Path, file: BinaryIO, key: tuple[str, ...]):
         self.path = path
+        self.file = file
         self.key = key
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as stack:
-            self.file = stack.enter_context(path.open("a+b", buffering=0))
-            stack.enter_context(lock(path))
-            self.records = self._read()
-            self.stack = stack.pop_all()
-
-    def _read(self) -> dict[tuple, dict]:
-        self.file.seek(0)
-        *lines, rest = self.file.read().split(b"\n")
-        records = [self._parse(line, number) for number, line in enumerate(lines, start=1)]
-        start = f'{{"{self.key[0]}": '.encode()
-        if rest:
-            if not (rest.startswith(start) or start.startswith(rest)):
-                raise self._foreign_content(len(lines) + 1)
-            self.file.truncate(sum(len(line) + 1 for line in lines))
-        return {self._key_of(record): record for record in records}
+        self.records: dict[tuple, dict] = {}
+        file.seek(0)
+        content = file.read()
+        if not content.startswith(f'{{"{key[0]}": '.encode()[: len(content)]):
+            raise FileExistsError(f"'{path}' exists and was not written by this command. Choose another output.")
+        *lines, unfinished = content.split(b"\n")
+        if unfinished:  # by a killed process
+            file.truncate(len(content) - len(unfinished))
+        self._add(map(json.loads, lines))
 
     def _key_of(self, record: dict) -> tuple:
         return tuple(record[name] for name in self.key)
 
-    def _parse(self, line: bytes, number: int) -> dict:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            record = None
-        if not isinstance(record, dict) or not {*self.key, "settings", "generated"} <= record.keys():
-            raise self._foreign_content(number)
-        return record
-
-    def _foreign_content(self, number: int) -> FileExistsError:
-        return FileExistsError(
-            f"'{self.path}' exists and line {number} was not written by this command. Choose another output."
-        )
-
-    def __iter__(self) -> Iterator[dict]:
-        return iter(self.records.values())
+    def _add(self, records) -> None:
+        self.records.update((self._key_of(record), record) for record in records)
 
     def __contains__(self, record: dict) -> bool:
         return self._key_of(record) in self.records
@@ -76,32 +74,27 @@ class JsonLines(AbstractContextManager):
         Return the record that has the key of `expected`.
 
         Raises:
-            ValueError: If another field of `expected` has another value in the record.
+            ValueError: If another field of `expected`, or one of its settings, has another value in the record.
         """
         record = self.records.get(self._key_of(expected))
         if record is None:
             return None
-        before, now = record | record["settings"], expected | expected["settings"]
-        for name in sorted(now.keys() | record["settings"].keys()):
-            if name != "settings" and before.get(name) != now.get(name):
+        before, now = ({**each, **each["settings"], "settings": None} for each in (record, expected))
+        for name in (*now, *record["settings"]):
+            if before.get(name) != now.get(name):
                 raise ValueError(
-                    f"'{self.path}' already has '{expected[self.key[0]]}' with {name} = {before.get(name)!r}, now it is "
-                    f"{now.get(name)!r}. Choose another output."
+                    f"'{self.path}' already has '{expected[self.key[0]]}' with {name} = {before.get(name)!r}, "
+                    f"now it is {now.get(name)!r}. Choose another output."
                 )
         return record
 
     def append(self, records: Sequence[dict]) -> None:
-        """Append records to the file and flush them."""
+        """Append records to the file."""
         lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
         with disk_full_error(self.path):
             while lines:
                 lines = lines[self.file.write(lines) :]
-        self.records.update({self._key_of(record): record for record in records})
-
-    def __exit__(self, *error) -> None:
-        if not self.records:
-            self.path.unlink()
-        self.stack.close()
+        self._add(records)
 
 
 def print_result(text: object) -> None:

@@ -11,7 +11,7 @@ import typer
 from . import options
 from .errors import cli_errors
 from .images import ImageReader, list_images, write_image
-from .json_lines import JsonLines
+from .json_lines import JsonLines, open_json_lines
 from .models import find_device, load_vq_tokenizer, model_name
 
 
@@ -25,15 +25,15 @@ def reconstruct(
     """
     Write X-rays beside their reconstructions by the image tokenizer.
 
-    One PNG per image, with the original on the left. The PSNR in dB is printed and, with the name of the PNG, written to
-    reconstructions.jsonl in the same folder. The same command again writes missing files.
+    One PNG per image, with the original on the left. The PSNR in dB is printed and, with the name of the PNG, written
+    to reconstructions.jsonl in the same folder. The same command again writes missing files.
 
     ```
     transformers-cxr reconstruct xray.png
     transformers-cxr reconstruct scans/ --model runs/vq --output reconstructions
     ```
     """
-    with cli_errors(), JsonLines(output / "reconstructions.jsonl", ("image",)) as records:
+    with cli_errors(), open_json_lines(output / "reconstructions.jsonl", ("image",)) as records:
         import torch
         from tqdm import tqdm
 
@@ -81,6 +81,6 @@ def reconstruct(
 def _new_name(image: str, records: JsonLines) -> str:
     """Return the name of a new PNG; a number distinguishes images of the same name from several folders."""
     folder, stem = records.path.parent, Path(image).stem
-    taken = {record["file"] for record in records}
+    taken = {record["file"] for record in records.records.values()}
     names = (f"{stem}{f'-{number}' if number > 1 else ''}.png" for number in count(1))
     return next(name for name in names if name not in taken and not (folder / name).exists())

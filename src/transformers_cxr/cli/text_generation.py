@@ -9,7 +9,7 @@ import typer
 
 from ..notices import TEXT_NOTICE
 from .images import ImageReader
-from .json_lines import JsonLines, print_result
+from .json_lines import open_json_lines, print_result
 from .options import BatchTextOptions, ModelOptions
 
 
@@ -44,7 +44,7 @@ def write_texts(
 
     from ..llm_cxr.generation_llm_cxr import generate_text
 
-    with JsonLines(output, key) if output else nullcontext() as records:
+    with open_json_lines(output, key) if output else nullcontext() as records:
         model, processor = model_options.load()
         instruction = instruction or processor.report_instruction
         settings = model_options.settings | generation.generate_kwargs

@@ -18,8 +18,8 @@ except ImportError as error:
     raise ImportError("The demo page needs gradio: `pip install transformers-cxr[demo]`.") from error
 
 NOTICE = (
-    "**Research only.** Every report, answer and image on this page is generated, is often wrong, and must not be used "
-    "for any clinical decision."
+    "**Research only.** Every report, answer and image on this page is generated, is often wrong, and must not be "
+    "used for any clinical decision."
 )
 EXAMPLES = {
     "Normal": Path(__file__).parent / "images/NORMAL2-IM-0832-0001.jpeg",

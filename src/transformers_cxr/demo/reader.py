@@ -56,7 +56,8 @@ class Reader:
         Read and encode an image file.
 
         Raises:
-            ValueError: If [`LlmCxrImageProcessor`] cannot read the file. The message has the name of the file without its
+            ValueError: If [`LlmCxrImageProcessor`] cannot read the file. The message has the name of the file without
+            its
                 folder.
         """
         try:
@@ -166,7 +167,8 @@ class Reader:
         """Decode the first rows of images, codes of shape `(num_images, num_rows * grid_size)`."""
         config, vq_tokenizer = self.model.config.vq_config, self.model.vq_tokenizer
         num_rows = codes.shape[1] // config.grid_size
-        # The normalization of the decoder depends on the whole image: repeat the last row instead of an arbitrary code.
+        # The normalization of the decoder depends on the whole image: repeat the last row instead of an arbitrary
+        # code.
         filled = torch.cat([codes, codes[:, -config.grid_size :].repeat(1, config.grid_size - num_rows)], dim=1)
         pixel_values = vq_tokenizer.decode(filled.to(vq_tokenizer.device))
         pixel_values[:, :, num_rows * config.image_size // config.grid_size :] = -1

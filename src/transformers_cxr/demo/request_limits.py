@@ -15,8 +15,8 @@ class _UrlError(Exception):
 
 class RequestLimits:
     """
-    ASGI middleware that answers 413 to a request larger than allowed, by its `Content-Length` or as soon as too much has
-    come, and 400 to a URL instead of a file, which Gradio would download at any size.
+    ASGI middleware that answers 413 to a request larger than allowed, by its `Content-Length` or as soon as too much
+    has come, and 400 to a URL instead of a file, which Gradio would download at any size.
 
     Args:
         app (`ASGIApp`): Application to protect.

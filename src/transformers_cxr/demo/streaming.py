@@ -46,8 +46,8 @@ class Worker:
 
     def stream(self, function: Callable[[BaseStreamer], object]) -> Iterator[torch.LongTensor]:
         """
-        Yield the tokens that `function(streamer)` puts into its streamer. Closing the iterator cancels the function at its
-        next token; an error of the function is raised here.
+        Yield the tokens that `function(streamer)` puts into its streamer. Closing the iterator cancels the function at
+        its next token; an error of the function is raised here.
         """
         queue = _TokenQueue()
         call = self._executor.submit(function, queue)

@@ -18,8 +18,8 @@ def is_sequence(inputs: Any) -> bool:
 
 class CxrPipeline(Pipeline):
     """
-    Pipeline over a model and its processor. A subclass turns an input into `{"text": str}`, with or without `pixel_values`,
-    in `preprocess`, and a batch of these into results in `generate`.
+    Pipeline over a model and its processor. A subclass turns an input into `{"text": str}`, with or without
+    `pixel_values`, in `preprocess`, and a batch of these into results in `generate`.
     """
 
     _load_processor = True
@@ -43,8 +43,8 @@ class CxrPipeline(Pipeline):
 
     def __call__(self, inputs, **kwargs):
         if is_sequence(inputs) and not (inputs and isinstance(inputs, list)):
-            # Transformers takes other sequences for one input and fails on an empty list. A generator keeps the images of
-            # a column out of memory.
+            # Transformers takes other sequences for one input and fails on an empty list. A generator keeps the images
+            # of a column out of memory.
             return list(super().__call__((each for each in inputs), **kwargs))
         return super().__call__(inputs, **kwargs)
 

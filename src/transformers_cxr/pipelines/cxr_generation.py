@@ -30,8 +30,8 @@ class CxrGenerationPipeline(CxrPipeline):
             instruction (`str`, *optional*):
                 Instruction instead of the default of [`generate_image`].
             generate_kwargs (`dict`, *optional*):
-                Arguments of [`generate_image`] such as `num_images`, `seed`, `guidance_scale`, `temperature`, which can also
-                be passed directly. A list of seeds has one for each image of a text.
+                Arguments of [`generate_image`] such as `num_images`, `seed`, `guidance_scale`, `temperature`, which
+                can also be passed directly. A list of seeds has one for each image of a text.
 
         Returns:
             `list[dict]`: `[{"image": PIL.Image.Image}]` with `num_images` entries for a text, a list of such lists for

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from itertools import repeat
 
 import torch
 from torch.utils.data import Dataset
@@ -46,16 +47,16 @@ class CxrReportPipeline(CxrTextPipeline):
         """
         Args:
             images (`ImageInput` or iterable of them):
-                A chest X-ray as a PIL image, path, URL, bytes, array, tensor or `pydicom.Dataset`; or a list, column of a
-                dataset, dataset or generator of these. A file may be DICOM.
+                A chest X-ray as a PIL image, path, URL, bytes, array, tensor or `pydicom.Dataset`; or a list, column
+                of a dataset, dataset or generator of these. A file may be DICOM.
             instruction (`str`, *optional*):
                 Instruction instead of the default of the checkpoint, `processor.report_instruction`.
             generate_kwargs (`dict`, *optional*):
                 Arguments of [`generate_text`], which can also be passed directly.
 
         Returns:
-            `list[dict]`: `[{"generated_text": str}]` for an image (with `num_return_sequences` entries), a list of such
-            lists for several.
+            `list[dict]`: `[{"generated_text": str}]` for an image (with `num_return_sequences` entries), a list of
+            such lists for several.
         """
         return super().__call__(images, **kwargs)
 
@@ -77,36 +78,36 @@ class CxrVqaPipeline(CxrTextPipeline):
         """
         Args:
             image (`ImageInput` or iterable of them, or iterable of `dict`):
-                A chest X-ray as for [`CxrReportPipeline`]; or a list, column, dataset or generator of these; or, without
-                `question`, dictionaries (or rows of a dataset) with `image` and `question`.
+                A chest X-ray as for [`CxrReportPipeline`]; or a list, column, dataset or generator of these; or,
+                without `question`, dictionaries (or rows of a dataset) with `image` and `question`.
             question (`str` or `list[str]`, *optional*):
                 The question, or one for each image of a list or column.
             generate_kwargs (`dict`, *optional*):
                 Arguments of [`generate_text`], which can also be passed directly.
 
         Returns:
-            `list[dict]`: `[{"generated_text": str}]` for a question (with `num_return_sequences` entries), a list of such
-            lists for several.
+            `list[dict]`: `[{"generated_text": str}]` for a question (with `num_return_sequences` entries), a list of
+            such lists for several.
         """
         if question is None:
             # Transformers knows the datasets of torch, and takes one of `datasets` for a single input.
             return super().__call__((row for row in image) if hasattr(image, "column_names") else image, **kwargs)
-        if isinstance(image, (Dataset, types.GeneratorType)):
-            if not isinstance(question, str):
-                raise TypeError(
-                    "Expected one question, a string, for all images of a dataset or generator, got "
-                    f"{type(question).__name__}. Pass dictionaries with `image` and `question` for one question each."
-                )
-            return super().__call__(({"image": each, "question": question} for each in image), **kwargs)
-        if not is_sequence(image) and not is_sequence(question):
+        is_stream = isinstance(image, (Dataset, types.GeneratorType))
+        if not (is_stream or is_sequence(image) or is_sequence(question)):
             return super().__call__({"image": image, "question": question}, **kwargs)
-        images = image if is_sequence(image) else [image] * len(question)
-        questions = question if is_sequence(question) else [question] * len(image)
-        if len(images) != len(questions):
+        if is_stream and is_sequence(question):
+            raise TypeError(
+                "Expected one question for all images of a dataset or generator, got "
+                f"{type(question).__name__}. Pass dictionaries with `image` and `question` for one question each."
+            )
+        images = image if is_stream or is_sequence(image) else [image] * len(question)
+        questions = question if is_sequence(question) else repeat(question)
+        if is_sequence(images) and is_sequence(question) and len(images) != len(questions):
             raise ValueError(
                 f"Expected one question per image, got {len(images)} images and {len(questions)} questions."
             )
-        return list(super().__call__(({"image": i, "question": q} for i, q in zip(images, questions)), **kwargs))
+        answers = super().__call__(({"image": i, "question": q} for i, q in zip(images, questions)), **kwargs)
+        return answers if is_stream else list(answers)
 
     def preprocess(self, inputs: dict):
         if not isinstance(inputs, dict) or not {"image", "question"} <= inputs.keys():
