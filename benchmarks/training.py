@@ -28,8 +28,6 @@ from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 import transformers
 from alternating import PeakMemory, measure
@@ -40,7 +38,9 @@ from transformers.utils import logging
 import transformers_cxr
 from transformers_cxr import LlmCxrConfig, LlmCxrForCausalLM
 from transformers_cxr.data.mixture import STAGE_1, stage_mixture
-from transformers_cxr.data.records import load_rows
+from transformers_cxr.data.readers.text import write_texts
+from transformers_cxr.data.records import StudyRecord
+from transformers_cxr.data.store import load_records, write_records
 from transformers_cxr.training import InstructionCollator, InstructionDataset
 
 WORDS = "the lungs are clear and there is no pleural effusion or pneumothorax seen on this view".split()
@@ -71,13 +71,12 @@ class Round:
 
 def write_data(folder: Path, codes_an_image: int, codebook_size: int) -> None:
     rng = random.Random(0)
-    studies = [
-        {
-            "id": str(i), "patient": str(i), "study": str(i), "image": "", "view": rng.choice(["AP", "PA"]), "findings": "",
-            "impression": "", "split": "train", "source": "benchmark", "study_order": 1, "sex": rng.choice("MF"),
-            "labels": [{"name": rng.choice(["No Finding", "Pneumonia", "Effusion"]), "value": 1}], "age_group": "adult",
-            "codes": [rng.randrange(codebook_size) for _ in range(codes_an_image)],
-        }
+    records = [
+        StudyRecord(
+            id=str(i), patient=str(i), image="", source="benchmark", split="train", view=rng.choice(["AP", "PA"]),
+            study_order=1, sex=rng.choice("MF"), labels={rng.choice(["No Finding", "Pneumonia", "Effusion"]): 1},
+            age_group="adult", codes=[rng.randrange(codebook_size) for _ in range(codes_an_image)],
+        )
         for i in range(NUM_STUDIES)
     ]  # fmt: skip
     texts = []
@@ -86,14 +85,14 @@ def write_data(folder: Path, codes_an_image: int, codebook_size: int) -> None:
         messages = [{"role": "user", "content": [{"type": "text", "text": "Write something."}]}]
         messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
         texts.append({"id": str(i), "messages": messages})
-    pq.write_table(pa.Table.from_pylist(studies), folder / "studies.parquet")
-    pq.write_table(pa.Table.from_pylist(texts), folder / "texts.parquet")
+    write_records(records, folder / "records.parquet", codebook_size=codebook_size, num_image_tokens=codes_an_image)
+    write_texts(texts, folder / "texts.parquet")
 
 
 def dataset_of(args: argparse.Namespace, size: int) -> InstructionDataset:
     records, texts = (
-        load_rows(Path(args.data) / f"{name}.parquet", cache_dir=Path(args.data) / "cache")
-        for name in ("studies", "texts")
+        load_records(Path(args.data) / f"{name}.parquet", cache_dir=Path(args.data) / "cache")
+        for name in ("records", "texts")
     )
     processor = AutoProcessor.from_pretrained(args.checkpoint)
     return InstructionDataset(stage_mixture(STAGE_1, records, texts=texts, size=size), processor)

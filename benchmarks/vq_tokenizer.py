@@ -41,7 +41,7 @@ from transformers.utils import logging
 import transformers_cxr
 from transformers_cxr import CXRVQTokenizer, CXRVQTokenizerConfig, LlmCxrForCausalLM, LlmCxrImageProcessor
 from transformers_cxr.conversion.taming import taming_ddconfig, vq_tokenizer_to_taming
-from transformers_cxr.data.readers.image_folder import list_images
+from transformers_cxr.data.store import open_records
 
 IMAGES = Path(__file__).parents[1] / "examples" / "images"
 
@@ -174,7 +174,7 @@ def work(connection: Connection, args: argparse.Namespace, case: Case) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    args.paths, _ = list_images(args.data_dir, "validation")
+    args.paths = [record.image for record in open_records(args.data_dir, "validation")]
     print(f"torch {torch.__version__}, transformers {transformers.__version__}, {torch.get_num_threads()} threads\n")
     rates = "encode, images/s | x taming | decode, images/s | x taming"
     print(f"| model | batch | variant | {rates} | other codes | other pixels | first run, s | peak memory |")

@@ -32,9 +32,9 @@ from sklearn.metrics import roc_auc_score
 from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments, set_seed
 
 from transformers_cxr import LlmCxrForCausalLM, LlmCxrProcessor
-from transformers_cxr.data.conversations import labelled_study
 from transformers_cxr.data.mixture import Stage, stage_mixture
-from transformers_cxr.data.records import load_rows, select_records
+from transformers_cxr.data.records import StudyRecord
+from transformers_cxr.data.store import load_records, select_records
 from transformers_cxr.evaluation.metrics.pneumonia import PneumoniaAgreement
 from transformers_cxr.evaluation.results.tables import markdown_table
 from transformers_cxr.files import atomic_write, check_same_settings
@@ -188,8 +188,8 @@ def cell(values: list[float]) -> str:
 def main(args: Arguments, training_args: TrainingArguments):
     if unknown := sorted(set(args.variants) - set(VARIANTS)):
         raise ValueError(f"Unknown variants {unknown}; there are {list(VARIANTS)}.")
-    output_dir, records = Path(training_args.output_dir), load_rows(args.records)
-    studies = [labelled_study(row) for row in select_records(records, splits=["train"])]
+    output_dir, records = Path(training_args.output_dir), load_records(args.records)
+    studies = [StudyRecord.from_row(row) for row in select_records(records, splits=["train"])]
     tokenizer = train_text_tokenizer(studies, args.text_vocab_size, seed=0)
     results = {variant: [] for variant in args.variants}
     for seed in args.seeds:

@@ -20,8 +20,8 @@ import PIL.Image
 import torch
 
 from transformers_cxr import checkpoint, generate_image, save_image
-from transformers_cxr.data.instructions import label_report
-from transformers_cxr.data.readers.image_folder import read_image_folder
+from transformers_cxr.data.conversations import label_report
+from transformers_cxr.data.store import open_records
 from transformers_cxr.evaluation.results.model_card import update_document, update_model_card
 from transformers_cxr.evaluation.results.tables import results_to_markdown
 from transformers_cxr.evaluation.runner import EvaluationArguments, cost_summary, load_checkpoint, run_evaluation
@@ -41,12 +41,12 @@ class Documents:
 def picture(arguments: EvaluationArguments) -> PIL.Image.Image:
     """A row for the first normal, bacterial and viral study, and for the first one without labels (an adult)."""
     model, processor = load_checkpoint(arguments.model or checkpoint("llm-cxr"))
-    studies = read_image_folder(arguments.data_dir, arguments.split)
-    kinds = [study.etiology or {("No Finding",): "normal", (): "adult"}.get(study.findings, "") for study in studies]
+    studies = open_records(arguments.data_dir, arguments.split)
+    kinds = [study.etiology or {("No Finding",): "normal", (): "adult"}.get(study.present_labels, "") for study in studies]
     rows = []
     for kind in [kind for kind in ("normal", "bacterial", "viral", "adult") if kind in kinds]:
         study = studies[kinds.index(kind)]
-        original = processor.image_processor([study.image_path], return_tensors="pt").pixel_values
+        original = processor.image_processor([study.image], return_tensors="pt").pixel_values
         with torch.no_grad():
             decoded = model.vq_tokenizer.decode(model.vq_tokenizer.encode(original))
         drawn = generate_image(

@@ -28,7 +28,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, EvalPredicti
 
 from transformers_cxr import CXRVQTokenizer, checkpoint
 from transformers_cxr.classifiers import XrayClassifier, load_classifier
-from transformers_cxr.data.readers.image_folder import list_images, read_image_folder
+from transformers_cxr.data.store import open_records
 from transformers_cxr.evaluation.metrics.reconstruction import (
     codebook_statistics,
     image_distances,
@@ -98,7 +98,7 @@ def read_classes(data_dir: str, split: str) -> torch.LongTensor:
     The index in `CLASSES` of each image of a split, -1 where it is not known; of the datasets that
     `train_classifier.classified_studies` reads.
     """
-    studies = read_image_folder(data_dir, split)
+    studies = open_records(data_dir, split)
     sources = {study.source for study in studies if study.etiology}
     classes = [class_of(study) if study.source in sources else None for study in studies]
     return torch.tensor([-1 if name is None else CLASSES.index(name) for name in classes])
@@ -156,8 +156,8 @@ def main(args: Arguments):
 
     metrics, shown = {}, []
     for split in args.splits:
-        paths, sources = list_images(args.data_dir, split)
-        dataset = ImageDataset(paths, image_processor)
+        records = open_records(args.data_dir, split)
+        dataset = ImageDataset([record.image for record in records], image_processor)
         batches, readable = [], []
         for start in tqdm(range(0, len(dataset), args.batch_size), desc=split):
             examples = {row: dataset[row] for row in range(start, min(start + args.batch_size, len(dataset)))}
@@ -170,13 +170,13 @@ def main(args: Arguments):
                 readable += examples
                 pixel_values = torch.stack([example["pixel_values"] for example in examples.values()])
                 batches.append(measure(tokenizer, pixel_values, classifier, perceptual))
-        if len(readable) < len(paths):
-            print(f"{len(paths) - len(readable)} of {len(paths)} images could not be read.")
+        if len(readable) < len(records):
+            print(f"{len(records) - len(readable)} of {len(records)} images could not be read.")
         values = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
         classes = read_classes(args.data_dir, split)[readable] if has_classes else None
         rows_of = defaultdict(list)
         for position, row in enumerate(readable):
-            rows_of[sources[row]].append(position)
+            rows_of[records[row].source].append(position)
             rows_of["all"].append(position)
         metrics[split] = {
             source: summarize(

@@ -43,14 +43,14 @@ from transformers_cxr.conversion.language_models import load_language_model
 from transformers_cxr.data.codes import tokenizer_fingerprint
 from transformers_cxr.data.mixture import STAGE_1, Stage, stage_mixture
 from transformers_cxr.data.readers.table import table_rows
-from transformers_cxr.data.records import PatientSplits, check_tokenizer, iterate, load_rows
+from transformers_cxr.data.records import PatientSplits
+from transformers_cxr.data.store import check_tokenizer, iterate, load_records
 from transformers_cxr.files import disk_full_error, file_fingerprint
 from transformers_cxr.training import InstructionCollator, InstructionDataset
 from transformers_cxr.training.arguments import run_script
 from transformers_cxr.training.callbacks import SampleCallback
 from transformers_cxr.training.lora import add_lora, train_new_embeddings_only
 from transformers_cxr.training.resuming import resume_checkpoint
-from transformers_cxr.training.studies import reweighted
 from transformers_cxr.training.trainer import InstructionTrainer
 
 TRAIN_FILES = ("conversations", "records", "questions", "texts")
@@ -118,7 +118,7 @@ class SampleArguments:
 
 def load_conversations(path: str) -> Sequence[dict]:
     """Conversation records of a Parquet file or a folder of them, memory-mapped, or of a JSON Lines file, read into memory."""
-    return load_rows(path) if path.endswith(".parquet") or Path(path).is_dir() else list(table_rows(path))
+    return load_records(path) if path.endswith(".parquet") or Path(path).is_dir() else list(table_rows(path))
 
 
 def load_data(args: DataArguments, training_args: TrainingArguments) -> tuple[Sequence[dict], Sequence[dict] | None]:
@@ -137,12 +137,17 @@ def load_data(args: DataArguments, training_args: TrainingArguments) -> tuple[Se
         )
     stage = Stage(args.ratios, tuple(args.views) or None, args.first_study, args.sections)
     paths = (args.records, args.questions, args.texts, args.eval_texts)
-    records, questions, texts, eval_texts = (load_rows(path) if path else None for path in paths)
-    options = {"both_directions": args.both_directions, "empty_prompt_ratio": args.empty_prompt_ratio}
+    records, questions, texts, eval_texts = (load_records(path) if path else None for path in paths)
+    options = {
+        "both_directions": args.both_directions,
+        "empty_prompt_ratio": args.empty_prompt_ratio,
+        "num_questions": args.num_questions,
+        "source_weights": args.source_weights,
+        "balanced": args.balanced,
+    }
     size = training_args.max_steps * training_args.train_batch_size * training_args.gradient_accumulation_steps
     size *= training_args.world_size
     train = stage_mixture(stage, records, questions, texts, size=size, seed=training_args.seed, **options)
-    train = reweighted(train, args.source_weights, args.balanced, args.num_questions)
     # Each file is without leaks, and several of them may not be.
     splits = PatientSplits()
     for rows in filter(None, (records, questions)):

@@ -17,7 +17,7 @@ from make_vqa import load_model
 from tqdm import tqdm
 from transformers import set_seed
 
-from transformers_cxr.data.instructions import text_turn
+from transformers_cxr.data.conversations import text_turn
 from transformers_cxr.data.readers.text import write_texts
 from transformers_cxr.training.arguments import run_script
 

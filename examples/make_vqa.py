@@ -4,7 +4,7 @@ supports.
 
     python examples/make_vqa.py --records records.parquet --model MODEL --output vqa.jsonl
 
-`records.parquet` is what `transformers_cxr.data.records.write_records` writes; `MODEL` is a folder, a name on the Hub, or a
+`records.parquet` is what `transformers_cxr.data.store.write_records` writes; `MODEL` is a folder, a name on the Hub, or a
 .gguf file. `vqa.jsonl` gets a line a study: `questions` that passed, and in `rejected` those that did not, with the reason. The
 same command again goes on after an interruption. `transformers_cxr.data.readers.vqa.read_vqa` reads the result.
 
@@ -27,7 +27,7 @@ from transformers import (
 
 from transformers_cxr.conversion.language_models import load_language_model
 from transformers_cxr.data.readers.vqa import parse_question_answers
-from transformers_cxr.data.records import iterate, load_rows, select_records
+from transformers_cxr.data.store import iterate, load_records, select_records
 from transformers_cxr.reports import grounding_error
 from transformers_cxr.training.arguments import run_script
 
@@ -139,7 +139,7 @@ def finished(path: Path, model: str) -> list[dict]:
 
 def studies(args: Arguments) -> Iterator[dict]:
     """The first image of each study that has a report."""
-    rows = select_records(load_rows(args.records), splits=(args.split,))
+    rows = select_records(load_records(args.records), splits=(args.split,))
     seen = set()
     for row in iterate(rows, ["source", "study", "patient", "split", "findings", "impression"]):
         if (row["source"], row["study"]) not in seen and (row["findings"] or row["impression"]):

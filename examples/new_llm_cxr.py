@@ -18,8 +18,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
 from transformers_cxr import CXRVQTokenizer, LlmCxrForCausalLM, LlmCxrImageProcessor
-from transformers_cxr.data.instructions import image_conversation, question_answers, report_conversation
-from transformers_cxr.data.readers.image_folder import Study, read_image_folder
+from transformers_cxr.data.conversations import image_conversation, question_answers, report_conversation
+from transformers_cxr.data.records import StudyRecord
+from transformers_cxr.data.store import open_records
 from transformers_cxr.training.arguments import run_script
 
 
@@ -34,7 +35,7 @@ class Arguments:
     seed: int = field(default=0, metadata={"help": "seed of the weights"})
 
 
-def train_text_tokenizer(studies: list[Study], vocab_size: int, seed: int) -> PreTrainedTokenizerFast:
+def train_text_tokenizer(studies: list[StudyRecord], vocab_size: int, seed: int) -> PreTrainedTokenizerFast:
     """A byte-level BPE of the words in reports, questions and instructions; any other text is spelt in bytes."""
     rng = random.Random(seed)
     lines = [
@@ -65,7 +66,7 @@ def train_text_tokenizer(studies: list[Study], vocab_size: int, seed: int) -> Pr
 
 def main(args: Arguments):
     set_seed(args.seed)
-    tokenizer = train_text_tokenizer(read_image_folder(args.data_dir, "train"), args.text_vocab_size, args.seed)
+    tokenizer = train_text_tokenizer(open_records(args.data_dir, "train"), args.text_vocab_size, args.seed)
     backbone = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **args.model))
     vq_tokenizer = CXRVQTokenizer.from_pretrained(args.vq_tokenizer)
     model, processor = LlmCxrForCausalLM.from_language_model(

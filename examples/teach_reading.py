@@ -49,14 +49,15 @@ from transformers import AutoModelForCausalLM, Trainer, TrainingArguments, set_s
 
 from transformers_cxr import LlmCxrForCausalLM, LlmCxrProcessor
 from transformers_cxr.data.codes import load_codes
-from transformers_cxr.data.instructions import (
+from transformers_cxr.data.conversations import (
     about_one_image,
     image_conversation,
     question_answers,
     report_conversation,
     text_turn,
 )
-from transformers_cxr.data.readers.image_folder import Study, read_image_folder
+from transformers_cxr.data.records import StudyRecord
+from transformers_cxr.data.store import open_records
 from transformers_cxr.training import InstructionCollator, encode_conversation
 from transformers_cxr.training.arguments import run_script
 from transformers_cxr.training.resuming import resume_checkpoint
@@ -112,7 +113,7 @@ class ReadingDataset(Dataset):
 
     def __init__(
         self,
-        studies: list[Study],
+        studies: list[StudyRecord],
         codes: np.ndarray,
         processor: LlmCxrProcessor,
         size: int,
@@ -126,7 +127,7 @@ class ReadingDataset(Dataset):
         # The normal and the other studies of a source are drawn equally often.
         is_taught = augmentation is not None
         groups = [
-            (study.source, study.findings == ("No Finding",), study.etiology if is_taught else "") for study in studies
+            (study.source, study.present_labels == ("No Finding",), study.etiology if is_taught else "") for study in studies
         ]
         sizes, studies_of = Counter(groups), Counter(study.source for study in studies)
         halves_of = Counter(source for source, _ in {group[:2] for group in sizes})
@@ -162,14 +163,10 @@ class ReadingDataset(Dataset):
         return example
 
     @staticmethod
-    def _drawing(study: Study, rng: random.Random) -> list[dict]:
-        messages = image_conversation(study, rng)["messages"]
-        # For classifier-free guidance (arXiv 2207.12598).
-        if rng.random() < 0.1:
-            messages[0]["content"][1]["text"] = ""
-        return messages
+    def _drawing(study: StudyRecord, rng: random.Random) -> list[dict]:
+        return image_conversation(study, rng, empty_prompt_ratio=0.1)["messages"]
 
-    def _reading(self, study: Study, rng: random.Random) -> list[dict]:
+    def _reading(self, study: StudyRecord, rng: random.Random) -> list[dict]:
         questions = question_answers(study, rng)
         if rng.random() < self.args.deciding_first:
             questions.sort(key=lambda question: question[0] not in DECIDING)
@@ -282,7 +279,7 @@ def main(args: ScriptArguments, training_args: TrainingArguments):
         raise ValueError("Set `--max_steps`: examples are drawn without an end of their own.")
     set_seed(training_args.seed)
     output_dir = Path(training_args.output_dir)
-    studies = read_image_folder(args.data_dir, "train")
+    studies = open_records(args.data_dir, "train")
     model = LlmCxrForCausalLM.from_pretrained(args.model)
     processor = LlmCxrProcessor.from_pretrained(args.model)
     if args.codebook_embeddings:

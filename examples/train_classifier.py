@@ -32,7 +32,8 @@ from transformers import (
 )
 
 from transformers_cxr import LlmCxrImageProcessor
-from transformers_cxr.data.readers.image_folder import Study, read_image_folder
+from transformers_cxr.data.records import StudyRecord
+from transformers_cxr.data.store import open_records
 from transformers_cxr.training.arguments import run_script
 from transformers_cxr.training.resuming import resume_checkpoint
 
@@ -46,12 +47,12 @@ class ScriptArguments:
     model: dict = field(default_factory=dict, metadata={"help": "fields of ResNetConfig"})
 
 
-def class_of(study: Study) -> str | None:
+def class_of(study: StudyRecord) -> str | None:
     """One of `CLASSES`, or `None` for a study that is labelled with none of them."""
-    return "normal" if study.findings == ("No Finding",) else study.etiology or None
+    return "normal" if study.present_labels == ("No Finding",) else study.etiology or None
 
 
-def classified_studies(data_dir: str, split: str) -> list[Study]:
+def classified_studies(data_dir: str, split: str) -> list[StudyRecord]:
     """
     The studies of a split that are of one of the `CLASSES`. Of the datasets only those are read that know bacterial from
     viral, where "normal" is of the same kind of patients.
@@ -59,7 +60,7 @@ def classified_studies(data_dir: str, split: str) -> list[Study]:
     Raises:
         ValueError: there is none of one of the classes.
     """
-    studies = read_image_folder(data_dir, split)
+    studies = open_records(data_dir, split)
     sources = {study.source for study in studies if study.etiology}
     studies = [study for study in studies if study.source in sources and class_of(study)]
     if missing := sorted(set(CLASSES) - set(map(class_of, studies))):
@@ -82,7 +83,7 @@ def load(data_dir: str, split: str, image_size: int) -> list[dict[str, torch.Ten
     )
     examples = []
     for study in tqdm(studies, desc=f"Reading the {split} split"):
-        pixel_values = processor(study.image_path, return_tensors="pt").pixel_values[0]
+        pixel_values = processor(study.image, return_tensors="pt").pixel_values[0]
         labels = torch.tensor(CLASSES.index(class_of(study)))
         examples.append({"pixel_values": (pixel_values * 127.5 + 127.5).round().byte(), "labels": labels})
     return examples

@@ -28,7 +28,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 from transformers_cxr import CXRVQTokenizer
 from transformers_cxr.data.codes import load_codes
-from transformers_cxr.data.readers.image_folder import Study
+from transformers_cxr.data.records import StudyRecord
 from transformers_cxr.training.arguments import run_script
 from transformers_cxr.training.resuming import resume_checkpoint
 
@@ -124,13 +124,13 @@ class CodeAugmentation:
         return np.where(rng.random(len(codes)) < 0.3 * rng.random(), neighbours, codes)
 
 
-def codes_of(studies: list[Study], store: Dataset) -> np.ndarray:
+def codes_of(studies: list[StudyRecord], store: Dataset) -> np.ndarray:
     """Codes of the studies' images, `np.uint16` of shape `(num_studies, num_image_tokens)`."""
     row_of = {name: row for row, name in enumerate(store["id"])}
-    if missing := [study.image_id for study in studies if study.image_id not in row_of]:
+    if missing := [study.id for study in studies if study.id not in row_of]:
         raise ValueError(f"The codes lack {len(missing)} of the {len(studies)} images; the first is '{missing[0]}'.")
     codes = np.asarray(store.with_format("numpy")["codes"][:], dtype=np.uint16)
-    return codes[[row_of[study.image_id] for study in studies]]
+    return codes[[row_of[study.id] for study in studies]]
 
 
 def main(args: ScriptArguments, training_args: TrainingArguments):

@@ -40,7 +40,7 @@ from transformers.trainer_utils import SchedulerType
 from transformers_cxr import CXRVQTokenizer, CXRVQTokenizerConfig, LlmCxrImageProcessor
 from transformers_cxr.classifiers import load_classifier
 from transformers_cxr.data.image_source import open_source
-from transformers_cxr.data.readers.image_folder import list_images
+from transformers_cxr.data.store import open_records
 from transformers_cxr.evaluation.metrics.reconstruction import reconstruction_picture
 from transformers_cxr.files import check_same_settings
 from transformers_cxr.llm_cxr.image_processing_llm_cxr import save_image
@@ -179,9 +179,9 @@ def main(args: Arguments):
         shown = ImageStream(dataset.source, image_processor, batch_size=1, seed=args.seed)
         shown = torch.stack([example["pixel_values"] for example in islice(shown, 8)])
     else:
-        paths, sources = list_images(args.data_dir, "train")
-        dataset = ImageDataset(paths, image_processor)
-        weights = [args.source_weights.get(source, 1.0) for source in sources]
+        records = open_records(args.data_dir, "train")
+        dataset = ImageDataset([record.image for record in records], image_processor)
+        weights = [args.source_weights.get(record.source, 1.0) for record in records]
         images_a_step = args.batch_size * accelerator.num_processes * args.gradient_accumulation_steps
         sampler = WeightedRandomSampler(
             weights, args.steps * images_a_step, generator=torch.Generator().manual_seed(args.seed)

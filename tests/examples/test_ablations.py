@@ -9,7 +9,8 @@ from accelerate.state import AcceleratorState
 from datasets import Dataset
 from transformers import TrainingArguments
 
-from transformers_cxr.data.records import StudyRecord, load_rows, write_records
+from transformers_cxr.data.records import StudyRecord
+from transformers_cxr.data.store import load_records, write_records
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TINY_LLAMA = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -30,7 +31,10 @@ def records(tmp_path):
         labels = {"Pneumonia": 1} if i % 4 else {"No Finding": 1, "Pneumonia": 0}
         split = "validation" if i >= 12 else "train"
         studies.append(
-            StudyRecord(str(i), str(i), str(i), "x.png", "AP", "", "", labels, split, "kermany", 1, "", "child")
+            StudyRecord(
+                id=str(i), patient=str(i), image="x.png", source="kermany", split=split, view="AP", age_group="child",
+                study_order=1, labels=labels,
+            )  # fmt: skip
         )
     codes = np.random.default_rng(0).integers(0, 32, (20, 16)).tolist()
     codes = Dataset.from_dict({"id": [study.id for study in studies], "codes": codes})
@@ -95,10 +99,10 @@ def test_finished_runs_stay_and_another_seed_adds_to_them(ablations, run, monkey
 
 
 def test_normal_and_other_x_rays_are_read_equally_often(ablations, records):
-    rows = ablations.balanced_rows(load_rows(records), 100)
+    rows = ablations.balanced_rows(load_records(records), 100)
     assert [row["labels"][0]["name"] for row in rows] == ["No Finding"] * 2 + ["Pneumonia"] * 2
     assert {row["split"] for row in rows} == {"validation"}
-    assert len(ablations.balanced_rows(load_rows(records), 2)) == 2
+    assert len(ablations.balanced_rows(load_records(records), 2)) == 2
 
 
 def test_an_unknown_variant_is_an_error(run):

@@ -10,7 +10,8 @@ from datasets import Dataset
 from transformers import TrainingArguments
 
 from transformers_cxr.data.readers.text import write_texts
-from transformers_cxr.data.records import QuestionRecord, StudyRecord, load_rows, write_records
+from transformers_cxr.data.records import StudyRecord
+from transformers_cxr.data.store import load_records, write_records
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "finetune_llm_cxr.py"
 
@@ -28,8 +29,9 @@ def data(tmp_path):
     """Paths of records, of texts to train on, and of texts to evaluate on."""
     studies = [
         StudyRecord(
-            str(i), str(i), str(i), "x.png", "AP", "", "", {"Pneumonia": i % 2}, split, "kermany", 1, "", "child"
-        )
+            id=str(i), patient=str(i), image="x.png", source="kermany", split=split, view="AP", age_group="child",
+            study_order=1, labels={"Pneumonia": i % 2},
+        )  # fmt: skip
         for i, split in enumerate(["train", "validation"] * 4)
     ]
     codes = np.random.default_rng(0).integers(0, 32, (8, 16)).tolist()
@@ -56,7 +58,7 @@ def training(tmp_path):
 def test_a_patient_of_two_files_in_two_splits_is_an_error(script, data, training, tmp_path):
     question = {"question": "Edema?", "answer": "No."}
     studies = [
-        QuestionRecord(i, i, i, "x.png", "AP", "", "", {}, split, "kermany", 1, **question)
+        StudyRecord(id=i, patient=i, image="x.png", source="kermany", split=split, study_order=1, **question)
         for i, split in (("2", "train"), ("0", "validation"))
     ]
     write_records(studies, tmp_path / "questions.parquet")
@@ -80,7 +82,7 @@ def test_no_text_that_is_trained_on_is_evaluated_on(script, data, training):
 
 
 def test_a_task_without_data_to_evaluate_on_is_an_error_that_says_what_to_do(script, data, training, tmp_path):
-    records = load_rows(data["records"])
+    records = load_records(data["records"])
     asked = [row | {"question": "Edema?", "answer": "No."} for row in records if row["split"] == "train"]
     Dataset.from_list(asked).to_parquet(tmp_path / "questions.parquet")
     arguments = script.DataArguments(
@@ -97,7 +99,7 @@ def test_a_task_without_data_to_evaluate_on_is_an_error_that_says_what_to_do(scr
 
 
 def test_questions_alone_are_enough_to_train_on(script, data, training, tmp_path):
-    asked = [row | {"question": "Edema?", "answer": "No."} for row in load_rows(data["records"])]
+    asked = [row | {"question": "Edema?", "answer": "No."} for row in load_records(data["records"])]
     Dataset.from_list(asked).to_parquet(tmp_path / "questions.parquet")
     arguments = script.DataArguments(questions=str(tmp_path / "questions.parquet"), ratios={"vqa": 1}, eval_size=4)
     train, evaluation = script.load_data(arguments, training())
@@ -108,7 +110,7 @@ def test_questions_alone_are_enough_to_train_on(script, data, training, tmp_path
 @pytest.mark.parametrize(
     ("name", "given", "message"),
     [
-        ("questions", "records", r"`questions` lack the columns \['answer', 'question'\]"),
+        ("questions", "records", "`questions` have rows without a question"),
         ("texts", "records", r"`texts` lack the columns \['messages'\]"),
         ("eval_texts", "records", r"to evaluate on: `texts` lack the columns \['messages'\]"),
         ("records", "texts", r"`records` lack the columns \['age_group', .*; they have \['id', 'messages'\]"),

@@ -23,7 +23,8 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoProcessor, LlamaConfig, TrainingArguments
 
 from transformers_cxr import LlmCxrForCausalLM
-from transformers_cxr.data.records import StudyRecord, write_records
+from transformers_cxr.data.records import StudyRecord
+from transformers_cxr.data.store import write_records
 from transformers_cxr.training.arguments import parse_arguments
 
 TINY_LLAMA = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -60,8 +61,9 @@ def records(tmp_path):
         split = "validation" if i >= 18 else "train"
         studies.append(
             StudyRecord(
-                str(i), str(i), str(i), "x.png", "AP", "", "", labels, split, "ab"[i % 3 == 0], 1, "M", "child"
-            )
+                id=str(i), patient=str(i), image="x.png", source="ab"[i % 3 == 0], split=split, view="AP", sex="M",
+                age_group="child", study_order=1, labels=labels,
+            )  # fmt: skip
         )
     ids = [study.id for study in studies]
     codes = Dataset.from_dict({"id": ids, "codes": rng.integers(0, 32, (24, 16)).tolist()})

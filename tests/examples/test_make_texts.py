@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from transformers_cxr.data.conversations import text_example
-from transformers_cxr.data.records import load_rows
+from transformers_cxr.data.conversations import text_conversation
+from transformers_cxr.data.store import load_records
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\n' }}{% endfor %}"
@@ -28,7 +28,7 @@ def write(make_texts, llama, text_tokenizer, tmp_path):
         settings = {"num_prompts": 32, "batch_size": 32, "max_new_tokens": 150} | changes
         output = str(tmp_path / name)
         make_texts.main(make_texts.Arguments(model=str(tmp_path / "model"), output=output, **settings))
-        return list(load_rows(output))
+        return list(load_records(output))
 
     return write
 
@@ -41,7 +41,7 @@ def test_answers_that_end_become_texts_to_train_on(make_texts, write, capsys):
         instruction.format(topic=topic) for instruction in make_texts.INSTRUCTIONS for topic in make_texts.TOPICS
     }
     for row in rows:
-        user, assistant = text_example(row, random.Random(0))["messages"]
+        user, assistant = text_conversation(row, random.Random(0))["messages"]
         assert (user["role"], assistant["role"]) == ("user", "assistant")
         assert user["content"][0]["text"] in prompts
         assert assistant["content"][0]["text"].strip()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from transformers_cxr.data.readers.vqa import read_vqa
-from transformers_cxr.data.records import write_records
+from transformers_cxr.data.store import write_records
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "make_vqa.py"
 CHAT_TEMPLATE = (

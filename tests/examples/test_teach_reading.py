@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from transformers_cxr import CXRVQTokenizer, LlmCxrForCausalLM, LlmCxrProcessor
 from transformers_cxr.cli.main import app
 from transformers_cxr.data.codes import load_codes
-from transformers_cxr.data.readers.image_folder import read_image_folder
+from transformers_cxr.data.store import open_records
 
 KINDS = [("No Finding", ""), ("Pneumonia", "bacterial"), ("Pneumonia", "viral")]
 
@@ -145,18 +145,18 @@ def test_a_classifier_of_codes_that_is_resumed_ends_with_the_same_weights(script
 
 
 def test_codes_are_those_of_the_studies_by_name(scripts, folder, vq_tokenizer):
-    studies = read_image_folder(folder, "validation")
+    studies = open_records(folder, "validation")
     store = load_codes(folder / "validation_codes", vq_tokenizer)
     codes = scripts.classifier.codes_of(studies[::-1], store)
     assert codes.dtype == np.uint16 and codes.tolist() == store["codes"][:][::-1]
     with pytest.raises(ValueError, match="lack 5 of the 7 images; the first is '1.png'"):
         scripts.classifier.codes_of(
-            read_image_folder(folder, "train"), store.select([]).add_item({**store[0], "id": "0.png"})
+            open_records(folder, "train"), store.select([]).add_item({**store[0], "id": "0.png"})
         )
 
 
 def test_what_is_taught_is_drawn_in_equal_parts_and_the_same_for_an_index(scripts, folder, vq_tokenizer):
-    studies = read_image_folder(folder, "train")
+    studies = open_records(folder, "train")
     codes = scripts.classifier.codes_of(studies[:6], load_codes(folder / "train_codes", vq_tokenizer))
     processor = LlmCxrProcessor.from_pretrained(folder / "model")
     args = scripts.reading.ScriptArguments(str(folder), "", "", drawing_ratio=0.0)

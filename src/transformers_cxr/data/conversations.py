@@ -1,185 +1,253 @@
-"""Conversations, the training examples of instruction tuning, written about rows of [`StudyRecord`] and [`QuestionRecord`]."""
+"""
+Conversations about records, the training examples of instruction tuning.
+
+A conversation is a `dict` of
+
+- "messages": in the format of Transformers' chat templates, with `{"type": "image"}` slots,
+- "images" (paths) or "image_codes" (VQ codes), one entry for each slot in order,
+- "task": "report", "image", "vqa" or "text",
+- "id": id of the record.
+"""
 
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
 from ..reports.sections import compose_report, parse_report
-from .instructions import (
-    IMAGE_INSTRUCTIONS,
-    REPORT_INSTRUCTIONS,
-    about_one_image,
-    label_report,
-    message,
-    question_answers,
-    text_part,
-    text_turn,
-)
-from .readers.image_folder import Study
+from . import wording
 from .records import StudyRecord
 
-# Labels that name the cause of a pneumonia.
-ETIOLOGY_LABELS = {"Bacterial Pneumonia": "bacterial", "Viral Pneumonia": "viral"}
-# What a label that is present says in the words of `Study`.
-_FINDING_OF_LABEL = dict.fromkeys(ETIOLOGY_LABELS, "Pneumonia") | {"Normal": "No Finding"}
+_DEVICES = "Support Devices"
 
 
-def report_example(row: dict, rng: random.Random, sections: str = "findings+impression") -> dict:
+def report_conversation(
+    record: StudyRecord, rng: random.Random, sections: str = "findings+impression", num_questions: int = 0
+) -> dict:
     """
-    Writes a conversation in which the assistant reports on an X-ray.
+    Return a conversation in which the assistant reports on an X-ray.
 
     Args:
-        row (`dict`):
-            A row of [`StudyRecord`]. A report is derived from its labels where it has none.
+        record ([`StudyRecord`]):
+            The X-ray. If it has no report, one is derived from its labels.
         rng (`random.Random`):
             Chooses the instruction, and the wording of a label-derived report.
         sections (`str`, *optional*, defaults to `"findings+impression"`):
-            "findings+impression": those of the two that the report has; "impression": that alone.
-
-    Returns:
-        `dict` of "messages" in the format of Transformers' chat templates, "task", "id", and "image_codes" (codes of each
-        image) where the row has codes, else "images" (paths).
+            "findings+impression" for the sections that the report has, or "impression" for that alone.
+        num_questions (`int`, *optional*, defaults to `0`):
+            Number of questions, answered by the labels, in further turns about the same image. The turns are shuffled.
     """
-    messages = [
-        message("user", text_part(rng.choice(REPORT_INSTRUCTIONS)), {"type": "image"}),
-        message("assistant", text_part(report_text(row, rng, sections))),
-    ]
-    return {"messages": messages, "task": "report", **_image_of(row)}
+    instruction, report = rng.choice(wording.REPORT_INSTRUCTIONS), report_text(record, rng, sections)
+    turns = [text_turn(instruction, report)]
+    if num_questions:
+        questions = question_answers(record, rng)[:num_questions]
+        turns += [text_turn(question, answer) for _, question, answer in questions]
+        rng.shuffle(turns)
+    return {"messages": about_one_image(turns), "task": "report", **_image_of(record)}
 
 
-def image_example(
-    row: dict, rng: random.Random, sections: str = "findings+impression", empty_prompt_ratio: float = 0.0
+def image_conversation(
+    record: StudyRecord,
+    rng: random.Random,
+    sections: str = "findings+impression",
+    empty_prompt_ratio: float = 0.0,
 ) -> dict:
     """
-    Writes a conversation in which the assistant draws the X-ray of a report: of the report with its headings, or, half of the
-    time if there are findings beside it and always if `sections` is "impression", of the bare impression.
+    Return a conversation in which the assistant generates the X-ray of a report. The prompt is the report with its headings,
+    or the bare impression: always if `sections` is "impression", else half of the time.
 
     Args:
-        row (`dict`):
-            A row of [`StudyRecord`]. A report is derived from its labels where it has none.
+        record ([`StudyRecord`]):
+            The X-ray. If it has no report, one is derived from its labels.
         rng (`random.Random`):
-            Chooses the instruction, the length, and the wording of a label-derived report.
+            Chooses the instruction, the form of the prompt, and the wording of a label-derived report.
         sections (`str`, *optional*, defaults to `"findings+impression"`):
-            As of [`report_example`].
+            As of [`report_conversation`].
         empty_prompt_ratio (`float`, *optional*, defaults to `0.0`):
-            Share of the conversations without the report, for classifier-free guidance.
-
-    Returns:
-        `dict`: as of [`report_example`].
+            Share of the conversations without a report, for classifier-free guidance (arXiv 2207.12598).
     """
-    instruction = rng.choice(IMAGE_INSTRUCTIONS)
-    text = report_text(row, rng, sections)
+    instruction = rng.choice(wording.IMAGE_INSTRUCTIONS)
+    text = report_text(record, rng, sections)
     impression = parse_report(text).impression
     if impression and (sections == "impression" or rng.random() < 0.5):
         text = impression
     if rng.random() < empty_prompt_ratio:
         text = ""
     messages = [message("user", text_part(instruction), text_part(text)), message("assistant", {"type": "image"})]
-    return {"messages": messages, "task": "image", **_image_of(row)}
+    return {"messages": messages, "task": "image", **_image_of(record)}
 
 
-def vqa_example(row: dict, rng: random.Random) -> dict:
+def vqa_conversation(record: StudyRecord, rng: random.Random) -> dict:
     """
-    Writes a conversation of the question of a [`QuestionRecord`] row, which is the instruction, and its answer.
-
-    Returns:
-        `dict`: as of [`report_example`].
-    """
-    return _question_conversation(row, row["question"], row["answer"])
-
-
-def label_vqa_example(row: dict, rng: random.Random) -> dict:
-    """
-    Writes a conversation of one question that the labels of a [`StudyRecord`] row answer.
+    Return a conversation of one question about an X-ray and its answer.
 
     Args:
-        row (`dict`): one that [`has_label_questions`].
-        rng (`random.Random`): chooses the question and its wording.
-
-    Returns:
-        `dict`: as of [`report_example`].
+        record ([`StudyRecord`]): has a question, or labels that answer one, see [`question_answers`].
+        rng (`random.Random`): chooses a question that the labels answer.
     """
-    _, question, answer = question_answers(labelled_study(row), rng)[0]
-    return _question_conversation(row, question, answer)
+    question, answer = record.question, record.answer
+    if not question:
+        _, question, answer = question_answers(record, rng)[0]
+    return {"messages": about_one_image([text_turn(question, answer)]), "task": "vqa", **_image_of(record)}
 
 
-def text_example(row: dict, rng: random.Random) -> dict:
-    """Gives the `messages` of a row as a conversation without an image; `dict` as of [`report_example`]."""
+def text_conversation(row: dict, rng: random.Random | None = None) -> dict:
+    """Return the conversation without images of a row of [`read_texts`]; `rng` is not used."""
     return {"messages": row["messages"], "task": "text", "id": row["id"], "image_codes": []}
 
 
-def report_text(row: dict, rng: random.Random, sections: str = "findings+impression") -> str:
-    """
-    The report of a row, "FINDINGS: ..." and "IMPRESSION: ..." on one line each, of those that it has and that `sections` asks
-    for. A row without a report gets one derived from its labels.
-    """
-    findings, impression = row["findings"], row["impression"]
+def report_text(record: StudyRecord, rng: random.Random, sections: str = "findings+impression") -> str:
+    """Return the report of a record, or the [`label_report`] of one without a report, with the given sections."""
+    findings, impression = record.findings, record.impression
     if not findings and not impression:
-        report = parse_report(label_report(labelled_study(row), rng))
-        findings, impression = report.findings, report.impression
+        findings, impression = parse_report(label_report(record, rng))
     return compose_report("" if sections == "impression" else findings, impression)
 
 
-def has_label_questions(row: dict) -> bool:
-    """Whether the columns of a row answer a question."""
-    return bool(question_answers(labelled_study(row), random.Random(0)))
-
-
-def labelled_study(row: dict) -> Study:
+def label_report(record: StudyRecord, rng: random.Random) -> str:
     """
-    What the labels of a row say, uncertain ones left out. A cause of pneumonia implies pneumonia; "Normal" is "No Finding", and
-    that one of these is absent says nothing.
+    Return a report derived from the labels, the view, the sex and the age group of a record. It says nothing else about the
+    image.
+
+    Args:
+        record ([`StudyRecord`]): the X-ray.
+        rng (`random.Random`): chooses the wording.
+
+    Returns:
+        `str`: "FINDINGS: ...\\nIMPRESSION: ...", in ASCII. It affirms pneumonia only if the record is labelled so. Without
+        present findings, and without "No Finding", it names the absent findings, or says that the image is not labelled.
     """
-    present = [label["name"] for label in row["labels"] if label["value"] == 1]
-    absent = [label["name"] for label in row["labels"] if label["value"] == 0]
-    causes = [ETIOLOGY_LABELS[name] for name in present if name in ETIOLOGY_LABELS]
-    findings = tuple(dict.fromkeys(_FINDING_OF_LABEL.get(name, name) for name in present))
-    return Study(
-        image_path=Path(row["image"]),
-        image_id=row["id"],
-        split=row["split"],
-        source=row["source"],
-        patient_id=row["patient"],
-        view=row["view"],
-        age_group=row["age_group"],
-        sex=row["sex"],
-        findings=findings,
-        etiology=causes[0] if len(causes) == 1 else "",
-        absent=tuple(name for name in absent if name not in {*findings, *_FINDING_OF_LABEL, "No Finding"}),
-    )
+    person = wording.PERSONS[record.age_group, record.sex]
+    view = "lateral" if record.view == "LATERAL" else record.view
+    sentences = wording.VIEW_SENTENCES if view else wording.NO_VIEW_SENTENCES
+    view_sentence = _capitalized(rng.choice(sentences).format(person=person, view=view))
+    if positive := _positive_findings(record):
+        finding = rng.choice(wording.POSITIVE_FINDINGS).format(findings=_findings_phrase(record, positive, rng))
+        impression = rng.choice(wording.POSITIVE_IMPRESSIONS).format(findings=_findings_phrase(record, positive, rng))
+    elif record.is_normal:
+        finding = rng.choice(wording.NORMAL_FINDINGS)
+        impression = rng.choice(wording.NORMAL_IMPRESSIONS)
+    elif absent := _joined([_label_phrase(label) for label in record.absent_labels], "or"):
+        finding = rng.choice(wording.ABSENT_FINDINGS).format(findings=absent)
+        impression = rng.choice(wording.ABSENT_IMPRESSIONS).format(findings=absent)
+    else:
+        finding = rng.choice(wording.UNLABELLED_FINDINGS)
+        impressions = wording.UNLABELLED_IMPRESSIONS if view else wording.UNLABELLED_IMPRESSIONS_NO_VIEW
+        impression = rng.choice(impressions).format(person=person, view=view)
+    if _DEVICES in record.present_labels:
+        finding += " Support devices are in place."
+    return compose_report(f"{view_sentence} {finding}", _capitalized(impression))
 
 
-def label_record(study: Study) -> StudyRecord:
+def question_answers(record: StudyRecord, rng: random.Random) -> list[tuple[str, str, str]]:
     """
-    A study of a label-only dataset as a record without a report; conversations about it derive one from its labels, with
-    another wording each time.
+    Return the questions that the labels, the view, the sex and the age group of a record answer.
+
+    Args:
+        record ([`StudyRecord`]): the X-ray.
+        rng (`random.Random`): chooses wording, polarity and order.
+
+    Returns:
+        `list[tuple[str, str, str]]`: (question type, question, answer) in random order. The types are
+
+        - "finding": whether there is pneumonia or whether the X-ray is normal, at even odds if both are known, so that "Yes."
+          and "No." are balanced for normal and for pneumonia,
+        - "etiology": bacterial or viral,
+        - "view", "age_group" and "sex",
+        - "label": one absent and one present label, if more than one label is known.
     """
-    labels = dict.fromkeys(study.absent, 0) | dict.fromkeys(study.findings, 1)
-    if study.etiology:
-        labels |= {name: int(cause == study.etiology) for name, cause in ETIOLOGY_LABELS.items()}
-    return StudyRecord(
-        id=study.image_id,
-        patient=study.patient_id,
-        study=study.image_id,
-        image=str(study.image_path),
-        view=study.view,
-        findings="",
-        impression="",
-        labels=labels,
-        split=study.split,
-        source=study.source,
-        sex=study.sex,
-        age_group=study.age_group,
-    )
+    present, absent = record.present_labels, record.absent_labels
+    triples = []
+    if record.view:
+        # The first question names AP and PA.
+        questions = wording.VIEW_QUESTIONS if record.view in ("AP", "PA") else wording.VIEW_QUESTIONS[1:]
+        triples.append(("view", rng.choice(questions), "Lateral." if record.view == "LATERAL" else f"{record.view}."))
+    if record.age_group:
+        answer = {"child": "A child.", "adult": "An adult."}[record.age_group]
+        triples.append(("age_group", rng.choice(wording.AGE_GROUP_QUESTIONS), answer))
+    if record.sex:
+        triples.append(("sex", rng.choice(wording.SEX_QUESTIONS), {"M": "Male.", "F": "Female."}[record.sex]))
+    positive = _positive_findings(record)
+    choices = []
+    if "Pneumonia" in (*present, *absent) or record.is_normal:
+        choices.append((wording.PNEUMONIA_QUESTIONS, "Pneumonia" in present))
+    if positive or record.is_normal:
+        choices.append((wording.NORMAL_QUESTIONS, record.is_normal))
+    if choices:
+        questions, answer = rng.choice(choices)
+        triples.append(("finding", rng.choice(questions), _yes_or_no(answer)))
+    if record.etiology:
+        answer = f"{record.etiology.capitalize()} pneumonia."
+        triples.append(("etiology", rng.choice(wording.ETIOLOGY_QUESTIONS), answer))
+    positive += [_DEVICES] * (_DEVICES in present)
+    if len(positive) + len(absent) > 1:
+        for labels, answer in ((absent, False), (positive, True)):
+            if labels:
+                triples.append(("label", _label_question(rng.choice(labels), rng), _yes_or_no(answer)))
+    rng.shuffle(triples)
+    return triples
 
 
-def _question_conversation(row: dict, question: str, answer: str) -> dict:
-    return {"messages": about_one_image([text_turn(question, answer)]), "task": "vqa", **_image_of(row)}
+def text_part(text: str) -> dict:
+    """Return a text in the content of a [`message`]."""
+    return {"type": "text", "text": text}
 
 
-def _image_of(row: dict) -> dict:
-    # Of several files only some may have codes.
-    if row.get("codes"):
-        return {"id": row["id"], "image_codes": [row["codes"]]}
-    return {"id": row["id"], "images": [row["image"]]}
+def message(role: str, *content: dict) -> dict:
+    """Return a message in the format of Transformers' chat templates."""
+    return {"role": role, "content": list(content)}
+
+
+def text_turn(user: str, assistant: str) -> list[dict]:
+    """Return the two messages of a turn of texts."""
+    return [message("user", text_part(user)), message("assistant", text_part(assistant))]
+
+
+def about_one_image(turns: list[list[dict]]) -> list[dict]:
+    """Return the messages of turns about the same image, with its slot only at the end of the first message."""
+    messages = [message(each["role"], *_texts(each)) for turn in turns for each in turn]
+    messages[0]["content"].append({"type": "image"})
+    return messages
+
+
+def _texts(message: dict) -> list[dict]:
+    return [part for part in message["content"] if part["type"] == "text"]
+
+
+def _image_of(record: StudyRecord) -> dict:
+    if len(record.codes):
+        return {"id": record.id, "image_codes": [record.codes]}
+    return {"id": record.id, "images": [record.image]}
+
+
+def _positive_findings(record: StudyRecord) -> list[str]:
+    return [label for label in record.present_labels if label not in ("No Finding", _DEVICES)]
+
+
+def _label_phrase(label: str) -> str:
+    return wording.LABEL_NAMES.get(label, label.replace("_", " ").lower())
+
+
+def _label_question(label: str, rng: random.Random) -> str:
+    # "Is there" needs a singular.
+    questions = wording.LABEL_QUESTIONS[1:] if label == _DEVICES else wording.LABEL_QUESTIONS
+    return rng.choice(questions).format(label=_label_phrase(label))
+
+
+def _findings_phrase(record: StudyRecord, findings: list[str], rng: random.Random) -> str:
+    names = [_label_phrase(label) for label in findings]
+    if etiology := record.etiology:
+        pneumonia = rng.choice((f"{etiology} pneumonia", f"pneumonia of {etiology} cause"))
+        names[findings.index("Pneumonia")] = pneumonia
+    return _joined(names, "and")
+
+
+def _joined(names: list[str], conjunction: str) -> str:
+    return f" {conjunction} ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+
+
+def _capitalized(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _yes_or_no(answer: bool) -> str:
+    return "Yes." if answer else "No."

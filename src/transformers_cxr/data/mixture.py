@@ -1,39 +1,46 @@
-"""Mixing the tasks of instruction tuning by ratio: what example stands where is a function of the seed and the place alone."""
+"""Mixture of the tasks of instruction tuning. Each example is a function of the seed and its index alone."""
 
 from __future__ import annotations
 
 import hashlib
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
 from torch.utils.data import Dataset
 
 from .conversations import (
-    has_label_questions,
-    image_example,
-    label_vqa_example,
-    report_example,
-    text_example,
-    vqa_example,
+    image_conversation,
+    question_answers,
+    report_conversation,
+    text_conversation,
+    vqa_conversation,
 )
-from .records import SECTIONS, QuestionRecord, StudyRecord, iterate, select_records
+from .records import StudyRecord
+from .store import SECTIONS, iterate, select_records
 
 if TYPE_CHECKING:
     import datasets
 
 TASKS = ("report", "image", "vqa", "text")
-# Ratios are exact in every run of so many examples.
+# Ratios are exact in every block of so many examples.
 BLOCK_SIZE = 1000
+# How often a row of average weight is repeated.
+_REPEATS = 10
 
 
 @dataclass(frozen=True)
 class Task:
     """
-    rows (sequence of `dict`): what the task is about, for instance a memory-mapped [`datasets.Dataset`].
-    write (`Callable[[dict, random.Random], dict]`): writes a conversation about a row.
+    A task of a mixture.
+
+    Args:
+        rows (sequence of `dict`): its data, for example a memory-mapped [`datasets.Dataset`].
+        write (`Callable[[dict, random.Random], dict]`): returns a conversation about a row.
     """
 
     rows: Sequence[dict]
@@ -44,9 +51,9 @@ class TaskMixture(Dataset):
     """
     Conversations of several tasks, mixed by ratio.
 
-    Example `i` depends on the seed and `i` alone, whoever reads it and in which order, so training resumes anywhere. In every
-    run of 1,000 examples the ratios are exact; the rows of a task are each used once before any is used again, in a new order
-    every time; instructions are drawn anew. Nothing is held in memory but the memory-mapped rows.
+    Example `i` depends only on the seed and `i`, so that training resumes anywhere. In every block of 1,000 examples the
+    ratios are exact. All rows of a task are used once before any is used again, each time in a new order and with new
+    instructions.
 
     Args:
         tasks (`Mapping[str, Task]`):
@@ -56,11 +63,11 @@ class TaskMixture(Dataset):
         size (`int`):
             Number of examples.
         seed (`int`, *optional*, defaults to `0`):
-            Seed of all that is drawn.
+            Seed of all random choices.
 
     Raises:
-        ValueError: a task with a ratio is missing or has no rows, a ratio is negative or below 1 in 1,000, or there is no
-            example.
+        ValueError: a task with a ratio is missing or has no rows, a ratio is negative or below 1 in 1,000, or `size` is below
+            1.
     """
 
     def __init__(self, tasks: Mapping[str, Task], ratios: Mapping[str, float], size: int, seed: int = 0):
@@ -89,12 +96,7 @@ class TaskMixture(Dataset):
         return self.size
 
     def __getitem__(self, index: int) -> dict:
-        """
-        A conversation: `messages`, `image_codes` or `images` (one for each `{"type": "image"}` in order), `task` and `id`.
-
-        Raises:
-            IndexError: there are fewer examples.
-        """
+        """Return a conversation, see `transformers_cxr.data.conversations`."""
         if not -self.size <= index < self.size:
             raise IndexError(f"Example {index} of {self.size}.")
         index %= self.size
@@ -114,13 +116,14 @@ class Stage:
     """
     A stage of instruction tuning.
 
-    ratios (`Mapping[str, float]`): share of the tasks "report", "image", "vqa" and "text".
-    views (`tuple[str, ...]`, *optional*): view positions that are used, `None` for all.
-    first_study (`bool`): use the first study of each patient only.
-    sections (`str`): "findings+impression" (whichever a report has) or "impression".
+    Args:
+        ratios (`Mapping[str, float]`): share of the tasks "report", "image", "vqa" and "text".
+        views (`tuple[str, ...]`, *optional*): view positions to use, all by default.
+        first_study (`bool`, *optional*, defaults to `False`): whether to use only the first study of each patient.
+        sections (`str`, *optional*): "findings+impression" for the sections that a report has, or "impression".
 
     Raises:
-        ValueError: an unknown task, a ratio that is no number, or other sections.
+        ValueError: a task is unknown, a ratio is not a number, or the sections are unknown.
     """
 
     ratios: Mapping[str, float]
@@ -137,7 +140,7 @@ class Stage:
             raise ValueError(f"Expected sections from {SECTIONS}, got '{self.sections}'.")
 
 
-# arXiv 2305.11490. It prints 63 % for the questions of stage 2; 53 % adds up to 100 and fits the numbers of its examples.
+# arXiv 2305.11490. It prints 63 % for the questions of stage 2, but only 53 % adds up to 100 and fits its example counts.
 STAGE_1 = Stage({"report": 30, "image": 30, "vqa": 20, "text": 20})
 STAGE_2 = Stage({"report": 21, "image": 21, "vqa": 53, "text": 5}, ("AP", "PA"), True, "impression")
 
@@ -152,41 +155,51 @@ def stage_mixture(
     split: str = "train",
     both_directions: bool = True,
     empty_prompt_ratio: float = 0.0,
+    num_questions: int = 0,
+    source_weights: Mapping[str, float] | None = None,
+    balanced: bool = False,
     seed: int = 0,
 ) -> TaskMixture:
     """
-    The mixture of a stage.
+    Return the mixture of a stage.
 
     Args:
         stage ([`Stage`]):
             Ratios and filters, such as `STAGE_1` and `STAGE_2` of the paper.
         records ([`datasets.Dataset`], *optional*):
-            Rows of [`StudyRecord`] for the tasks "report" and "image".
+            Rows of [`load_records`] for the tasks "report" and "image".
         questions ([`datasets.Dataset`], *optional*):
-            Rows of [`QuestionRecord`] for the task "vqa". Without them questions are written from the labels of `records`.
+            Rows of [`load_records`] with questions for the task "vqa". By default the labels of `records` give the questions.
         texts ([`datasets.Dataset`], *optional*):
-            Rows with `messages` for the task "text".
+            Rows of [`load_records`] with `messages` for the task "text".
         size (`int`):
             Number of examples.
         split (`str`, *optional*, defaults to `"train"`):
-            Split of `records` and `questions` that is used.
+            Split of `records` and `questions` to use.
         both_directions (`bool`, *optional*, defaults to `True`):
-            Use every pair of image and report for reading and for drawing. Otherwise for one of them, as the released code of
-            LLM-CXR does; which one depends on the seed and the id.
+            Whether each record is used for both reports and images. Otherwise its id and the seed choose one of the two, as in
+            the released code of LLM-CXR.
         empty_prompt_ratio (`float`, *optional*, defaults to `0.0`):
-            Share of the drawing examples whose report is left out, for classifier-free guidance (arXiv 2207.12598).
+            Share of the "image" examples without a report, for classifier-free guidance (arXiv 2207.12598).
+        num_questions (`int`, *optional*, defaults to `0`):
+            Number of questions, answered by the labels, in further turns of each "report" example.
+        source_weights (`Mapping[str, float]`, *optional*):
+            Weights of the datasets (`source`) in all tasks but "text", by default 1.0.
+        balanced (`bool`, *optional*, defaults to `False`):
+            Whether normal and other records of a dataset are used equally often.
         seed (`int`, *optional*, defaults to `0`):
-            Seed of all that is drawn.
+            Seed of all random choices.
 
     Raises:
-        ValueError: a task with a ratio has no data, or data of another kind, or the filters of the stage leave none; or a share
-            is not in [0, 1].
+        ValueError: a task with a ratio has no data or data of another kind, no row passes the filters of the stage, a ratio
+            is not in [0, 1], or `source_weights` has an unknown source or an invalid weight.
     """
     if not 0 <= empty_prompt_ratio <= 1:
         raise ValueError(f"Expected an `empty_prompt_ratio` in [0, 1], got {empty_prompt_ratio}.")
+    record_columns = {item.name for item in fields(StudyRecord)} - {"codes"}
     for name, rows, columns in (
-        ("records", records, {item.name for item in fields(StudyRecord)}),
-        ("questions", questions, {item.name for item in fields(QuestionRecord)}),
+        ("records", records, record_columns),
+        ("questions", questions, record_columns),
         ("texts", texts, {"id", "messages"}),
     ):
         if rows is not None and (missing := sorted(columns - set(rows.column_names))):
@@ -196,33 +209,85 @@ def stage_mixture(
     tasks = {}
     if records is not None and asked & {"report", "image", "vqa"}:
         selected = _selected("records", records, sections=stage.sections, **filters)
-        pairs = {"report": selected, "image": selected}
+        reading = generating = selected
         if not both_directions:
-            reading = [_is_for_reading(row["id"], seed) for row in iterate(selected, ["id"])]
-            pairs = {
-                "report": selected.select([i for i, reads in enumerate(reading) if reads]),
-                "image": selected.select([i for i, reads in enumerate(reading) if not reads]),
-            }
-        tasks["report"] = Task(pairs["report"], partial(report_example, sections=stage.sections))
-        draw = partial(image_example, sections=stage.sections, empty_prompt_ratio=empty_prompt_ratio)
-        tasks["image"] = Task(pairs["image"], draw)
+            reads = [_is_for_reading(row["id"], seed) for row in iterate(selected, ["id"])]
+            reading = selected.select([i for i, is_read in enumerate(reads) if is_read])
+            generating = selected.select([i for i, is_read in enumerate(reads) if not is_read])
+        options = {"sections": stage.sections}
+        tasks["report"] = _task(reading, report_conversation, num_questions=num_questions, **options)
+        tasks["image"] = _task(generating, image_conversation, empty_prompt_ratio=empty_prompt_ratio, **options)
         if questions is None and "vqa" in asked:
             labelled = _selected("records", records, **filters)
-            # What `labelled_study` reads, and not the codes.
-            columns = ["id", "image", "labels", "patient", "source", "split", "view", "sex", "age_group"]
-            answering = [i for i, row in enumerate(iterate(labelled, columns)) if has_label_questions(row)]
-            tasks["vqa"] = Task(labelled.select(answering), label_vqa_example)
+            columns = sorted(record_columns)
+            rng = random.Random(seed)
+            answering = [
+                index
+                for index, row in enumerate(iterate(labelled, columns))
+                if question_answers(StudyRecord.from_row(row), rng)
+            ]
+            tasks["vqa"] = _task(labelled.select(answering), vqa_conversation)
     if questions is not None and "vqa" in asked:
-        tasks["vqa"] = Task(_selected("questions", questions, **filters), vqa_example)
+        if not all(row["question"] for row in iterate(questions, ["question"])):
+            raise ValueError("`questions` have rows without a question: give these as `records`.")
+        tasks["vqa"] = _task(_selected("questions", questions, **filters), vqa_conversation)
+    tasks = {name: task for name, task in tasks.items() if name in asked}
+    if source_weights or balanced:
+        known = {row["source"] for task in tasks.values() for row in iterate(task.rows, ["source"])}
+        if unknown := sorted(set(source_weights or ()) - known):
+            raise ValueError(f"`source_weights` names {unknown}, and the sources of the data are {sorted(known)}.")
+        tasks = {
+            name: replace(task, rows=weighted_rows(task.rows, source_weights or {}, balanced))
+            for name, task in tasks.items()
+            if len(task.rows)
+        }
     if texts is not None:
-        tasks["text"] = Task(texts, text_example)
+        tasks["text"] = Task(texts, text_conversation)
     return TaskMixture(tasks, stage.ratios, size, seed)
+
+
+def weighted_rows(
+    rows: datasets.Dataset, source_weights: Mapping[str, float], balanced: bool = False
+) -> datasets.Dataset:
+    """
+    Repeat rows in proportion to the weights of their datasets.
+
+    Args:
+        rows ([`datasets.Dataset`]):
+            Rows of [`load_records`].
+        source_weights (`Mapping[str, float]`):
+            Weights of the datasets (`source`), 1.0 for those not named.
+        balanced (`bool`, *optional*, defaults to `False`):
+            Whether normal and other rows of a dataset get the same total weight.
+
+    Returns:
+        [`datasets.Dataset`]: ten times as many rows, by index, without a copy.
+
+    Raises:
+        ValueError: a weight is negative or not a number, or all are 0.
+    """
+    if words := {name: weight for name, weight in source_weights.items() if not isinstance(weight, (int, float))}:
+        raise ValueError(f"Expected numbers for `source_weights`, got {words}.")
+    groups = [
+        (row["source"], any(label["name"] == "No Finding" and label["value"] == 1 for label in row["labels"]))
+        for row in iterate(rows, ["source", "labels"])
+    ]
+    rows_of = Counter(source for source, _ in groups)
+    weights = np.array([source_weights.get(source, 1.0) for source, _ in groups])
+    if balanced:
+        sizes = Counter(groups)
+        groups_of = Counter(source for source, _ in sizes)
+        weights *= [rows_of[group[0]] / groups_of[group[0]] / sizes[group] for group in groups]
+    if weights.min() < 0 or not weights.sum():
+        raise ValueError(f"`source_weights` must be 0 or more, and not all 0, got {dict(source_weights)}.")
+    ends = np.floor(np.cumsum(weights) / weights.sum() * len(rows) * _REPEATS + 1e-6).astype(int)
+    return rows.select(np.repeat(np.arange(len(rows)), np.diff(ends, prepend=0)))
 
 
 def permuted(index: int, size: int, key: str) -> int:
     """
-    Where a pseudo-random permutation of `range(size)` puts `index`, without the permutation being made: a Feistel network
-    over the next power of 4, walked until it comes back into the range.
+    Return the place of `index` in a pseudo-random permutation of `range(size)`, which needs no memory: a Feistel network over
+    the next power of 4, repeated until the result is in the range.
 
     Args:
         index (`int`): in `[0, size)`.
@@ -241,6 +306,14 @@ def permuted(index: int, size: int, key: str) -> int:
             return index
 
 
+def _task(rows: datasets.Dataset, conversation: Callable[..., dict], **options) -> Task:
+    return Task(rows, partial(_write, partial(conversation, **options)))
+
+
+def _write(conversation: Callable[[StudyRecord, random.Random], dict], row: dict, rng: random.Random) -> dict:
+    return conversation(StudyRecord.from_row(row), rng)
+
+
 def _selected(name: str, rows: datasets.Dataset, **conditions) -> datasets.Dataset:
     try:
         return select_records(rows, **conditions)
@@ -249,7 +322,7 @@ def _selected(name: str, rows: datasets.Dataset, **conditions) -> datasets.Datas
 
 
 def _block_counts(ratios: Mapping[str, float]) -> dict[str, int]:
-    """Examples of each task in a block: rounded down, and the rest to the largest remainders."""
+    """Return the number of examples of each task in a block, by the largest remainder method."""
     total = sum(ratios.values())
     exact = {name: BLOCK_SIZE * ratio / total for name, ratio in ratios.items()}
     counts = {name: int(value + 1e-9) for name, value in exact.items()}

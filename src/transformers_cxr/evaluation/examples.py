@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pyarrow.parquet
 
-from ..data.instructions import label_report, question_answers
-from ..data.readers.image_folder import Study
+from ..data.conversations import label_report, question_answers
+from ..data.records import StudyRecord
 from ..reports.sections import compose_report
 
 
@@ -40,32 +40,32 @@ class Example:
     kind: str = ""
 
 
-def label_derived_reports(studies: Iterable[Study], instruction: str, seed: int = 0) -> list[Example]:
+def label_derived_reports(studies: Iterable[StudyRecord], instruction: str, seed: int = 0) -> list[Example]:
     """Reports to be written, with label-derived reports as references; a study without finding labels has none."""
     return [
         Example(
-            s.image_id, s.patient_id, s.source, s.image_path, instruction, label_report(s, _rng(seed, "report", s))
+            s.id, s.patient, s.source, Path(s.image), instruction, label_report(s, _rng(seed, "report", s))
         )
         for s in studies
-        if s.findings
+        if s.present_labels
     ]
 
 
-def label_derived_questions(studies: Iterable[Study], seed: int = 0) -> list[Example]:
+def label_derived_questions(studies: Iterable[StudyRecord], seed: int = 0) -> list[Example]:
     """All questions that the labels of the studies can answer; they depend on the seed and the study alone."""
     return [
-        Example(f"{s.image_id}#{number}", s.patient_id, s.source, s.image_path, question, answer, kind)
+        Example(f"{s.id}#{number}", s.patient, s.source, Path(s.image), question, answer, kind)
         for s in studies
         for number, (kind, question, answer) in enumerate(question_answers(s, _rng(seed, "vqa", s)))
     ]
 
 
-def label_derived_drawings(studies: Iterable[Study], seed: int = 0) -> list[Example]:
+def label_derived_drawings(studies: Iterable[StudyRecord], seed: int = 0) -> list[Example]:
     """X-rays to be drawn from label-derived reports; a study without finding labels has none."""
     return [
-        Example(s.image_id, s.patient_id, s.source, s.image_path, label_report(s, rng), kind="|".join(s.findings))
+        Example(s.id, s.patient, s.source, Path(s.image), label_report(s, rng), kind="|".join(s.present_labels))
         for s, rng in ((s, _rng(seed, "image", s)) for s in studies)
-        if s.findings
+        if s.present_labels
     ]
 
 
@@ -136,9 +136,9 @@ def read_texts(path: str | Path) -> list[Example]:
     return checked([Example(str(i), str(i), "", path, text) for i, text in enumerate(texts)], str(path))
 
 
-def images_of(studies: Iterable[Study]) -> list[Example]:
+def images_of(studies: Iterable[StudyRecord]) -> list[Example]:
     """X-rays to be encoded."""
-    return [Example(s.image_id, s.patient_id, s.source, s.image_path, "") for s in studies]
+    return [Example(s.id, s.patient, s.source, Path(s.image), "") for s in studies]
 
 
 def drawings_of(reports: Iterable[Example]) -> list[Example]:
@@ -170,8 +170,8 @@ def checked(examples: list[Example], what: str) -> list[Example]:
     return examples
 
 
-def _rng(seed: int, task: str, study: Study) -> random.Random:
-    return random.Random(f"{seed}-{task}-{study.image_id}")
+def _rng(seed: int, task: str, study: StudyRecord) -> random.Random:
+    return random.Random(f"{seed}-{task}-{study.id}")
 
 
 def read_json(path: str | Path):

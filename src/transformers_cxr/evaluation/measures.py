@@ -14,7 +14,7 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ..classifiers import load_classifier
-from ..data.readers.image_folder import read_image_folder
+from ..data.store import open_records
 from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
 from ..llm_cxr.processing_llm_cxr import LlmCxrProcessor
 from .examples import Example
@@ -153,7 +153,7 @@ def image_measures(
         prefix = f"{Path(name).name}_"
         measures.append(_distributions(ImageDistribution(features), drawn, real, reconstructions, prefix))
         if arguments.training_split:
-            training = [str(s.image_path) for s in read_image_folder(arguments.data_dir, arguments.training_split)]
+            training = [s.image for s in open_records(arguments.data_dir, arguments.training_split)]
             measures.append(_of_metric(TrainingImageDistance(features, training), drawn, real, prefix))
     return measures
 

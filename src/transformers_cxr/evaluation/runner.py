@@ -17,7 +17,7 @@ from tqdm import tqdm
 from transformers import AutoModel, AutoProcessor
 
 from ..checkpoints import checkpoint
-from ..data.readers.image_folder import read_image_folder
+from ..data.store import open_records
 from ..files import atomic_write, file_fingerprint
 from ..llm_cxr.image_processing_llm_cxr import save_image
 from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
@@ -209,7 +209,7 @@ def _examples(arguments: EvaluationArguments, tasks: list[str]) -> dict[str, lis
     """The examples of each task, in an order of which a smaller evaluation takes the beginning."""
     seed, studies = arguments.seed, []
     if arguments.data_dir:
-        studies = read_image_folder(arguments.data_dir, arguments.split)
+        studies = open_records(arguments.data_dir, arguments.split)
     found: dict[str, Callable[[], list[Example]]] = {
         "report": lambda: references.label_derived_reports(studies, arguments.instruction, seed),
         "image": lambda: references.label_derived_drawings(studies, seed),

@@ -1,6 +1,7 @@
 import pytest
 
-from transformers_cxr.data.readers.image_folder import CHESTXRAY14_LABELS, Study, list_images, read_image_folder
+from transformers_cxr.data import StudyRecord, read_image_folder
+from transformers_cxr.data.readers.image_folder import CHESTXRAY14_LABELS
 
 HEADER = "file_name,split,source,patient_id,view,sex,age,age_group,finding_labels,etiology,license"
 ROWS = [
@@ -11,131 +12,87 @@ ROWS = [
 ]
 
 
-def write_metadata(folder, *rows, header=HEADER):
-    (folder / "metadata.csv").write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+@pytest.fixture
+def write(tmp_path):
+    def write_metadata(*rows, header=HEADER):
+        (tmp_path / "metadata.csv").write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+        return tmp_path
+
+    return write_metadata
 
 
-def test_row_becomes_a_study_with_the_path_of_its_image(tmp_path):
-    write_metadata(tmp_path, *ROWS)
-    assert read_image_folder(tmp_path, "validation") == [
-        Study(
-            image_path=tmp_path / "a/1.jpeg",
-            image_id="a/1.jpeg",
-            split="validation",
+def test_row_of_the_metadata_becomes_a_record(write):
+    folder = write(*ROWS)
+    assert list(read_image_folder(folder, "validation")) == [
+        StudyRecord(
+            id="a/1.jpeg",
+            patient="p1",
+            image=str(folder / "a/1.jpeg"),
             source="kermany",
-            patient_id="p1",
+            study="a/1.jpeg",
+            split="validation",
             view="AP",
             age_group="child",
-            sex="",
-            findings=("Pneumonia",),
-            etiology="viral",
+            labels={"Pneumonia": 1, "Bacterial Pneumonia": 0, "Viral Pneumonia": 1},
         )
     ]
 
 
-def test_studies_of_one_split_come_in_the_order_of_the_file(tmp_path):
-    write_metadata(tmp_path, *ROWS)
-    assert [study.image_id for study in read_image_folder(tmp_path, "train")] == ["b/2.png", "c/3.png", "a/0.jpeg"]
+def test_records_are_those_of_one_split_or_all_in_the_order_of_the_metadata(write):
+    folder = write(*ROWS)
+    assert [record.id for record in read_image_folder(str(folder), "train")] == ["b/2.png", "c/3.png", "a/0.jpeg"]
+    assert [record.split for record in read_image_folder(folder)] == ["train", "validation", "train", "train"]
 
 
-def test_finding_labels_are_split_and_an_empty_cell_is_not_labelled(tmp_path):
-    write_metadata(tmp_path, *ROWS)
-    findings = [study.findings for study in read_image_folder(tmp_path, "train")]
-    assert findings == [("Effusion", "Pleural_Thickening"), (), ("No Finding",)]
+def test_missing_labels_are_absent_only_if_the_dataset_labels_all_of_them(write):
+    adult, unlabelled, child = read_image_folder(write(*ROWS), "train")
+    assert adult.present_labels == ("Effusion", "Pleural_Thickening")
+    assert set(adult.absent_labels) == set(CHESTXRAY14_LABELS) - {"Effusion", "Pleural_Thickening"}
+    assert unlabelled.labels == {}
+    assert child.labels == {"Pneumonia": 0, "No Finding": 1}
 
 
-def test_findings_are_known_to_be_absent_where_the_dataset_labels_them_for_every_image(tmp_path):
-    write_metadata(tmp_path, *ROWS)
-    adult, unlabelled, child = read_image_folder(tmp_path, "train")
-    assert set(adult.absent) == set(CHESTXRAY14_LABELS) - {"Effusion", "Pleural_Thickening"}
-    assert unlabelled.absent == ()
-    assert child.absent == ("Pneumonia",)
+def test_labels_sexes_and_age_groups_are_read_in_any_case(write):
+    (record,) = read_image_folder(write(ROWS[0].replace("F,61,adult,Effusion|Pleural_Thickening", "Female,61,Adult,normal")))
+    assert (record.sex, record.age_group, record.present_labels) == ("F", "adult", ("No Finding",))
 
 
-def test_folder_may_be_a_string(tmp_path):
-    write_metadata(tmp_path, *ROWS)
-    assert read_image_folder(str(tmp_path), "train") == read_image_folder(tmp_path, "train")
+def test_metadata_may_begin_with_a_byte_order_mark(write):
+    assert len(list(read_image_folder(write(ROWS[3], header="\ufeff" + HEADER)))) == 1
 
 
-def test_patient_with_two_images_of_one_split_is_read(tmp_path):
-    write_metadata(tmp_path, ROWS[3], ROWS[3].replace("a/0", "a/9"))
-    assert len(read_image_folder(tmp_path, "train")) == 2
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_patient_in_two_splits_is_an_error_whichever_split_is_read(write, split):
+    with pytest.raises(ValueError, match="'p0'"):
+        list(read_image_folder(write(ROWS[3], ROWS[3].replace("train", "validation")), split))
+    # Patients of two datasets are two patients, and a patient may have two images of one split.
+    folder = write(ROWS[3], ROWS[3].replace("a/0", "a/9"), ROWS[0].replace("p2", "p0").replace("train", "validation"))
+    assert len(list(read_image_folder(folder))) == 3
 
 
-def test_missing_metadata_raises_and_names_the_folder(tmp_path):
-    with pytest.raises(FileNotFoundError, match=str(tmp_path)):
-        read_image_folder(tmp_path, "train")
-
-
-def test_missing_columns_are_named(tmp_path):
-    write_metadata(tmp_path, "a/1.png,train,p1", header="file_name,split,patient_id")
+def test_missing_columns_unknown_values_and_empty_splits_are_named(write):
     with pytest.raises(ValueError, match=r"\['age_group', 'etiology', 'finding_labels', 'sex', 'source', 'view'\]"):
-        read_image_folder(tmp_path, "train")
-
-
-def test_patient_in_two_splits_raises_whichever_split_is_read(tmp_path):
-    write_metadata(tmp_path, ROWS[3], ROWS[3].replace("train", "validation"))
-    for split in ("train", "validation"):
-        with pytest.raises(ValueError, match="'p0'"):
-            read_image_folder(tmp_path, split)
-
-
-def test_patients_of_two_sources_are_two_patients(tmp_path):
-    write_metadata(tmp_path, ROWS[3], ROWS[0].replace("p2", "p0").replace("train", "validation"))
-    assert len(read_image_folder(tmp_path, "train")) == len(read_image_folder(tmp_path, "validation")) == 1
-
-
-def test_metadata_may_begin_with_a_byte_order_mark(tmp_path):
-    write_metadata(tmp_path, ROWS[3], header="\ufeff" + HEADER)
-    assert len(read_image_folder(tmp_path, "train")) == 1
-
-
-def test_sex_and_age_group_have_the_names_of_records_and_others_are_named_with_their_row(tmp_path):
-    write_metadata(tmp_path, ROWS[0].replace("F,61,adult", "Female,61,Adult"))
-    (study,) = read_image_folder(tmp_path, "train")
-    assert (study.sex, study.age_group) == ("F", "adult")
-    write_metadata(tmp_path, ROWS[1], ROWS[0].replace("adult", "60-69"))
+        list(read_image_folder(write("a/1.png,train,p1", header="file_name,split,patient_id")))
     with pytest.raises(ValueError, match="Row 2 of '.*metadata.csv' has the age_group '60-69'; expected one of"):
-        read_image_folder(tmp_path, "train")
-
-
-def test_normal_is_no_finding_whatever_the_case(tmp_path):
-    names = dict(zip(HEADER.split(","), ROWS[0].split(",")))
-    write_metadata(
-        tmp_path, *(",".join((names | {"finding_labels": label}).values()) for label in ("normal", "NO_FINDING"))
-    )
-    assert [study.findings for study in read_image_folder(tmp_path, names["split"])] == [("No Finding",)] * 2
-
-
-def test_split_without_images_raises_and_names_it(tmp_path):
-    write_metadata(tmp_path, *ROWS)
+        list(read_image_folder(write(ROWS[1], ROWS[0].replace("adult", "60-69"))))
     with pytest.raises(ValueError, match="split 'test'"):
-        read_image_folder(tmp_path, "test")
+        list(read_image_folder(write(*ROWS), "test"))
 
 
-def test_images_are_listed_with_the_source_of_their_metadata(tmp_path):
-    write_metadata(tmp_path, *ROWS)
-    for split in ("train", "validation"):
-        studies = read_image_folder(tmp_path, split)
-        assert list_images(tmp_path, split) == (
-            [study.image_path for study in studies],
-            [study.source for study in studies],
-        )
-
-
-def test_without_metadata_all_images_are_listed_with_the_folder_they_are_in(tmp_path):
+def test_without_metadata_all_images_are_read_with_their_folder_as_source(tmp_path):
     names = ["ct/a/2.PNG", "ct/b.tif", "mri/1.jpeg", "zero.webp"]
     for name in [*names, "ct/notes.txt", "mri/1.json"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    paths, sources = list_images(str(tmp_path), "train")
-    assert paths == [tmp_path / name for name in names]
-    assert sources == ["ct", "ct", "mri", ""]
+    records = list(read_image_folder(tmp_path, "train"))
+    assert [(record.id, record.image) for record in records] == [(name, str(tmp_path / name)) for name in names]
+    assert [record.source for record in records] == ["ct", "ct", "mri", ""]
+    assert {record.split for record in records} == {"train"}
 
 
-def test_folders_without_an_image_and_missing_ones_are_named(tmp_path):
+def test_folder_without_an_image_and_missing_folder_are_named(tmp_path):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(FileNotFoundError, match=f"No image in '{tmp_path}': expected files .png, .jpg"):
-        list_images(tmp_path, "train")
+        list(read_image_folder(tmp_path, "train"))
     with pytest.raises(FileNotFoundError, match="There is no folder '.*/nowhere'"):
-        list_images(tmp_path / "nowhere", "train")
+        list(read_image_folder(tmp_path / "nowhere", "train"))

@@ -3,7 +3,7 @@ import gzip
 import pytest
 
 from transformers_cxr.data.readers.mimic_cxr import read_mimic_cxr
-from transformers_cxr.data.records import SkipReport, StudyRecord, load_rows, select_records, write_records
+from transformers_cxr.data import SkipReport, StudyRecord, load_records, select_records, write_records
 
 
 def read(mimic, **options):
@@ -55,7 +55,7 @@ def test_lateral_views_and_the_split_have_one_name(mimic):
 
 def test_selections_of_the_paper_follow_from_the_records(mimic, tmp_path):
     write_records(read_mimic_cxr(mimic.jpg, mimic.reports), tmp_path / "mimic.parquet")
-    rows = load_rows(tmp_path / "mimic.parquet", cache_dir=tmp_path / "cache")
+    rows = load_records(tmp_path / "mimic.parquet", cache_dir=tmp_path / "cache")
     stage_1 = select_records(rows, splits=["train"])
     stage_2 = select_records(rows, splits=["train"], views=["AP", "PA"], first_study=True, sections="impression")
     evaluation = select_records(rows, splits=["validation", "test"], views=["AP", "PA"])
@@ -102,7 +102,7 @@ def test_images_are_not_needed_for_training_from_codes(mimic):
     for image in mimic.images:
         mimic.path_of(image).unlink()
     assert len(read(mimic, images_needed=False)[0]) == 6
-    with pytest.raises(ValueError, match="There is no record"):
+    with pytest.raises(ValueError, match="at least one record"):
         write_records(read(mimic)[0], mimic.jpg / "none.parquet")
 
 

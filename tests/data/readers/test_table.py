@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from transformers_cxr.data.readers.table import read_table, table_rows
-from transformers_cxr.data.records import SkipReport, StudyRecord, check_patients, record_row
+from transformers_cxr.data import SkipReport, StudyRecord, check_patients
 
 ROWS = [
     {
@@ -82,7 +82,7 @@ def test_patient_of_two_tables_in_a_folder_is_one_patient(folder, monkeypatch):
     monkeypatch.chdir(write(folder / "train.csv", ROWS[:1]).parent)
     write(folder / "validation.csv", ROWS[:1])
     sets = {
-        name: [record_row(record) for record in read_table(f"{name}.csv", COLUMNS)] for name in ("train", "validation")
+        name: list(read_table(f"{name}.csv", COLUMNS)) for name in ("train", "validation")
     }
     with pytest.raises(ValueError, match=f"such as '007' of '{folder.name}'"):
         check_patients(**sets)

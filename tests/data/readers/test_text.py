@@ -3,7 +3,7 @@ import json
 import pytest
 
 from transformers_cxr.data.readers.text import read_texts, write_texts
-from transformers_cxr.data.records import SkipReport, load_rows
+from transformers_cxr.data import SkipReport, load_records
 
 
 def text(value):
@@ -40,7 +40,7 @@ def test_chats_keep_their_turns_and_are_read_back_as_they_were_written(tmp_path)
     ]
     rows = list(read_texts(write(tmp_path / "chat.jsonl", {"messages": messages})))
     assert write_texts(rows, tmp_path / "texts.parquet") == 1
-    loaded = load_rows(tmp_path / "texts.parquet", cache_dir=tmp_path / "cache")
+    loaded = load_records(tmp_path / "texts.parquet", cache_dir=tmp_path / "cache")
     assert loaded[0] == rows[0]
     assert [part["content"][0]["text"] for part in loaded[0]["messages"]] == ["Be short.", "Hi", "Hi.", "Bye", "Bye."]
 
@@ -69,5 +69,5 @@ def test_what_cannot_be_used_is_counted_under_its_reason_and_listed(tmp_path):
 def test_rows_of_neither_form_and_files_of_nothing_usable_are_errors(tmp_path):
     with pytest.raises(ValueError, match=r"row 1 has \['prompt'\]"):
         list(read_texts(write(tmp_path / "t.jsonl", {"prompt": "Hi"})))
-    with pytest.raises(ValueError, match="nothing to write"):
+    with pytest.raises(ValueError, match="at least one row to write"):
         write_texts([], tmp_path / "texts.parquet")

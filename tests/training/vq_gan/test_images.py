@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from transformers_cxr import LlmCxrImageProcessor
 from transformers_cxr.data.dicom_output import image_to_dicom
 from transformers_cxr.data.image_source import open_source
-from transformers_cxr.data.readers.image_folder import list_images
+from transformers_cxr.data.store import open_records
 from transformers_cxr.training.vq_gan.images import ImageDataset, ImageStream, collate_images, is_streamed
 
 
@@ -75,8 +75,10 @@ def test_a_folder_of_dicom_files_of_any_name_is_listed_and_read(tmp_path, image_
     # What a DICOM folder holds beside images.
     dataset.save_as(tmp_path / "DICOMDIR")
     (tmp_path / "README").write_text("DICM")
-    paths, sources = list_images(tmp_path, "train")
-    assert (paths, sources) == ([tmp_path / name for name in names], ["", "", "ct", "study"])
+    records = open_records(tmp_path, "train")
+    paths = [record.image for record in records]
+    assert paths == [str(tmp_path / name) for name in names]
+    assert [record.source for record in records] == ["", "", "ct", "study"]
     dataset = ImageDataset(paths, image_processor)
     expected = image_processor(image, return_tensors="pt").pixel_values[0]
     assert all(torch.equal(dataset[i]["pixel_values"], expected) for i in range(4))

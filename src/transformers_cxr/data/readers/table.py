@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 
 from ...files import open_text
 from ...reports.sections import parse_report
-from ..records import SkipReport, StudyRecord, label_value
-from .image_folder import AGE_GROUPS, SEXES, label_name
+from ..records import SkipReport, StudyRecord, label_name, label_value
+from .image_folder import AGE_GROUPS, SEXES
 
 # What a map may name: the fields of a record, and a column with the whole report in place of its sections.
 FIELDS = {item.name for item in dataclasses.fields(StudyRecord)} | {"report"}

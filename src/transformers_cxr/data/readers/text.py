@@ -8,7 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..records import IMAGE_TOKENS, SkipReport, write_rows
+from ..records import IMAGE_TOKENS, SkipReport
+from ..store import write_rows
 from .table import table_rows
 
 _PART = pa.struct([("type", pa.string()), ("text", pa.string())])

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ..records import QuestionRecord, SkipReport, StudyRecord
+from ..records import SkipReport, StudyRecord
 from .table import folder_name, identifier_of, image_path, split_name, table_rows, text_of
 
 # How VQA-RAD, SLAKE and others name the image of a question.
@@ -27,7 +27,7 @@ def read_vqa(
     split: str = "",
     skip_report: SkipReport | None = None,
     images_needed: bool = True,
-) -> Iterator[QuestionRecord]:
+) -> Iterator[StudyRecord]:
     """
     Reads questions with their answers.
 
@@ -55,7 +55,7 @@ def read_vqa(
             Skip images that have no file. Without this, codes suffice for training.
 
     Yields:
-        [`QuestionRecord`]. That of an image has its path in the file as id, study and patient, since these sets name no
+        [`StudyRecord`]. That of an image has its path in the file as id, study and patient, since these sets name no
         patient: their own splits are by image.
 
     Raises:
@@ -100,10 +100,6 @@ def read_vqa(
                     patient=image,
                     study=image,
                     image=str(images_dir / image),
-                    view="",
-                    findings="",
-                    impression="",
-                    labels={},
                     split=split_name(text_of(row.get("split")) or split),
                     source=source or folder_name(path),
                 )
@@ -121,8 +117,7 @@ def read_vqa(
                 continue
             for record in about:
                 report.used += 1
-                fields = {item.name: getattr(record, item.name) for item in dataclasses.fields(StudyRecord)}
-                yield QuestionRecord(**fields, question=question, answer=answer)
+                yield dataclasses.replace(record, question=question, answer=answer)
 
 
 def parse_question_answers(text: str) -> list[dict[str, str]]:

@@ -18,7 +18,7 @@ class PneumoniaAgreement(CxrMetric):
     Balanced accuracy of "normal" or "pneumonia" (`finding_balanced_accuracy`) and of "bacterial" or "viral"
     (`etiology_balanced_accuracy`): the mean over the classes of the share of their studies whose report says so. Studies whose
     reference says neither are left out; a prediction that says neither is wrong. Both are read by the rules of
-    `transformers_cxr.data.instructions`, which read every label-derived report right.
+    `transformers_cxr.data.conversations`, which read every label-derived report right.
     """
 
     FEATURES = Features({"predictions": Value("string"), "references": Value("string")})
