@@ -312,7 +312,7 @@ def main(args: Arguments):
 
     progress.close()
     if unreadable:
-        total = f" of {len(paths)}" if order else ""
+        total = f" of {len(dataset)}" if order else ""
         logger.warning(f"{len(unreadable)}{total} images could not be read.", main_process_only=False)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:

@@ -298,7 +298,7 @@ def test_codes_of_another_image_tokenizer_are_refused(run, records):
     table = pq.read_table(records)
     pq.write_table(table.replace_schema_metadata({"transformers_cxr_tokenizer": "another"}), records)
     with pytest.raises(
-        ValueError, match=f"The codes in '{records}' are of another image tokenizer .*fingerprint another"
+        ValueError, match=f"The codes in '{records}' were made by another image tokenizer .* got another"
     ):
         run()
 

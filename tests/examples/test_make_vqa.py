@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from transformers_cxr.data.readers.vqa import read_vqa
+from transformers_cxr.data.records import StudyRecord
 from transformers_cxr.data.store import write_records
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "make_vqa.py"
@@ -18,6 +19,18 @@ CHAT_TEMPLATE = (
 def make_vqa(load_script):
     with load_script("examples/make_vqa.py") as module:
         yield module
+
+
+@pytest.fixture
+def make_record():
+    def make(number, **fields):
+        values = {
+            "id": f"image-{number}", "patient": f"patient-{number}", "study": f"study-{number}", "image": f"{number}.png",
+            "source": "made", "split": "train", "findings": "Clear lungs.", "impression": "Normal.",
+        }  # fmt: skip
+        return StudyRecord(**(values | fields))
+
+    return make
 
 
 @pytest.fixture

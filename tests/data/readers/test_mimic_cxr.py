@@ -2,8 +2,8 @@ import gzip
 
 import pytest
 
-from transformers_cxr.data.readers.mimic_cxr import read_mimic_cxr
 from transformers_cxr.data import SkipReport, StudyRecord, load_records, select_records, write_records
+from transformers_cxr.data.readers.mimic_cxr import read_mimic_cxr
 
 
 def read(mimic, **options):

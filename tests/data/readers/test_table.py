@@ -5,8 +5,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from transformers_cxr.data.readers.table import read_table, table_rows
 from transformers_cxr.data import SkipReport, StudyRecord, check_patients
+from transformers_cxr.data.readers.table import read_table, table_rows
 
 ROWS = [
     {

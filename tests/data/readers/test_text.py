@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from transformers_cxr.data.readers.text import read_texts, write_texts
 from transformers_cxr.data import SkipReport, load_records
+from transformers_cxr.data.readers.text import read_texts, write_texts
 
 
 def text(value):
