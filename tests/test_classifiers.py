@@ -26,7 +26,9 @@ def images() -> torch.Tensor:
 @pytest.mark.parametrize(
     ("value_range", "expected"), [((-1024, 1024), [-1024, -512, 0, 1280]), ((0, 255), [0, 63.75, 127.5, 286.875])]
 )
-def test_pixels_are_averaged_over_colors_and_mapped_to_the_range_of_the_network_without_clipping(value_range, expected):
+def test_pixels_are_averaged_over_colors_and_mapped_to_the_range_of_the_network_without_clipping(
+    value_range, expected
+):
     values = torch.tensor([-1.0, -0.5, 0.0, 1.25]).expand(1, 1, 4, 4)
     classifier = XrayClassifier(nn.Flatten(), 4, value_range)
     pixel_values = torch.cat([values - 1, values, values + 1], dim=1)
@@ -110,7 +112,9 @@ def test_missing_packages_weights_and_names_are_errors_with_the_way_out(monkeypa
     monkeypatch.setattr("torchxrayvision.models.DenseNet", offline)
     with pytest.raises(OSError, match=r"'densenet121-res224-all'.*no network.*torchxrayvision/models_data"):
         load_classifier("densenet121-res224-all")
-    with pytest.raises(ValueError, match="'nowhere' is neither a folder nor a DenseNet of torchxrayvision: densenet121-"):
+    with pytest.raises(
+        ValueError, match="'nowhere' is neither a folder nor a DenseNet of torchxrayvision: densenet121-"
+    ):
         load_classifier("nowhere")
     monkeypatch.setitem(sys.modules, "torchxrayvision.models", None)
     with pytest.raises(ImportError, match=r"'densenet121-res224-all' is not a folder.*transformers-cxr\[clinical\]"):

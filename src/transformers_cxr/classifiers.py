@@ -30,13 +30,13 @@ ELEVEN_LABELS = (
 
 class XrayClassifier(nn.Module):
     """
-    A frozen classifier of the pixels of [`CXRVQTokenizer`]. It averages their channels, resizes them and maps them to the
-    values that the network was trained on. Gradients reach the pixels, not the network.
+    A frozen classifier of the pixels of [`CXRVQTokenizer`]. It averages their channels, resizes them and maps them to
+    the values that the network was trained on. Gradients reach the pixels, not the network.
 
     Args:
         backbone (`nn.Module`):
-            Returns features of shape `(batch_size, num_features)` or `(batch_size, num_features, height, width)` for images
-            of shape `(batch_size, 1, image_size, image_size)`.
+            Returns features of shape `(batch_size, num_features)` or `(batch_size, num_features, height, width)` for
+            images of shape `(batch_size, 1, image_size, image_size)`.
         image_size (`int`):
             Height and width in pixels that `backbone` expects.
         value_range (`tuple[float, float]`):
@@ -46,7 +46,8 @@ class XrayClassifier(nn.Module):
         label_names (`Sequence[str]`, *optional*, defaults to `()`):
             Labels of the logits. Those without a name are left out of `label_names` and `probabilities`.
         thresholds (`Sequence[float]`, *optional*):
-            Probability from which each label is present, for a multi-label head. By default exactly one label is present.
+            Probability from which each label is present, for a multi-label head. By default exactly one label is
+            present.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class XrayClassifier(nn.Module):
         return features.mean(dim=(2, 3)) if features.ndim == 4 else features
 
     def forward(self, pixel_values: torch.FloatTensor) -> torch.FloatTensor:
-        """Return the probabilities, of shape `(batch_size, num_labels)`, of images as in [`~XrayClassifier.features`]."""
+        """Return the probabilities of the labels, of shape `(batch_size, num_labels)`, of the images of `features`."""
         logits = self.head(self.features(pixel_values))
         return (logits.softmax(dim=-1) if self.thresholds is None else logits.sigmoid())[:, self.columns]
 
@@ -102,7 +103,8 @@ class XrayClassifier(nn.Module):
 
         Args:
             images (`Sequence`):
-                PIL images, paths or arrays, as [`LlmCxrImageProcessor`] takes them. They are prepared as for the model.
+                PIL images, paths or arrays, as [`LlmCxrImageProcessor`] takes them. They are prepared as for the
+                model.
             batch_size (`int`, *optional*, defaults to 32):
                 Images per batch.
 
@@ -124,8 +126,8 @@ class XrayClassifier(nn.Module):
 
     def distance(self, reconstruction: torch.FloatTensor, pixel_values: torch.FloatTensor) -> torch.FloatTensor:
         """
-        Return the clinical loss, of shape `()`: the mean squared difference of the features of two batches of images (arXiv
-        2305.11490, section 3.1, which leaves the layer and the reduction open).
+        Return the clinical loss, of shape `()`: the mean squared difference of the features of two batches of images
+        (arXiv 2305.11490, section 3.1, which leaves the layer and the reduction open).
         """
         with torch.no_grad():
             target = self.features(pixel_values)
@@ -153,9 +155,9 @@ def load_classifier(name_or_path: str, label_names: Sequence[str] | None = None)
 
     Args:
         name_or_path (`str`):
-            Folder of a Transformers image classifier with its image processor, a convolutional network whose head is named
-            `classifier` (ResNet, ConvNeXt, EfficientNet, RegNet ...), or the name of a DenseNet of torchxrayvision, such as
-            `"densenet121-res224-all"`, which the paper uses (arXiv 2305.11490, section 3.1).
+            Folder of a Transformers image classifier with its image processor, a convolutional network whose head is
+            named `classifier` (ResNet, ConvNeXt, EfficientNet, RegNet ...), or the name of a DenseNet of
+            torchxrayvision, such as `"densenet121-res224-all"`, which the paper uses (arXiv 2305.11490, section 3.1).
         label_names (`Sequence[str]`, *optional*):
             Labels to keep, such as `ELEVEN_LABELS`. All by default.
 
@@ -194,8 +196,8 @@ def load_classifier(name_or_path: str, label_names: Sequence[str] | None = None)
         model = DenseNet(weights=name_or_path)
     except OSError as error:
         raise OSError(
-            f"The weights of torchxrayvision's '{name_or_path}' could not be read or downloaded: {error}. Put them into "
-            "'~/.torchxrayvision/models_data', or give the folder of another classifier."
+            f"The weights of torchxrayvision's '{name_or_path}' could not be read or downloaded: {error}. Put them "
+            "into '~/.torchxrayvision/models_data', or give the folder of another classifier."
         ) from error
     return XrayClassifier(
         # The network's own pooling comes after this activation.

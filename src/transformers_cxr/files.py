@@ -20,8 +20,8 @@ from typing import Any
 @contextmanager
 def atomic_write(path: str | os.PathLike, overwrite: bool = True) -> Iterator[Path]:
     """
-    Return a path beside `path` to write a file or a folder to. At the end of the block its content is flushed to the disk and
-    renamed to `path` in one step; after an error it is removed. A killed process leaves `path` as it was.
+    Return a path beside `path` to write a file or a folder to. At the end of the block its content is flushed to the
+    disk and renamed to `path` in one step; after an error it is removed. A killed process leaves `path` as it was.
 
     Args:
         path (`str` or `os.PathLike`):
@@ -139,8 +139,8 @@ def check_same_settings(path: str | os.PathLike, settings: dict[str, Any], repla
         if known.get(name) != settings.get(name)
     ]
     raise ValueError(
-        f"'{path.parent}' holds the results of a run with other settings: {'; '.join(changes)}. Use the settings of that run, "
-        "or choose another output folder."
+        f"'{path.parent}' holds the results of a run with other settings: {'; '.join(changes)}. Use the settings of "
+        "that run, or choose another output folder."
     )
 
 

@@ -18,7 +18,9 @@ def test_a_gguf_file_is_dequantized(tmp_path, monkeypatch, source):
     calls = []
     # The tests do not have the package gguf.
     for auto_class in (AutoTokenizer, AutoModelForCausalLM):
-        monkeypatch.setattr(auto_class, "from_pretrained", lambda *args, **kw: calls.append((*args, kw)) or torch.nn.Module())
+        monkeypatch.setattr(
+            auto_class, "from_pretrained", lambda *args, **kw: calls.append((*args, kw)) or torch.nn.Module()
+        )
     info = tmp_path / "small_model-1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Name: small-model\nVersion: 1\n")

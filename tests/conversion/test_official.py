@@ -22,7 +22,8 @@ VOCABULARY = TEXT_TOKENS + CODEBOOK_SIZE
 INSTRUCTION_TOKENS = ["### End", "### Instruction:", "### Response:\n"]
 REPORT_INSTRUCTION = "Generate free-text radiology reports for the entered chest X-ray images."
 IMAGE_INSTRUCTION = (
-    "Generate a chest X-ray image that corresponds to the entered free-text radiology reports for the chest X-ray image."
+    "Generate a chest X-ray image that corresponds to the entered free-text radiology reports for the chest X-ray "
+    "image."
 )
 REPORT = "Moderate right pleural effusion (<1 cm), SpO2 > 90%.  No pneumothorax."
 SETTINGS = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -30,13 +31,19 @@ SETTINGS |= {"intermediate_size": 64, "tie_word_embeddings": False}
 
 
 def write_tokenizer(folder, text_tokens=TEXT_TOKENS):
-    """Write a byte-level BPE like that of GPT-NeoX (NFC, runs of spaces as added tokens), of exactly `text_tokens` tokens."""
+    """Write a byte-level BPE of `text_tokens` tokens like that of GPT-NeoX (NFC, runs of spaces as added tokens)."""
     tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     # `image` becomes a token, and `<` and `>` merge with their neighbors.
-    corpus = [REPORT_INSTRUCTION, IMAGE_INSTRUCTION, REPORT, "image\n\nimage <image> (<image>).", "a ><b >\n\n\n <c \n\n"]
+    corpus = [
+        REPORT_INSTRUCTION,
+        IMAGE_INSTRUCTION,
+        REPORT,
+        "image\n\nimage <image> (<image>).",
+        "a ><b >\n\n\n <c \n\n",
+    ]
     trainer = trainers.BpeTrainer(
         vocab_size=600,
         special_tokens=["<|endoftext|>", "<|padding|>"],
@@ -104,7 +111,12 @@ def official(tmp_path_factory, make_taming_vq_gan):
     vq_gan, *paths = make_taming_vq_gan(
         folder, n_embed=CODEBOOK_SIZE, resolution=256, ch_mult=[1, 1, 1, 1, 1], attn_resolutions=[16]
     )
-    return model, tokenizers.Tokenizer.from_file(str(language_model / "tokenizer.json")), vq_gan, (language_model, *paths)
+    return (
+        model,
+        tokenizers.Tokenizer.from_file(str(language_model / "tokenizer.json")),
+        vq_gan,
+        (language_model, *paths),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -282,7 +294,10 @@ def test_weights_of_every_kind_and_dtype_convert(official, parts, monkeypatch, k
     model, info = AutoModel.from_pretrained(parts[-1], output_loading_info=True)
     assert not any(info.values()), info
     assert model.vq_tokenizer.dtype == torch.float32
-    for name, module in (("gpt_neox.embed_in", model.get_input_embeddings()), ("lm_head", model.get_output_embeddings())):
+    for name, module in (
+        ("gpt_neox.embed_in", model.get_input_embeddings()),
+        ("lm_head", model.get_output_embeddings()),
+    ):
         assert torch.equal(module.weight, half[name + ".weight"].to(dtype or torch.bfloat16))
 
 
@@ -340,13 +355,21 @@ def other_vq_gan(parts, official):
         (remove("pytorch_model.bin"), FileNotFoundError, "No weights in .*zero_to_fp32.py"),
         (truncate("pytorch_model.bin"), ValueError, "pytorch_model.bin': it is truncated"),
         (truncate("model.safetensors"), ValueError, "model.safetensors': it is truncated"),
-        (change_config(num_hidden_layers=3), ValueError, "`config.json` does not match.* are missing: gpt_neox.layers.2"),
+        (
+            change_config(num_hidden_layers=3),
+            ValueError,
+            "`config.json` does not match.* are missing: gpt_neox.layers.2",
+        ),
         (change_config(intermediate_size=128), ValueError, r"another shape: .*\(64, 32\) instead of \(128, 32\)"),
         (change_config(model_type="llama"), ValueError, "of type 'llama'.*from_language_model"),
         (remove("config.json"), FileNotFoundError, "No `config.json`"),
         (remove("tokenizer.json"), FileNotFoundError, "No `tokenizer.json`"),
         (truncate("tokenizer.json"), ValueError, "tokenizer.json' is not a JSON file"),
-        (lambda parts, _: write_tokenizer(parts[0], 50282), ValueError, "of 50281 tokens .*51305 emb.*got 50282 tokens"),
+        (
+            lambda parts, _: write_tokenizer(parts[0], 50282),
+            ValueError,
+            "of 50281 tokens .*51305 emb.*got 50282 tokens",
+        ),
         (plain_tokenizer, ValueError, "lacks the tokens .*### Response:.*not that of LLM-CXR"),
         (other_vq_gan, ValueError, "does not match the weights"),
         (lambda parts, _: parts[-1].mkdir(), FileExistsError, "output' exists"),
@@ -374,7 +397,8 @@ def test_pickles_that_run_code_are_refused_and_not_run(official, parts, format):
 
 
 @pytest.mark.parametrize(
-    ("ending", "message"), [(("embed_out.weight", "lm_head.weight"), "logits of the conv.* differ"), ("quant_conv.bias", "VQ-GAN differs")]
+    ("ending", "message"),
+    [(("embed_out.weight", "lm_head.weight"), "logits of the conv.* differ"), ("quant_conv.bias", "VQ-GAN differs")],
 )
 def test_a_conversion_that_went_wrong_is_noticed_and_leaves_nothing(parts, monkeypatch, ending, message):
     def save_wrongly(tensors, *args, **kwargs):

@@ -66,7 +66,9 @@ class Call:
 def test_a_hostile_pickle_is_refused_and_not_executed(convert, tmp_path, protocol, place):
     marker = tmp_path / "executed"
     call = Call(os.mkdir, str(marker))
-    content = {"whole file": call, "id": {call: CODES}, "codes": {"x": call}, "code": {"x": [*CODES[:-1], call]}}[place]
+    content = {"whole file": call, "id": {call: CODES}, "codes": {"x": call}, "code": {"x": [*CODES[:-1], call]}}[
+        place
+    ]
     with pytest.raises(ValueError, match=r"refers to '.*\.mkdir'.* Nothing in it was executed"):
         convert(content, protocol)
     assert not marker.exists()

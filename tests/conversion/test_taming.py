@@ -82,7 +82,9 @@ def vq_gan(make_taming_vq_gan, tmp_path):
 
 @torch.no_grad()
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_codes_and_images_are_those_of_taming_and_weights_survive_both_ways(make_taming_vq_gan, tmp_path, architecture):
+def test_codes_and_images_are_those_of_taming_and_weights_survive_both_ways(
+    make_taming_vq_gan, tmp_path, architecture
+):
     reference, *paths = make_taming_vq_gan(tmp_path, **ARCHITECTURES[architecture])
     vq_tokenizer = vq_tokenizer_from_taming(*paths)
     assert not vq_tokenizer.training
@@ -228,7 +230,9 @@ def test_a_hostile_pickle_is_refused_and_not_executed(vq_gan, tmp_path, name, pl
     if place == "bare pickle":
         path.write_bytes(pickle.dumps(content))
     else:
-        content = {"whole file": call, "tensor": {"state_dict": state | {"encoder.conv_in.weight": call}}}.get(place, content)
+        content = {"whole file": call, "tensor": {"state_dict": state | {"encoder.conv_in.weight": call}}}.get(
+            place, content
+        )
         protocol = {"pickle_protocol": 4} if place == "protocol 4" else {}
         torch.save(content, path, _use_new_zipfile_serialization=place != "legacy", **protocol)
     with pytest.raises(ValueError, match=f"'{path}'.*othing in it was executed|truncated"):

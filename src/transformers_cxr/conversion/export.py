@@ -1,11 +1,10 @@
-"""A checkpoint of this package as a plain language model, for servers that know only text."""
+"""Export of the backbone as a plain language model, for servers that support only text."""
 
 from __future__ import annotations
 
 import copy
 import json
 import os
-from pathlib import Path
 
 from ..files import atomic_write
 from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
@@ -16,14 +15,14 @@ def export_language_model(
     model: LlmCxrForCausalLM, processor: LlmCxrProcessor, save_directory: str | os.PathLike
 ) -> None:
     """
-    Writes the backbone and its tokenizer, which loads without this package. There an image is text: the tokens that begin
-    and end it around 256 code tokens (`<|cxr_0000|>` and so on), and the ids are those of the model.
+    Write the backbone and its tokenizer as a checkpoint that loads without this package. Its ids and logits are those
+    of the model. An image is text there: a start token, 256 code tokens (`<|cxr_0000|>` ...) and an end token.
 
     Args:
         model ([`LlmCxrForCausalLM`]), processor ([`LlmCxrProcessor`]):
-            What to export.
+            Model and processor to export.
         save_directory (`str` or `os.PathLike`):
-            Folder to write. It appears only when all of it is written.
+            Folder to write.
 
     Raises:
         FileExistsError: the folder exists.
@@ -36,15 +35,11 @@ def export_language_model(
         tokenizer = copy.deepcopy(processor.tokenizer)
         tokenizer.chat_template = processor.chat_template
         tokenizer.save_pretrained(partial)
-        _drop_tokens_beyond(partial, model.config.text_config.vocab_size)
-
-
-def _drop_tokens_beyond(folder: Path, vocab_size: int) -> None:
-    """Takes the tokens out that the backbone has no embedding for: the image tokens of the released LLM-CXR's layout."""
-    path = folder / "tokenizer.json"
-    tokenizer = json.loads(path.read_text(encoding="utf-8"))
-    tokenizer["added_tokens"] = [token for token in tokenizer["added_tokens"] if token["id"] < vocab_size]
-    path.write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
+        # The image tokens of the released LLM-CXR have no embeddings.
+        path, vocab_size = partial / "tokenizer.json", model.config.text_config.vocab_size
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content["added_tokens"] = [token for token in content["added_tokens"] if token["id"] < vocab_size]
+        path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
 
 __all__ = ["export_language_model"]

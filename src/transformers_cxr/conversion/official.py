@@ -1,6 +1,6 @@
 """
-Conversion of the released LLM-CXR (github hyn2028/llm-cxr): a GPT-NeoX folder of Transformers, whose vocabulary ends with the
-image codes, and a VQ-GAN of taming-transformers.
+Conversion of the released LLM-CXR (github hyn2028/llm-cxr): a GPT-NeoX folder of Transformers, whose vocabulary ends
+with the image codes, and a VQ-GAN of taming-transformers.
 """
 
 from __future__ import annotations
@@ -43,14 +43,16 @@ PROBE_LENGTH = 64
 # The first of the ten instructions for each task that it was trained with.
 REPORT_INSTRUCTION = "Generate free-text radiology reports for the entered chest X-ray images."
 IMAGE_INSTRUCTION = (
-    "Generate a chest X-ray image that corresponds to the entered free-text radiology reports for the chest X-ray image."
+    "Generate a chest X-ray image that corresponds to the entered free-text radiology reports for the chest X-ray "
+    "image."
 )
 
 
 class StreamedWeights(Mapping):
     """
-    The weights of a Transformers folder by name, in one file or in shards of safetensors or `torch.save` (also of DeepSpeed's
-    `zero_to_fp32.py`). Each access maps its file anew and reads one tensor, so that nothing stays in memory.
+    The weights of a Transformers folder by name, in one file or in shards of safetensors or `torch.save` (also of
+    DeepSpeed's `zero_to_fp32.py`). Each access maps its file anew and reads one tensor, so that nothing stays in
+    memory.
 
     Args:
         folder (`Path`):
@@ -63,7 +65,8 @@ class StreamedWeights(Mapping):
 
     Raises:
         FileNotFoundError: there are no weights, or a shard is missing.
-        ValueError: a file is truncated, contains other objects than tensors, or refers to code (which is not executed).
+        ValueError: a file is truncated, contains other objects than tensors, or refers to code (which is not
+            executed).
     """
 
     def __init__(self, folder: Path, dtype: torch.dtype | None = None):
@@ -98,15 +101,15 @@ def _weight_files(folder: Path) -> list[Path]:
             files = [folder / file for file in dict.fromkeys(_read_json(index)["weight_map"].values())]
             if missing := [file.name for file in files if not file.is_file()]:
                 raise FileNotFoundError(
-                    f"'{folder}' lacks {first_names(missing)}, {len(missing)} of the {len(files)} files that '{index.name}' "
-                    "names. Copy or download it again."
+                    f"'{folder}' lacks {first_names(missing)}, {len(missing)} of the {len(files)} files that "
+                    f"'{index.name}' names. Copy or download it again."
                 )
             return files
         if (folder / name).is_file():
             return [folder / name]
     raise FileNotFoundError(
-        f"No weights in '{folder}': expected {' or '.join(WEIGHT_FILES)}, or the `.index.json` of one and its shards. Join the "
-        "parts that DeepSpeed writes in training with its `zero_to_fp32.py`."
+        f"No weights in '{folder}': expected {' or '.join(WEIGHT_FILES)}, or the `.index.json` of one and its shards. "
+        "Join the parts that DeepSpeed writes in training with its `zero_to_fp32.py`."
     )
 
 
@@ -128,8 +131,9 @@ def convert_official_checkpoint(
     """
     Convert the released LLM-CXR, or any checkpoint of its training code, and verify the result.
 
-    Token ids stay the same (see `text_image_markers` of [`LlmCxrConfig`]). The default instructions and the sampling settings
-    of the result are those of the release. At most one shard of 256 MB, or the largest tensor, is in memory at a time.
+    Token ids stay the same (see `text_image_markers` of [`LlmCxrConfig`]). The default instructions and the sampling
+    settings of the result are those of the release. At most one shard of 256 MB, or the largest tensor, is in memory
+    at a time.
 
     Args:
         language_model (`str` or `os.PathLike`):
@@ -214,9 +218,7 @@ def _converted_name(name: str) -> str:
     return f"language_model.{name}"
 
 
-def _save_settings(
-    folder: Path, text_config: PreTrainedConfig, tokenizer, vq_config: CXRVQTokenizerConfig
-) -> None:
+def _save_settings(folder: Path, text_config: PreTrainedConfig, tokenizer, vq_config: CXRVQTokenizerConfig) -> None:
     """Save the processor, and the configuration of the model and of generation."""
     vocabulary = tokenizer.get_vocab()
     expected = [INSTRUCTION_TOKEN, RESPONSE_TOKEN, END_TOKEN, *TEXT_MARKERS]
@@ -225,8 +227,8 @@ def _save_settings(
     rows, codes = text_config.vocab_size, vq_config.codebook_size
     if len(tokenizer) + codes != rows:
         raise ValueError(
-            f"Expected a tokenizer of {rows - codes} tokens for a language model of {rows} embeddings and a VQ-GAN of {codes} "
-            f"codes, got {len(tokenizer)} tokens: these parts do not belong together."
+            f"Expected a tokenizer of {rows - codes} tokens for a language model of {rows} embeddings and a VQ-GAN of "
+            f"{codes} codes, got {len(tokenizer)} tokens: these parts do not belong together."
         )
     processor = LlmCxrProcessor.from_tokenizer(tokenizer, vq_config, text_image_markers=True)
     processor.report_instruction, processor.image_instruction = REPORT_INSTRUCTION, IMAGE_INSTRUCTION
@@ -257,10 +259,11 @@ def _write_weights(folder: Path, vq_state: dict[str, torch.Tensor], weights: Str
     split = split_torch_state_dict_into_shards(meta, max_shard_size=MAX_SHARD_BYTES)
     for file, names in split.filename_to_tensors.items():
         shard = {
-            name: weights[sources[name]] if name in sources else vq_state.pop(name.removeprefix(VQ_TOKENIZER))
+            name: (weights[sources[name]] if name in sources else vq_state.pop(name.removeprefix(VQ_TOKENIZER)))
             for name in names
         }
         save_file({name: t.contiguous() for name, t in shard.items()}, folder / file, metadata={"format": "pt"})
+        del shard  # before the next one is read
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": dict(sorted(split.tensor_to_filename.items()))}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

@@ -30,12 +30,12 @@ def convert_code_pickle(path: str | os.PathLike, output: str | os.PathLike) -> t
         path (`str` or `os.PathLike`):
             The pickle, of any protocol. A pickle that refers to code is refused, and nothing in it is executed.
         output (`str` or `os.PathLike`):
-            Parquet file to write, with the columns `image_id` (`string`) and `codes` (`list<uint16>`: 256 codes in raster
-            order, each in `[0, 1024)`).
+            Parquet file to write, with the columns `image_id` (`string`) and `codes` (`list<uint16>`: 256 codes in
+            raster order, each in `[0, 1024)`).
 
     Returns:
-        `tuple[int, list[tuple[str, str]]]`: the number of images written, and the id and the reason of each image left out
-        because of a wrong number of codes or a code that does not exist.
+        `tuple[int, list[tuple[str, str]]]`: the number of images written, and the id and the reason of each image left
+        out because of a wrong number of codes or a code that does not exist.
 
     Raises:
         FileExistsError: `output` exists.

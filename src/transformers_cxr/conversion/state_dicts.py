@@ -14,25 +14,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-# What PyTorch Lightning stores beside the tensors: states of callbacks, hyperparameters, metrics. These names are not imported:
-# stand-ins without behavior take their place. All other names are refused.
-HARMLESS_PREFIXES = (
-    "lightning.",
-    "lightning_fabric.",
-    "numpy._core.multiarray.",
-    "numpy.core.multiarray.",
-    "numpy.dtypes.",
-    "omegaconf.",
-    "pathlib.",
-    "pytorch_lightning.",
-    "torch.optim.",
-    "torchmetrics.",
-    *(f"builtins.{name}" for name in ("bool", "dict", "float", "int", "list", "str", "tuple")),
-    "argparse.Namespace",
-    "collections.defaultdict",
-    "numpy.dtype",
-    "numpy.ndarray",
-    "typing.Any",
+# What PyTorch Lightning stores beside the tensors: states of callbacks, hyperparameters, metrics. These names are not
+# imported: stand-ins without behavior take their place. All other names are refused.
+HARMLESS_PREFIXES = tuple(
+    "argparse.Namespace builtins.bool builtins.dict builtins.float builtins.int builtins.list builtins.str "
+    "builtins.tuple collections.defaultdict lightning. lightning_fabric. numpy._core.multiarray. "
+    "numpy.core.multiarray. numpy.dtype numpy.ndarray omegaconf. pathlib. pytorch_lightning. torch.optim. "
+    "torchmetrics. typing.Any".split()
 )
 DICT_SUBCLASSES = ("AttributeDict", "defaultdict")
 
@@ -51,7 +39,7 @@ class _StandIn:
 
 
 class _DictStandIn:
-    """Takes the place of a subclass of `dict`, because the restricted unpickler fills dictionaries of standard types only."""
+    """Takes the place of a subclass of `dict`: the restricted unpickler fills dictionaries of standard types only."""
 
     def __new__(cls, *args, **kwargs):
         return OrderedDict()
@@ -61,8 +49,8 @@ def read_checkpoint(path: str | os.PathLike) -> object:
     """
     Read a `.safetensors` file, or a file of `torch.save` with tensors and plain data in it, without executing code.
 
-    The tensors are mapped from the file if its format allows that. Objects of PyTorch Lightning and OmegaConf are replaced by
-    stand-ins, so that these packages need not be installed.
+    The tensors are mapped from the file if its format allows that. Objects of PyTorch Lightning and OmegaConf are
+    replaced by stand-ins, so that these packages need not be installed.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -85,15 +73,15 @@ def read_checkpoint(path: str | os.PathLike) -> object:
                 return torch.load(path, map_location="cpu", mmap=is_zip, weights_only=True)
     except UnpicklingError as error:
         raise ValueError(
-            f"Cannot read '{path}': it is not a checkpoint, or it contains more than tensors and plain data. Nothing in it was "
-            'executed. If you trust its source, save only its tensors: torch.save({"state_dict": ...}, ...).'
+            f"Cannot read '{path}': it is not a checkpoint, or it contains more than tensors and plain data. Nothing "
+            'in it was executed. If you trust its source, save only its tensors: torch.save({"state_dict": ...}, ...).'
         ) from error
     except (SafetensorError, EOFError, OSError, RuntimeError, ValueError, struct.error) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"Cannot read '{path}': it is truncated or not a checkpoint ({reason}).") from error
     raise ValueError(
-        f"'{path}' refers to {first_names(refused)}, which a checkpoint does not need. It was refused, and nothing in it was "
-        'executed. If you trust its source, save only its tensors: torch.save({"state_dict": ...}, ...).'
+        f"'{path}' refers to {first_names(refused)}, which a checkpoint does not need. It was refused, and nothing in "
+        'it was executed. If you trust its source, save only its tensors: torch.save({"state_dict": ...}, ...).'
     )
 
 

@@ -1,6 +1,7 @@
 """
-Conversion of VQ-GANs of taming-transformers (arXiv 2012.09841), as LLM-CXR and UniXGen publish them, to [`CXRVQTokenizer`] and
-back. Such a VQ-GAN is two files: a YAML file with its architecture (`model.params`) and a PyTorch Lightning checkpoint.
+Conversion of VQ-GANs of taming-transformers (arXiv 2012.09841), as LLM-CXR and UniXGen publish them, to
+[`CXRVQTokenizer`] and back. Such a VQ-GAN is two files: a YAML file with its architecture (`model.params`) and a
+PyTorch Lightning checkpoint.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from ..llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor
 from ..llm_cxr.modeling_cxr_vq_tokenizer import CXRVQTokenizer
 from .state_dicts import first_names, format_mismatch, read_checkpoint
 
-# The modules that encode and decode. A checkpoint also contains the discriminator and the perceptual network of `loss`.
+# The modules that encode and decode. A checkpoint also contains the discriminator and the perceptual network of
+# `loss`.
 MODULES = ("encoder", "decoder", "quantize", "quant_conv", "post_quant_conv")
 # taming-transformers has no other number.
 NORM_NUM_GROUPS = 32
@@ -50,9 +52,9 @@ def read_taming_config(path: str | os.PathLike) -> CXRVQTokenizerConfig:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not such a YAML file, lacks a value, or describes an architecture that [`CXRVQTokenizer`] does
-            not have (a Gumbel quantizer, remapped codes, `double_z`, a first multiplier other than 1, different numbers of
-            input and output channels).
+        ValueError: the file is not such a YAML file, lacks a value, or describes an architecture that
+            [`CXRVQTokenizer`] does not have (a Gumbel quantizer, remapped codes, `double_z`, a first multiplier other
+            than 1, different numbers of input and output channels).
     """
     try:
         model = yaml.safe_load(Path(path).read_text(encoding="utf-8"))["model"]
@@ -65,10 +67,13 @@ def read_taming_config(path: str | os.PathLike) -> CXRVQTokenizerConfig:
         raise ValueError(f"'{path}' is not a YAML file: {error}.") from error
     except (KeyError, TypeError) as error:
         raise ValueError(
-            f"'{path}' is not a taming-transformers config of a VQ-GAN: `model.params` or a value in it is missing ({error})."
+            f"'{path}' is not a taming-transformers config of a VQ-GAN: `model.params` or a value in it is missing "
+            f"({error})."
         ) from error
     if str(model.get("target")).endswith("GumbelVQ"):
-        raise ValueError(f"'{path}' describes a Gumbel-softmax VQ-GAN. Only a nearest-neighbor quantizer is supported.")
+        raise ValueError(
+            f"'{path}' describes a Gumbel-softmax VQ-GAN. Only a nearest-neighbor quantizer is supported."
+        )
     if params.get("remap") is not None:
         raise ValueError(f"'{path}' remaps the codes (`remap: {params['remap']}`), which is not supported.")
     # A missing value means true there.
@@ -76,8 +81,8 @@ def read_taming_config(path: str | os.PathLike) -> CXRVQTokenizerConfig:
         raise ValueError(f"'{path}' describes a KL autoencoder. Expected a VQ-GAN with `double_z: false`.")
     if in_channels != out_channels:
         raise ValueError(
-            f"'{path}' describes a VQ-GAN from {in_channels} to {out_channels} channels (`in_channels`, `out_ch`). Expected "
-            "the same number."
+            f"'{path}' describes a VQ-GAN from {in_channels} to {out_channels} channels (`in_channels`, `out_ch`). "
+            "Expected the same number."
         )
     if multipliers[:1] != [1]:
         raise ValueError(f"`ch_mult` in '{path}' must begin with 1, got {multipliers}.")
@@ -103,8 +108,8 @@ def read_taming_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:
 
     Args:
         path (`str` or `os.PathLike`):
-            A Lightning checkpoint, a file of `torch.save` with a state dict, or a `.safetensors` file. Nothing in it is
-            executed.
+            A Lightning checkpoint, a file of `torch.save` with a state dict, or a `.safetensors` file. Nothing in it
+            is executed.
 
     Returns:
         `dict[str, torch.Tensor]`: tensors by their names in taming-transformers.
@@ -143,7 +148,8 @@ def vq_tokenizer_from_taming(config_path: str | os.PathLike, checkpoint_path: st
         [`CXRVQTokenizer`]: in evaluation mode, in fp32.
 
     Raises:
-        FileNotFoundError, ValueError: as the functions that read; or config and checkpoint do not match, in which case the
+        FileNotFoundError, ValueError: as the functions that read; or config and checkpoint do not match, in which case
+        the
             error names the tensors.
     """
     config = read_taming_config(config_path)
@@ -190,8 +196,8 @@ def save_taming(vq_tokenizer: CXRVQTokenizer, folder: str | os.PathLike) -> tupl
 
     Raises:
         FileExistsError: the folder exists.
-        ValueError: taming-transformers does not have the architecture: it normalizes in 32 groups, and each level has a
-            multiple of the channels of the first level.
+        ValueError: taming-transformers does not have the architecture: it normalizes in 32 groups, and each level has
+            a multiple of the channels of the first level.
     """
     config, folder = vq_tokenizer.config, Path(folder)
     if config.norm_num_groups != NORM_NUM_GROUPS:
@@ -202,8 +208,8 @@ def save_taming(vq_tokenizer: CXRVQTokenizer, folder: str | os.PathLike) -> tupl
     channels = tuple(config.block_out_channels)
     if any(n % channels[0] for n in channels):
         raise ValueError(
-            "Each level of taming-transformers has a multiple of the channels of the first level, and this VQ tokenizer has "
-            f"`block_out_channels={channels}`."
+            "Each level of taming-transformers has a multiple of the channels of the first level, and this VQ "
+            f"tokenizer has `block_out_channels={channels}`."
         )
     params = {
         "embed_dim": config.codebook_dim,
@@ -224,8 +230,9 @@ def convert_vq_gan(
     config_path: str | os.PathLike, checkpoint_path: str | os.PathLike, output: str | os.PathLike
 ) -> None:
     """
-    Write a VQ-GAN of taming-transformers as a folder of [`CXRVQTokenizer`] and [`LlmCxrImageProcessor`]. The latter prepares
-    images as the released LLM-CXR does: number of channels, shorter side to the resolution (Lanczos), center crop.
+    Write a VQ-GAN of taming-transformers as a folder of [`CXRVQTokenizer`] and [`LlmCxrImageProcessor`]. The latter
+    prepares images as the released LLM-CXR does: number of channels, shorter side to the resolution (Lanczos), center
+    crop.
 
     Raises:
         FileExistsError: `output` exists.
@@ -246,7 +253,8 @@ def convert_vq_gan(
 
 def export_vq_gan(model: str | os.PathLike, output: str | os.PathLike) -> None:
     """
-    Write the VQ-GAN of a checkpoint folder, of a [`CXRVQTokenizer`] or a [`LlmCxrForCausalLM`], for taming-transformers.
+    Write the VQ-GAN of a checkpoint folder, of a [`CXRVQTokenizer`] or a [`LlmCxrForCausalLM`], for
+    taming-transformers.
 
     Raises:
         FileExistsError: `output` exists.
@@ -270,7 +278,8 @@ def _taming_names(vq_tokenizer: CXRVQTokenizer) -> dict[str, str]:
         name = own
         for pattern, replacement in RENAMINGS:
             name = re.sub(pattern, replacement, name)
-        # There the levels of the decoder are numbered by resolution, as in the encoder; in diffusers by order of execution.
+        # There the levels of the decoder are numbered by resolution, as in the encoder; in diffusers by order of
+        # execution.
         names[own] = re.sub(r"\.up\.(\d+)\.", lambda match: f".up.{last - int(match[1])}.", name)
     return names
 

@@ -15,12 +15,12 @@ from .metric import CxrMetric
 
 class ImageLabels(CxrMetric):
     """
-    F1 and AUROC of the labels of generated images against those of real images, both given by a classifier (arXiv 2305.11490,
-    table 4).
+    F1 and AUROC of the labels of generated images against those of real images, both given by a classifier (arXiv
+    2305.11490, table 4).
 
-    Names of the numbers are `{f1, auroc, jaccard}_{micro, macro, weighted}`, `classes` and `{f1, auroc, jaccard}_{label}`, see
-    [`classification_scores`]. The reference is the label of the real image; AUROC is of the probability of the generated one.
-    All are in [0, 1], higher is better. They say as much as the classifier is right.
+    Names of the numbers are `{f1, auroc, jaccard}_{micro, macro, weighted}`, `classes` and `{f1, auroc,
+    jaccard}_{label}`, see [`classification_scores`]. The reference is the label of the real image; AUROC is of the
+    probability of the generated one. All are in [0, 1], higher is better. They say as much as the classifier is right.
 
     A unit is a `np.ndarray` of shape `(2, num_labels)`: the probabilities of the generated and of the real image.
 
@@ -40,7 +40,7 @@ class ImageLabels(CxrMetric):
 
     @staticmethod
     def units_of(generated: np.ndarray, real: np.ndarray) -> list[np.ndarray]:
-        """The units of images whose probabilities, `(num_images, num_labels)` each, the classifier has given before."""
+        """Return the units for given probabilities of shape `(num_images, num_labels)`."""
         return list(np.stack([generated, real], axis=1))
 
     def aggregate(self, units: Sequence[np.ndarray]) -> dict[str, float]:
