@@ -28,12 +28,7 @@ ARCHITECTURES = {
     "attention at the last level": {},
     "attention at two levels": {"attn_resolutions": [8, 16], "ch_mult": [1, 2, 2], "num_res_blocks": 2},
     "attention at a resolution that no level has": {"attn_resolutions": [4]},
-    "gray, levels of the same shape": {
-        "in_channels": 1,
-        "out_ch": 1,
-        "ch_mult": [1, 1, 1, 1],
-        "attn_resolutions": [4, 16],
-    },
+    "gray": {"in_channels": 1, "out_ch": 1, "ch_mult": [1, 1, 1, 1], "attn_resolutions": [4, 16]},
     "one level": {"ch_mult": [1], "attn_resolutions": [], "resolution": 8},
     "latents wider than codes": {"z_channels": 32, "embed_dim": 8},
 }
@@ -44,18 +39,10 @@ PUBLISHED = {
     "512 pixels, 32x32 codes": (1024, {"resolution": 512, "attn_resolutions": [32]}),
     "512 pixels, 16x16 codes": (1024, {"resolution": 512, "ch_mult": [1, 1, 2, 2, 4, 4]}),
 }
-PUBLISHED_DDCONFIG = {
-    "double_z": False,
-    "z_channels": 256,
-    "resolution": 256,
-    "in_channels": 3,
-    "out_ch": 3,
-    "ch": 128,
-    "ch_mult": [1, 1, 2, 2, 4],
-    "num_res_blocks": 2,
-    "attn_resolutions": [16],
-    "dropout": 0.0,
-}
+PUBLISHED_DDCONFIG = yaml.safe_load("""
+{double_z: false, z_channels: 256, resolution: 256, in_channels: 3, out_ch: 3, ch: 128, ch_mult: [1, 1, 2, 2, 4],
+num_res_blocks: 2, attn_resolutions: [16], dropout: 0.0}
+""")
 
 
 def random_images(config: CXRVQTokenizerConfig, batch_size: int) -> torch.Tensor:
@@ -266,7 +253,7 @@ def test_code_under_a_harmless_name_is_not_executed(vq_gan, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
-@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.999])
 def test_a_truncated_checkpoint_is_refused(vq_gan, tmp_path, kind, share):
     path = tmp_path / ("model.safetensors" if kind == "safetensors" else "model.ckpt")
     save_as(kind, vq_gan[0].state_dict(), path)
