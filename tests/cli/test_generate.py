@@ -1,5 +1,4 @@
 import json
-import sys
 
 import numpy as np
 import PIL.Image
@@ -32,14 +31,6 @@ def test_images_have_their_seeds_and_are_marked(generate, loaded, tmp_path):
         assert "Synthetic image, for research only" in image.text["Comment"]
     records = [json.loads(line) for line in (output / "images.jsonl").read_text().splitlines()]
     assert [record["file"] for record in records] == names and all(record["generated"] for record in records)
-
-
-@pytest.mark.filterwarnings("error:Cannot enable progress bars")
-def test_one_text_does_not_warn_about_progress_bars(generate, monkeypatch, tmp_path):
-    with monkeypatch.context() as patch:
-        # As the command line sets it in the environment.
-        patch.setattr(sys.modules["huggingface_hub.utils.tqdm"], "HF_HUB_DISABLE_PROGRESS_BARS", True)
-        assert generate("Normal.", "--output", tmp_path / "out").exit_code == 0
 
 
 def test_second_run_generates_only_missing_images(generate, tmp_path):

@@ -1,6 +1,4 @@
 import errno
-import subprocess
-import sys
 
 import pytest
 
@@ -29,15 +27,14 @@ def test_records_are_found_again(tmp_path):
             records.find(expected("b.png"))
 
 
-@pytest.mark.parametrize("rest", [b'{"im', b'{"image": "c.png", "generated": true}'])
-def test_unfinished_last_line_is_removed(tmp_path, rest):
+def test_unfinished_last_line_is_removed(tmp_path):
     path = tmp_path / "records.jsonl"
     with open_json_lines(path, ("image",)) as records:
         records.append([record("a.png")])
     whole = path.read_bytes()
-    path.write_bytes(whole + rest)
+    path.write_bytes(whole + b'{"image": "c.png", "generated": true}')
     with open_json_lines(path, ("image",)) as records:
-        assert [image for (image,) in records.records] == ["a.png"]
+        assert list(records.records) == [("a.png",)]
     assert path.read_bytes() == whole
 
 
@@ -48,27 +45,6 @@ def test_file_with_other_content_is_left_unchanged(tmp_path, content):
     with pytest.raises(FileExistsError, match="was not written by this command"), open_json_lines(path, ("image",)):
         pass
     assert path.read_bytes() == content
-
-
-def test_second_process_is_refused_and_a_killed_one_does_not_block(tmp_path):
-    path = tmp_path / "records.jsonl"
-    code = (
-        "import sys, time\nfrom pathlib import Path\nfrom transformers_cxr.cli.json_lines import open_json_lines\n"
-        "with open_json_lines(Path(sys.argv[1]), ('image',)):\n    print('open', flush=True)\n    time.sleep(60)"
-    )
-    with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE) as other:
-        assert other.stdout.readline() == b"open\n"
-        with pytest.raises(BlockingIOError, match="Another run"), open_json_lines(path, ("image",)):
-            pass
-        other.kill()
-    with open_json_lines(path, ("image",)) as records:
-        records.append([record("a.png")])
-
-
-def test_empty_file_is_removed(tmp_path):
-    with open_json_lines(tmp_path / "records.jsonl", ("image",)):
-        pass
-    assert not list(tmp_path.iterdir())
 
 
 def test_full_disk_keeps_finished_records(tmp_path):

@@ -1,12 +1,13 @@
 """The HTTP interface of the page: results, errors, limits and attacks."""
 
+import io
 import json
 import os
 import re
 import socket
 import threading
-import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,7 +18,7 @@ import PIL.Image
 import pytest
 
 from transformers_cxr.demo.page import EXAMPLES, MAX_CHARACTERS
-from transformers_cxr.demo.server import MAX_UPLOAD_BYTES, serve
+from transformers_cxr.demo.server import MAX_UPLOAD_BYTES
 
 gradio_client = pytest.importorskip("gradio_client")
 
@@ -150,15 +151,6 @@ def test_questions_without_an_image_and_empty_ones_are_refused(page_url):
             user.predict(question, api_name="/ask")
 
 
-def png_of_zeros(width, height):
-    def chunk(kind, data):
-        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
-
-    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([1, 0, 0, 0, 0])
-    pixels = zlib.compress(bytes((width // 8 + 1) * height))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
-
-
 def test_damaged_files_and_a_decompression_bomb_are_named(http, xray_files, tmp_path):
     whole = xray_files[0].read_bytes()
     contents = {
@@ -166,8 +158,10 @@ def test_damaged_files_and_a_decompression_bomb_are_named(http, xray_files, tmp_
         "notes.dcm": b"no image at all",
         "half.dcm": b"\0" * 128 + b"DICM" + b"\x02\x00",
         "empty.png": b"",
-        "bomb.png": png_of_zeros(40_000, 40_000),
     }
+    bomb = io.BytesIO()
+    PIL.Image.new("1", (20_000, 20_000)).save(bomb, "PNG")
+    contents["bomb.png"] = bomb.getvalue()
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
         event, data = call(http, "open_image", [as_file(upload(http, tmp_path / name))])
@@ -215,48 +209,25 @@ def test_bad_json_and_requests_that_skip_the_queue_are_refused(http):
     assert call(http, "generate", REQUEST)[0] == "complete"
 
 
-def request_until_answer(page_url, head, chunks=()):
-    """Return the first line of the answer to a raw request, and the number of bytes of its body that were sent."""
-    address, sent = urlsplit(page_url), 0
-    with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
-        connection.sendall(f"{head}\r\nHost: {address.netloc}\r\n\r\n".encode())
-        connection.settimeout(0.2)
-        answer = b""
-        for chunk in chunks:
-            try:
-                connection.sendall(chunk)
-                sent += len(chunk)
-            except (BrokenPipeError, ConnectionResetError, TimeoutError):
-                break
-        connection.settimeout(60)
-        try:
-            answer = connection.recv(4096)
-        except ConnectionResetError:
-            pass
-    return answer.partition(b"\r\n")[0].decode(), sent
-
-
-def test_upload_of_two_gigabytes_is_refused_before_it_is_sent(page_url):
-    multipart = "Content-Type: multipart/form-data; boundary=x"
-    head = f"POST /gradio_api/upload HTTP/1.1\r\n{multipart}\r\nContent-Length: {2 * 2**30}"
-    status, sent = request_until_answer(page_url, head)
-    assert "413" in status and sent == 0
-
-
 def test_upload_without_a_length_is_cut_at_the_limit(page_url, http):
-    def parts():
-        yield b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
-        for _ in range(2 * MAX_UPLOAD_BYTES // 2**20):
-            yield bytes(2**20)
-
-    chunked = (b"%x\r\n%s\r\n" % (len(part), part) for part in parts())
-    multipart = "Content-Type: multipart/form-data; boundary=x"
-    head = f"POST /gradio_api/upload HTTP/1.1\r\n{multipart}\r\nTransfer-Encoding: chunked"
-    folder = Path(os.environ["GRADIO_TEMP_DIR"])
+    address, folder = urlsplit(page_url), Path(os.environ["GRADIO_TEMP_DIR"])
     before = set(folder.iterdir())
-    status, _ = request_until_answer(page_url, head, chunked)
-    assert "413" in status or status == ""
-    assert set(folder.iterdir()) == before, "what was sent is still there"
+    head = (
+        f"POST /gradio_api/upload HTTP/1.1\r\nHost: {address.netloc}\r\nTransfer-Encoding: chunked\r\n"
+        "Content-Type: multipart/form-data; boundary=x\r\n\r\n"
+    )
+    part_head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+    answer = b""
+    with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
+        connection.sendall(head.encode())
+        # The server closes the connection while it is being sent.
+        with suppress(ConnectionError):
+            for part in (part_head, *[bytes(2**20)] * (2 * MAX_UPLOAD_BYTES // 2**20)):
+                connection.sendall(b"%x\r\n%s\r\n" % (len(part), part))
+        with suppress(ConnectionError):
+            answer = connection.recv(4096)
+    assert not answer or b"413" in answer.partition(b"\r\n")[0]
+    assert set(folder.iterdir()) == before, "the partial upload is still there"
     assert call(http, "generate", REQUEST)[0] == "complete"
 
 
@@ -276,18 +247,6 @@ def test_closed_page_cancels_its_requests(page_url, http, xray_files):
                 break
     assert call(http, "generate", REQUEST)[0] == "complete"
     assert http.get("/gradio_api/queue/status").json()["queue_size"] == 0
-
-
-def test_full_queue_is_an_error_and_the_folder_is_deleted_at_the_end(checkpoint, monkeypatch, xray_files):
-    monkeypatch.setattr("transformers_cxr.demo.page.MAX_WAITING", 2)
-    with serve(*checkpoint) as url, httpx.Client(base_url=url, timeout=60) as http:
-        folder = Path(os.environ["GRADIO_TEMP_DIR"])
-        stored = Path(upload(http, xray_files[0]))
-        assert stored.is_file() and stored.is_relative_to(folder)
-        answers = [http.post("/gradio_api/call/generate", json={"data": ["Normal.", 4, 2, 0]}) for _ in range(12)]
-        refused = [answer.text for answer in answers if answer.status_code != 200]
-        assert refused and all("Queue is full" in text for text in refused)
-    assert not folder.exists()
 
 
 def test_nothing_is_reported_to_others(http):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..notices import TEXT_NOTICE
 from . import options
 from .errors import cli_errors
 
@@ -110,8 +110,12 @@ def chat(
     transformers-cxr chat --do-sample --temperature 0.7
     ```
     """
+    with suppress(ImportError):
+        import readline  # noqa: F401 -- gives `input` line editing and a history
     with cli_errors():
         import torch
+
+        from ..llm_cxr.processing_llm_cxr import TEXT_NOTICE
 
         conversation = Conversation(*model_options.load(), generation.generate_kwargs)
         if image is not None:
@@ -131,10 +135,6 @@ def chat(
 def _read_line() -> str | None:
     """Return the next line without surrounding whitespace, `None` at the end of the input."""
     try:
-        import readline  # noqa: F401 -- gives `input` line editing and a history
-    except ImportError:
-        pass
-    try:
         return input("> ").strip()
     except EOFError:
         return None
@@ -151,7 +151,14 @@ def _respond(line: str, conversation: Conversation, output: Path, seed: int) -> 
         conversation.add_image(argument)
         typer.echo(f"Showing {argument}. What is your question?")
     elif command == "/generate":
-        typer.echo(_write_generated_image(argument, conversation, output, seed))
+        from ..llm_cxr.image_processing_llm_cxr import save_image
+
+        # The first seed without a file.
+        path, seed = next((path, i) for i in count(seed) if not (path := output / f"seed-{i}.png").exists())
+        image = conversation.generate_image(argument, seed)
+        output.mkdir(parents=True, exist_ok=True)
+        save_image(image, path)
+        typer.echo(path)
     elif command.startswith("/"):
         raise ValueError(f"Unknown command '{command}'. /help lists the commands.")
     elif line:
@@ -159,16 +166,3 @@ def _respond(line: str, conversation: Conversation, output: Path, seed: int) -> 
 
         streamer = TextStreamer(conversation.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
         conversation.ask(line, streamer)
-
-
-def _write_generated_image(text: str, conversation: Conversation, output: Path, seed: int) -> Path:
-    """Generate an image with the first seed that has no file yet, and return its file."""
-    from ..files import atomic_write
-    from ..llm_cxr.image_processing_llm_cxr import save_image
-
-    output.mkdir(parents=True, exist_ok=True)
-    path, seed = next((path, i) for i in count(seed) if not (path := output / f"seed-{i}.png").exists())
-    image = conversation.generate_image(text, seed)
-    with atomic_write(path) as partial:
-        save_image(image, partial)
-    return path

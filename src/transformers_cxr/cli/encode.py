@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import count, groupby, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,7 +20,6 @@ from .models import find_device, load_vq_tokenizer
 
 if TYPE_CHECKING:
     import torch
-    from accelerate import PartialState
 
     from ..data.image_source import ImageSource
     from ..llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor
@@ -56,9 +55,11 @@ def encode(
     """
     with cli_errors(), ExitStack() as stack:
         from accelerate import PartialState
+        from accelerate.utils import broadcast_object_list
 
-        from ..data.codes import finish_encoding, tokenizer_fingerprint
+        from ..data.codes import begin_encoding, finish_encoding, tokenizer_fingerprint
         from ..data.image_source import open_source
+        from ..files import lock
 
         state = PartialState(cpu=device == "cpu")
         source = open_source(dataset, split, image_column, id_column)
@@ -71,7 +72,12 @@ def encode(
             "image_processor": json.loads(encoder.image_processor.to_json_string()),
             "shard_size": shard_size,
         }
-        finished = _start(state, output, settings, stack)
+        finished = None
+        if state.is_main_process:
+            output.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(lock(output))
+            finished = begin_encoding(output, settings)
+        (finished,) = broadcast_object_list([finished])
         num_shards = encoder.encode(finished, state.process_index, state.num_processes)
         state.wait_for_everyone()
         num_skipped = 0
@@ -82,28 +88,6 @@ def encode(
     if num_skipped:
         typer.echo(f"Skipped images are listed in {output / 'skipped.jsonl'}.", err=True)
         raise typer.Exit(1)
-
-
-def _start(state: PartialState, output: Path, settings: dict[str, Any], stack: ExitStack) -> set[int]:
-    """Return the finished shards. The main process checks the settings and holds the lock until `stack` is closed."""
-    from accelerate.utils import broadcast_object_list
-
-    from ..data.codes import begin_encoding
-    from ..files import lock
-
-    result: set[int] | Exception | None = None
-    if state.is_main_process:
-        try:
-            output.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(lock(output))
-            result = begin_encoding(output, settings)
-        # The other processes wait for the result.
-        except (ValueError, OSError) as error:
-            result = error
-    (result,) = broadcast_object_list([result])
-    if isinstance(result, Exception):
-        raise result if state.is_main_process else typer.Exit(1)
-    return result
 
 
 class Encoder:

@@ -49,8 +49,7 @@ class ImageReader:
     Reader of image files that names unreadable ones on the standard error output and skips them.
 
     Args:
-        image_processor ([`LlmCxrImageProcessor`]):
-            Image processor of the checkpoint.
+        image_processor ([`LlmCxrImageProcessor`]): Image processor of the checkpoint.
     """
 
     def __init__(self, image_processor: LlmCxrImageProcessor):

@@ -18,10 +18,8 @@ def open_json_lines(path: Path, key: tuple[str, ...]) -> Iterator[JsonLines]:
     Open a new JSON Lines file or resume one, and lock it.
 
     Args:
-        path (`Path`):
-            The file.
-        key (`tuple[str, ...]`):
-            Fields that identify a record; the first is the first field of every record.
+        path (`Path`): The file.
+        key (`tuple[str, ...]`): Fields that identify a record; the first is the first field of every record.
 
     Raises:
         BlockingIOError: If another process writes to the file.

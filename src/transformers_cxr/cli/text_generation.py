@@ -7,7 +7,6 @@ from pathlib import Path
 
 import typer
 
-from ..notices import TEXT_NOTICE
 from .images import ImageReader
 from .json_lines import open_json_lines, print_result
 from .options import BatchTextOptions, ModelOptions
@@ -26,23 +25,18 @@ def write_texts(
     Print a text for each image, or append it to a JSON Lines file that a later run resumes.
 
     Args:
-        images (`list[str]`):
-            Files and URLs.
-        instruction (`str`, *optional*):
-            Instruction or question; the report instruction of the checkpoint by default.
-        fields (`tuple[str, str]`):
-            Names of the instruction and of the text in the file.
-        key (`tuple[str, ...]`):
-            Fields that identify a record of the file.
-        output (`Path`, *optional*):
-            The file.
-        generation ([`BatchTextOptions`]), model_options ([`ModelOptions`]):
-            Options of the command.
+        images (`list[str]`): Files and URLs.
+        instruction (`str`, *optional*): Instruction or question; the report instruction of the checkpoint by default.
+        fields (`tuple[str, str]`): Names of the instruction and of the text in the file.
+        key (`tuple[str, ...]`): Fields that identify a record of the file.
+        output (`Path`, *optional*): The file.
+        generation ([`BatchTextOptions`]), model_options ([`ModelOptions`]): Options of the command.
     """
     import torch
     from tqdm import tqdm
 
     from ..llm_cxr.generation_llm_cxr import generate_text
+    from ..llm_cxr.processing_llm_cxr import TEXT_NOTICE
 
     with open_json_lines(output, key) if output else nullcontext() as records:
         model, processor = model_options.load()

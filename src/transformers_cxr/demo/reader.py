@@ -56,8 +56,7 @@ class Reader:
         Read and encode an image file.
 
         Raises:
-            ValueError: If [`LlmCxrImageProcessor`] cannot read the file. The message has the name of the file without
-            its
+            ValueError: If the file is unreadable. The message names it without its folder.
                 folder.
         """
         try:
@@ -81,10 +80,8 @@ class Reader:
         Write the next turn of a conversation about an X-ray, greedily.
 
         Args:
-            codes (`Sequence[int]`):
-                Codes of the X-ray, which is part of the first turn.
-            turns (`Sequence[str]`):
-                Alternating turns of the user and the model; the last is of the user.
+            codes (`Sequence[int]`): Codes of the X-ray, which is part of the first turn.
+            turns (`Sequence[str]`): Alternating turns of the user and the model; the last is of the user.
 
         Returns:
             `Iterator[str]`: the text so far after every token, at last the whole text.
@@ -130,14 +127,11 @@ class Reader:
         Generate X-rays row by row.
 
         Args:
-            text (`str`):
-                Report, findings or impression.
-            num_images, seed, guidance_scale:
-                As in [`generate_image`].
+            text (`str`): Report, findings or impression.
+            num_images, seed, guidance_scale: As in [`generate_image`].
 
         Returns:
-            `Iterator[list[PIL.Image.Image]]`: `num_images` images after every row of codes, black below it, marked as
-            generated.
+            `Iterator[list[PIL.Image.Image]]`: the images after every row of codes, black below it.
 
         Raises:
             ValueError: If the text does not fit into the context.

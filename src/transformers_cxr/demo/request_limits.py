@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
 from starlette.formparsers import MultiPartException
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-
-class _UrlError(Exception):
-    """A request has a URL instead of a file."""
 
 
 class RequestLimits:
@@ -57,43 +55,31 @@ class RequestLimits:
             await self.app(scope, receive_within_limit, send)
             return
         try:
-            body = await _read_body(receive_within_limit)
-            _check_no_url(body)
+            body = await Request(scope, receive_within_limit).body()
         except MultiPartException as error:
             await PlainTextResponse(error.message, status_code=413)(scope, receive, send)
-        except _UrlError:
+            return
+        if _has_url(body):
             message = "Upload the file itself: this page downloads no URLs."
             await PlainTextResponse(message, status_code=400)(scope, receive, send)
-        else:
-            await self.app(scope, _replay(body, receive), send)
+            return
+        messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def replay() -> Message:
+            return messages.pop() if messages else await receive()
+
+        await self.app(scope, replay, send)
 
 
-async def _read_body(receive: Receive) -> bytes:
-    parts, more = [], True
-    while more:
-        message = await receive()
-        parts.append(message.get("body", b""))
-        more = message.get("more_body", False)
-    return b"".join(parts)
+def _has_url(body: bytes) -> bool:
+    """Return whether a file in the JSON of a request is a URL."""
+    paths: list[str] = []
 
-
-def _check_no_url(body: bytes) -> None:
-    def check(value: dict) -> dict:
-        if str(value.get("path")).lower().startswith(("http:", "https:")):
-            raise _UrlError
+    def collect(value: dict) -> dict:
+        paths.append(str(value.get("path")).lower())
         return value
 
-    try:
-        json.loads(body, object_hook=check)
     # Gradio refuses invalid JSON.
-    except (ValueError, RecursionError):
-        pass
-
-
-def _replay(body: bytes, receive: Receive) -> Receive:
-    messages = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def replay() -> Message:
-        return messages.pop() if messages else await receive()
-
-    return replay
+    with suppress(ValueError, RecursionError):
+        json.loads(body, object_hook=collect)
+    return any(path.startswith(("http:", "https:")) for path in paths)

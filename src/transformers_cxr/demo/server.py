@@ -36,19 +36,14 @@ def serve(
     Serve the demo page in a context. Uploads and generated images are in a temporary folder, deleted at the end.
 
     Args:
-        model ([`LlmCxrForCausalLM`]), processor ([`LlmCxrProcessor`]):
-            Model and processor of a checkpoint.
-        title (`str`, *optional*):
-            Line below the heading.
-        host (`str`, *optional*, defaults to `"127.0.0.1"`):
-            Address to listen at; by default only this machine has access.
-        port (`int`, *optional*):
-            Port to listen at; by default the first free one from 7860.
-        root_path (`str`, *optional*):
-            Path of the page behind a proxy.
+        model ([`LlmCxrForCausalLM`]), processor ([`LlmCxrProcessor`]): Model and processor of a checkpoint.
+        title (`str`, *optional*): Line below the heading.
+        host (`str`, *optional*, defaults to `"127.0.0.1"`): Address to listen at; by default only for this machine.
+        port (`int`, *optional*): Port to listen at; by default the first free one from 7860.
+        root_path (`str`, *optional*): Path of the page behind a proxy.
 
     Returns:
-        The URL of the page.
+        `Iterator[str]`: the URL of the page.
 
     Raises:
         OSError: If the port is in use.

@@ -15,8 +15,7 @@ from transformers.utils import logging
 from ..llm_cxr.generation_llm_cxr import generate_image, generate_text
 from ..llm_cxr.image_processing_llm_cxr import save_image
 from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
-from ..llm_cxr.processing_llm_cxr import GENERATED_NOTICE
-from ..notices import TEXT_NOTICE
+from ..llm_cxr.processing_llm_cxr import GENERATED_NOTICE, TEXT_NOTICE
 from .dataset import InstructionDataset
 
 logger = logging.get_logger(__name__)
