@@ -35,7 +35,7 @@ from transformers_cxr import LlmCxrForCausalLM, LlmCxrProcessor
 from transformers_cxr.data.mixture import Stage, stage_mixture
 from transformers_cxr.data.records import StudyRecord
 from transformers_cxr.data.store import load_records, select_records
-from transformers_cxr.evaluation.metrics.pneumonia import PneumoniaAgreement
+from transformers_cxr.evaluation.metrics import ReportPneumoniaAccuracy
 from transformers_cxr.evaluation.results.tables import markdown_table
 from transformers_cxr.files import atomic_write, check_same_settings
 from transformers_cxr.llm_cxr.processing_llm_cxr import REPORT_INSTRUCTION
@@ -138,7 +138,7 @@ def measure(folder: Path, records: Dataset, args: Arguments, training_args: Trai
         margins += (logits[:, yes] - logits[:, no]).tolist()
     half = len(rows) // 2
     references = ["No pneumonia."] * half + ["Pneumonia."] * half
-    numbers |= PneumoniaAgreement().compute(predictions=reports, references=references)
+    numbers |= ReportPneumoniaAccuracy().compute(predictions=reports, references=references)
     numbers["auroc"] = float(roc_auc_score([0] * half + [1] * half, margins))
     return {name: numbers[name] for name in COLUMNS.values()}
 

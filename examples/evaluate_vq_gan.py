@@ -1,18 +1,20 @@
 """
-Evaluates an image tokenizer (a VQ-GAN): how near its reconstructions are to the images, how sharp, and what they keep.
+Evaluate an image tokenizer (VQ-GAN): similarity of reconstructions to the images, sharpness, codebook usage, clinical
+content.
 
-    python examples/evaluate_vq_gan.py --data_dir DATA --output_dir runs/vq_evaluation
+    python examples/evaluate_vq_gan.py --records DATA --output_dir runs/vq_evaluation
 
-The tokenizer of the embedded checkpoint is evaluated unless `--model` names a tokenizer or a model that holds one. `DATA` is
-a Hugging Face imagefolder with a `metadata.csv` (columns in `transformers_cxr.data.readers.image_folder`), or any folder of images.
-Writes `metrics.json`, `metrics.md` and `images.png` (images above, reconstructions below) in `OUTPUT_DIR`.
+By default the tokenizer of the embedded checkpoint is evaluated; `--model` is another tokenizer or a model with one.
+`DATA` is a Parquet file of records, a folder of images with a `metadata.csv`, or any folder of images. The script
+writes `metrics.json`, `metrics.md` and `images.png` (images above their reconstructions) to `OUTPUT_DIR`.
 
-With a classifier of X-rays, `clinical_distance` is the squared difference of its features, and `label_agreement` the share of
-its labels that are the same for image and reconstruction. For one that `train_classifier.py` made, `*_of_images` and
-`*_of_reconstructions` are its balanced accuracies on both.
+With `--clinical_classifier`, `clinical_distance` is the squared difference of its features, and `label_agreement` the
+share of its labels that are equal for image and reconstruction. For a classifier of `train_classifier.py`,
+`*_of_images` and `*_of_reconstructions` are its balanced accuracies on both.
 
-`spectrum` is the curve of the reconstructions' spectral energy as a share of the images', in rings up to a quarter cycle a
-pixel: 1 is as sharp as the images, 0 is blurred. `spectral_ratio_mean` and `spectral_ratio_min` are of its rings.
+`spectrum` is the spectral energy of the reconstructions as a share of that of the images, in rings up to a quarter
+cycle per pixel: 1 is as sharp as the images, 0 is blurred. `spectral_ratio_mean` and `spectral_ratio_min` summarize
+it.
 """
 
 import json
@@ -20,40 +22,44 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
-from train_classifier import CLASSES, balanced_accuracies, class_of
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, EvalPrediction
+from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
-from transformers_cxr import CXRVQTokenizer, checkpoint
+from transformers_cxr import CXRVQTokenizer, checkpoint, save_image
 from transformers_cxr.classifiers import XrayClassifier, load_classifier
+from transformers_cxr.data.records import StudyRecord
 from transformers_cxr.data.store import open_records
 from transformers_cxr.evaluation.metrics.reconstruction import (
+    aggregate_reconstructions,
     codebook_statistics,
-    image_distances,
-    radial_energy,
     reconstruction_picture,
+    reconstruction_units,
+    spectral_ratio,
 )
-from transformers_cxr.llm_cxr.image_processing_llm_cxr import save_image
 from transformers_cxr.training.arguments import run_script
 from transformers_cxr.training.vq_gan.images import ImageDataset
 from transformers_cxr.training.vq_gan.losses import load_lpips
 
+CLASSES = ("normal", "bacterial", "viral")
 UNITS = {"psnr": "dB", "codebook_perplexity": "codes", "clinical_distance": "squared feature"}
 
 
 @dataclass
 class Arguments:
-    data_dir: str = field(metadata={"help": "imagefolder with a metadata.csv, or any folder of images"})
-    output_dir: str = field(metadata={"help": "where the results are written"})
-    model: str = field(default="", metadata={"help": "tokenizer or model with one; the embedded one by default"})
-    splits: list[str] = field(default_factory=lambda: ["validation"], metadata={"help": "splits of the metadata"})
-    clinical_classifier: str = field(
-        default="", metadata={"help": "a name of torchxrayvision or the folder of an image classifier"}
+    records: str = field(
+        metadata={"help": "Parquet file of records, or folder of images with or without a metadata.csv"}
     )
-    lpips: bool = field(default=False, metadata={"help": "measure LPIPS too, which needs the weights of VGG-16"})
-    batch_size: int = field(default=8, metadata={"help": "images at once"})
+    output_dir: str = field(metadata={"help": "folder to write"})
+    model: str = field(default="", metadata={"help": "tokenizer or model with one; default: the embedded checkpoint"})
+    split: list[str] = field(default_factory=lambda: ["validation"], metadata={"help": "splits of the records"})
+    clinical_classifier: str = field(
+        default="", metadata={"help": "folder of an image classifier or a torchxrayvision name"}
+    )
+    lpips: bool = field(default=False, metadata={"help": "compute LPIPS, which needs the weights of VGG-16"})
+    batch_size: int = field(default=8, metadata={"help": "images per batch"})
 
 
 def load_tokenizer(path: str) -> CXRVQTokenizer:
@@ -67,68 +73,66 @@ def measure(
     tokenizer: CXRVQTokenizer,
     pixel_values: torch.FloatTensor,
     classifier: XrayClassifier | None,
-    perceptual: nn.Module | None,
-) -> dict[str, torch.Tensor]:
-    """What is measured of each image of a batch, each value with the batch as its first dimension."""
+    lpips: nn.Module | None,
+) -> tuple[list[dict], list[dict]]:
+    """Return the scores of each image of a batch, and its codes and the probabilities of the classifier."""
     codes = tokenizer.encode(pixel_values)
     reconstruction = tokenizer.decode(codes)
-    # A ring is at least as wide as the step of the frequencies.
-    num_rings = min(16, tokenizer.config.image_size // 4)
-    values = image_distances(reconstruction, pixel_values) | {
-        "codes": codes,
-        "energy": radial_energy(pixel_values, num_rings),
-        "reconstructed_energy": radial_energy(reconstruction, num_rings),
-    }
-    if perceptual is not None:
-        images = [image.expand(-1, 3, -1, -1) for image in (reconstruction, pixel_values)]
-        values["lpips"] = perceptual(*images).view(-1)
+    scores, extra = {}, {"codes": codes}
+    if lpips is not None:
+        scores["lpips"] = lpips(*(image.expand(-1, 3, -1, -1) for image in (reconstruction, pixel_values))).view(-1)
     if classifier is not None:
-        features = [classifier.features(image) for image in (reconstruction, pixel_values)]
-        values["clinical_distance"] = (features[0] - features[1]).square().mean(dim=1)
-        probabilities = [classifier(image) for image in (reconstruction, pixel_values)]
-        values["probabilities_of_reconstructions"], values["probabilities_of_images"] = probabilities
-        same = classifier.predict(probabilities[0]) == classifier.predict(probabilities[1])
-        # Labels that exclude each other are one label.
-        values["label_agreement"] = (same.all(1) if classifier.thresholds is None else same.float().mean(1)).float()
-    return values
+        features = [classifier.features(image) for image in (pixel_values, reconstruction)]
+        scores["clinical_distance"] = (features[0] - features[1]).square().mean(dim=1)
+        extra["images"], extra["reconstructions"] = (classifier(image) for image in (pixel_values, reconstruction))
+        labels = [classifier.predict(extra[name]) for name in ("images", "reconstructions")]
+        agreement = labels[0] == labels[1]
+        exclusive = classifier.thresholds is None
+        scores["label_agreement"] = (agreement.all(dim=1) if exclusive else agreement.float().mean(dim=1)).float()
+    units = reconstruction_units(reconstruction, pixel_values)
+    for row, unit in enumerate(units):
+        unit.update({name: value[row].numpy() for name, value in scores.items()})
+    return units, [{name: value[row] for name, value in extra.items()} for row in range(len(codes))]
 
 
-def read_classes(data_dir: str, split: str) -> torch.LongTensor:
-    """
-    The index in `CLASSES` of each image of a split, -1 where it is not known; of the datasets that
-    `train_classifier.classified_studies` reads.
-    """
-    studies = open_records(data_dir, split)
-    sources = {study.source for study in studies if study.etiology}
-    classes = [class_of(study) if study.source in sources else None for study in studies]
-    return torch.tensor([-1 if name is None else CLASSES.index(name) for name in classes])
+def balanced_accuracies(probabilities: np.ndarray, classes: np.ndarray) -> dict[str, float]:
+    """Return the mean recall over the three classes, over normal and pneumonia, and over bacterial and viral."""
+    predicted, etiology, ill = probabilities.argmax(-1), probabilities[:, 1:].argmax(-1) + 1, classes > 0
 
+    def mean_recall(reference: np.ndarray, is_correct: np.ndarray) -> float:
+        return float(np.mean([is_correct[reference == value].mean() for value in np.unique(reference)]))
 
-def summarize(values: dict[str, torch.Tensor], codebook_size: int, classes: torch.LongTensor | None) -> dict:
-    """The measures of a set of images from those of each."""
-    spectrum = values["reconstructed_energy"].mean(dim=0) / values["energy"].mean(dim=0)
-    summary = {"images": len(values["psnr"])}
-    summary |= {name: value.mean().item() for name, value in values.items() if value.ndim == 1}
-    summary |= {"spectral_ratio_mean": spectrum.mean().item(), "spectral_ratio_min": spectrum.min().item()}
-    summary |= codebook_statistics(values["codes"], codebook_size)
-    if classes is not None:
-        known = classes >= 0
-        # A balanced accuracy needs images of every class.
-        if len(classes[known].unique()) == len(CLASSES):
-            for of in ("images", "reconstructions"):
-                prediction = EvalPrediction(values[f"probabilities_of_{of}"][known].numpy(), classes[known].numpy())
-                summary |= {f"{name}_of_{of}": value for name, value in balanced_accuracies(prediction).items()}
-    rings = len(spectrum)
-    summary["spectrum"] = {
-        f"{(i + 1) / rings / 4:.4f} cycles/pixel": share for i, share in enumerate(spectrum.tolist())
+    return {
+        "classes_balanced_accuracy": mean_recall(classes, predicted == classes),
+        "finding_balanced_accuracy": mean_recall(ill, (predicted > 0) == ill),
+        "etiology_balanced_accuracy": mean_recall(classes[ill], (etiology == classes)[ill]),
     }
+
+
+def summarize(units: list[dict], extra: list[dict], records: list[StudyRecord], codebook_size: int, sources) -> dict:
+    """Return the scores of a set of images; `sources` are the sources whose classes are known to the classifier."""
+    summary = {"images": len(units)} | aggregate_reconstructions(units)
+    summary |= codebook_statistics(torch.stack([each["codes"] for each in extra]), codebook_size)
+    names = ["normal" if record.is_normal else record.etiology for record in records]
+    rows = [row for row, name in enumerate(names) if name in CLASSES and records[row].source in sources]
+    classes = np.array([CLASSES.index(names[row]) for row in rows])
+    # A balanced accuracy needs images of every class.
+    if len(set(classes)) == len(CLASSES):
+        for images in ("images", "reconstructions"):
+            accuracies = balanced_accuracies(np.stack([extra[row][images] for row in rows]), classes)
+            summary |= {f"{name}_of_{images}": value for name, value in accuracies.items()}
+    spectrum = spectral_ratio(units).tolist()
+    rings = len(spectrum)
+    summary["spectrum"] = {f"{(i + 1) / rings / 4:.4f} cycles/pixel": share for i, share in enumerate(spectrum)}
     return summary
 
 
 def to_markdown(metrics: dict[str, dict[str, dict]]) -> str:
-    """The measures as a table, a column for each source of each split, and a table of the spectra."""
+    """Return a table of the scores and a table of the spectra, with one column per split and source."""
     columns = {
-        f"{split}, {source or 'images'}": values for split, of in metrics.items() for source, values in of.items()
+        f"{split}, {source or 'images'}": values
+        for split, by_source in metrics.items()
+        for source, values in by_source.items()
     }
     lines = []
     for kind in ("measure", "spectrum"):
@@ -145,48 +149,48 @@ def main(args: Arguments):
     path = args.model or checkpoint("llm-cxr")
     tokenizer = load_tokenizer(path)
     image_processor = AutoImageProcessor.from_pretrained(path)
-    classifier, has_classes = None, False
-    if args.clinical_classifier:
-        classifier = load_classifier(args.clinical_classifier)
-        if Path(args.clinical_classifier).is_dir() and (Path(args.data_dir) / "metadata.csv").is_file():
-            has_classes = tuple(classifier.label_names) == CLASSES
-    perceptual = load_lpips() if args.lpips else None
+    classifier = load_classifier(args.clinical_classifier) if args.clinical_classifier else None
+    lpips = load_lpips() if args.lpips else None
     output_dir = Path(args.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
 
     metrics, shown = {}, []
-    for split in args.splits:
-        records = open_records(args.data_dir, split)
-        dataset = ImageDataset([record.image for record in records], image_processor)
-        batches, readable = [], []
+    for split in args.split:
+        records = open_records(args.records, split)
+        dataset = ImageDataset([Path(record.image) for record in records], image_processor)
+        units, extra, readable = [], [], []
         for start in tqdm(range(0, len(dataset), args.batch_size), desc=split):
             examples = {row: dataset[row] for row in range(start, min(start + args.batch_size, len(dataset)))}
             for example in examples.values():
                 if example["unreadable"]:
-                    tqdm.write(f"Left out, unreadable: {example['unreadable'][0]}")
-            # Another image stands in the place of one that cannot be read.
+                    tqdm.write(f"Skipped, unreadable: {example['unreadable'][0]}")
+            # The dataset replaces an unreadable image by another one.
             examples = {row: example for row, example in examples.items() if not example["unreadable"]}
             if examples:
-                readable += examples
                 pixel_values = torch.stack([example["pixel_values"] for example in examples.values()])
-                batches.append(measure(tokenizer, pixel_values, classifier, perceptual))
+                for whole, part in zip((units, extra), measure(tokenizer, pixel_values, classifier, lpips)):
+                    whole += part
+                readable += examples
         if len(readable) < len(records):
             print(f"{len(records) - len(readable)} of {len(records)} images could not be read.")
-        values = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
-        classes = read_classes(args.data_dir, split)[readable] if has_classes else None
-        rows_of = defaultdict(list)
+        # Only datasets that tell bacterial from viral pneumonia have normal images of the same kind of patients.
+        knows_classes = classifier is not None and tuple(classifier.label_names) == CLASSES
+        sources = {record.source for record in records if record.etiology} if knows_classes else ()
+        positions_of = defaultdict(list)
         for position, row in enumerate(readable):
-            rows_of[records[row].source].append(position)
-            rows_of["all"].append(position)
+            positions_of[records[row].source].append(position)
+            positions_of["all"].append(position)
         metrics[split] = {
             source: summarize(
-                {name: value[rows] for name, value in values.items()},
+                [units[i] for i in positions],
+                [extra[i] for i in positions],
+                [records[readable[i]] for i in positions],
                 tokenizer.config.codebook_size,
-                None if classes is None else classes[rows],
+                sources,
             )
-            for source, rows in sorted(rows_of.items())
+            for source, positions in sorted(positions_of.items())
         }
-        shown += [dataset[readable[rows[0]]]["pixel_values"] for _, rows in sorted(rows_of.items())]
+        shown += [dataset[readable[positions[0]]]["pixel_values"] for _, positions in sorted(positions_of.items())]
 
     (output_dir / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     (output_dir / "metrics.md").write_text(to_markdown(metrics))

@@ -10,20 +10,24 @@ import typer
 
 from .ask import ask
 from .chat import chat
+from .compare import compare
 from .convert import convert
 from .convert_codes import convert_codes
 from .convert_vq_gan import convert_vq_gan
 from .demo import demo
 from .encode import encode
-from .evaluate import compare, evaluate, reader_study, rexrank, score_reader_study
+from .evaluate import evaluate
 from .export import export
 from .export_vq_gan import export_vq_gan
 from .generate import generate
 from .get import get
 from .info import info
 from .options import expand_option_groups
+from .reader_study import reader_study
 from .reconstruct import reconstruct
 from .report import report
+from .rexrank import rexrank
+from .score_reader_study import score_reader_study
 
 PANELS = {
     "Use a checkpoint": (report, ask, generate, chat, demo),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -117,11 +117,13 @@ class ImageOptions(SamplingOptions):
 
 def expand_option_groups(command: Callable) -> Callable:
     """
-    Replace each parameter of a command that is a dataclass of options by one parameter per field, for Typer.
+    Replace each parameter of a command that is a dataclass by one parameter per field, for Typer.
 
     Args:
         command (`Callable`):
-            A function that takes instances of the dataclasses as keyword arguments.
+            A function that takes instances of the dataclasses as keyword arguments. A field is annotated for Typer, or
+            has its help in its metadata, as for `HfArgumentParser`: then it is an argument if it has no default, else
+            an option.
     """
     groups, parameters = {}, []
     for parameter in inspect.signature(command, eval_str=True).parameters.values():
@@ -129,10 +131,7 @@ def expand_option_groups(command: Callable) -> Callable:
         if is_dataclass(group):
             groups[parameter.name] = group
             hints = get_type_hints(group, include_extras=True)
-            parameters += [
-                parameter.replace(name=field.name, default=field.default, annotation=hints[field.name])
-                for field in fields(group)
-            ]
+            parameters += [_field_parameter(parameter, field, hints[field.name]) for field in fields(group)]
         else:
             parameters.append(parameter)
 
@@ -144,3 +143,14 @@ def expand_option_groups(command: Callable) -> Callable:
 
     expanded.__signature__ = inspect.Signature(parameters)
     return expanded
+
+
+def _field_parameter(parameter: inspect.Parameter, field: Field, annotation: Any) -> inspect.Parameter:
+    has_default = field.default is not MISSING or field.default_factory is not MISSING
+    default = field.default_factory() if field.default_factory is not MISSING else field.default
+    if "help" in field.metadata:
+        kind = typer.Option if has_default else typer.Argument
+        annotation = Annotated[annotation, kind(help=field.metadata["help"])]
+    return parameter.replace(
+        name=field.name, annotation=annotation, default=default if has_default else inspect.Parameter.empty
+    )

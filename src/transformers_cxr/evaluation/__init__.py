@@ -1,1 +1,18 @@
-"""Measures of what the models give."""
+"""Evaluation of a checkpoint: tasks, metrics, results, a reader study and ReXrank submissions."""
+
+from .._lazy import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        ".runner": ("load_checkpoint", "run_evaluation"),
+        ".tasks": ("TASKS", "EvaluationArguments", "Task"),
+        ".examples": ("Example",),
+        ".results.comparison": ("compare_runs",),
+        ".results.intervals": ("Difference", "Estimate", "bootstrap", "paired_difference"),
+        ".results.model_card": ("update_document", "update_model_card"),
+        ".results.tables": ("Result",),
+        ".reader_study": ("Trial", "export_reader_study", "reader_study_trials", "score_reader_study"),
+        ".rexrank": ("read_rexrank_studies", "write_rexrank_predictions"),
+    },
+)

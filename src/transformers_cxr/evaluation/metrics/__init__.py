@@ -1,0 +1,23 @@
+"""Metrics of generated reports, answers and images, each an `evaluate.Metric` in a file of its own."""
+
+from ..._lazy import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        ".metric": ("CxrMetric", "Measurement"),
+        ".chexpert_labels": ("CheXpertLabels",),
+        ".text_overlap": ("TextOverlap",),
+        ".meteor": ("Meteor",),
+        ".radeval_score": ("RadEvalScore",),
+        ".report_pneumonia_accuracy": ("ReportPneumoniaAccuracy",),
+        ".vqa_accuracy": ("VqaAccuracy",),
+        ".image_labels": ("ImageLabels",),
+        ".image_pneumonia_accuracy": ("ImagePneumoniaAccuracy",),
+        ".image_distribution": ("ImageDistribution",),
+        ".image_features": ("ImageFeatures", "load_image_features"),
+        ".prompt_diversity": ("PromptDiversity",),
+        ".training_image_distance": ("TrainingImageDistance",),
+        ".perplexity": ("Perplexity",),
+    },
+)

@@ -1,4 +1,4 @@
-"""Feature spaces that sets of images are compared in."""
+"""Feature spaces for the comparison of sets of images."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ RAD_DINO = "microsoft/rad-dino"
 
 class ImageFeatures:
     """
-    Features of images. All images are prepared alike, as for the model, before a network sees them: grey, shorter side resized
-    to 256 pixels, centre crop, so that generated and real images differ in what they show only.
+    Compute features, of shape `(len(images), num_features)`, of PIL images, paths or arrays. All images are first
+    prepared as for the model (gray, shorter side resized to 256 pixels, centre crop), so that real and generated ones
+    differ only in content.
 
     Args:
         network (`Callable[[torch.FloatTensor], torch.FloatTensor]`):
-            Takes images, `(batch_size, 1, 256, 256)` in [-1, 1], and gives features, `(batch_size, num_features)`.
-            [`load_image_features`] has those of the field.
+            Maps images of shape `(batch_size, 1, 256, 256)` in [-1, 1] to features of shape `(batch_size,
+            num_features)`.
         batch_size (`int`, *optional*, defaults to 32):
-            Images at once.
+            Images per forward pass.
         device (`str` or `torch.device`, *optional*, defaults to `"cpu"`):
-            Where `network` is.
+            Device of `network`.
     """
 
     def __init__(
@@ -38,77 +39,42 @@ class ImageFeatures:
         batch_size: int = 32,
         device: str | torch.device = "cpu",
     ):
-        self.network = network
+        self.network, self.batch_size, self.device = network, batch_size, device
         self.image_processor = LlmCxrImageProcessor(do_convert_rgb=False)
-        self.batch_size = batch_size
-        self.device = device
 
     @torch.no_grad()
     def __call__(self, images: Sequence) -> np.ndarray:
-        """
-        Args:
-            images (`Sequence`):
-                PIL images, paths or arrays, as [`LlmCxrImageProcessor`] takes them.
-
-        Returns:
-            `np.ndarray` of shape `(len(images), num_features)` and dtype `float32`.
-
-        Raises:
-            ValueError: `network` does not take images of this size, or does not give one row of features an image.
-        """
         features = []
-        starts = range(0, len(images), self.batch_size)
-        for start in tqdm(starts, desc="Features", unit="batch", leave=False):
+        for start in tqdm(range(0, len(images), self.batch_size), desc="Features", unit="batch", leave=False):
             batch = list(images[start : start + self.batch_size])
             pixel_values = self.image_processor(batch, return_tensors="pt").pixel_values.to(self.device)
-            try:
-                output = self.network(pixel_values)
-            except RuntimeError as error:
-                raise ValueError(
-                    f"The feature network does not take images of shape {tuple(pixel_values.shape)}: {error}"
-                ) from error
-            if output.ndim != 2 or len(output) != len(batch):
-                raise ValueError(
-                    f"Expected features of shape ({len(batch)}, num_features) of {len(batch)} images, got "
-                    f"{tuple(output.shape)}."
-                )
-            features.append(output.float().cpu().numpy())
+            features.append(self.network(pixel_values).float().cpu().numpy())
         return np.concatenate(features)
 
 
-def load_image_features(
-    name: str | nn.Module, batch_size: int = 32, device: str | torch.device | None = None
-) -> ImageFeatures:
+def load_image_features(name: str, batch_size: int = 32) -> ImageFeatures:
     """
-    Features by name.
+    Load a feature space, on a GPU if there is one.
 
     Args:
-        name (`str` or `nn.Module`):
-            - `"inception"`: the 2,048 features of the Inception v3 that FID is of (torch-fidelity);
+        name (`str`):
+            - `"inception"`: the 2,048 features of the Inception v3 of FID (torch-fidelity);
             - `"rad-dino"`: the class token of RadDINO (`microsoft/rad-dino`, 768 features);
-            - a DenseNet of torchxrayvision, such as `"densenet121-res224-all"` (its 1,024 pooled features);
-            - the folder of an image classifier of Transformers, as [`load_classifier`] takes it;
-            - the folder or the name of any other vision model of Transformers, whose pooled output is taken;
-            - a module that takes images, `(batch_size, 1, 256, 256)` in [-1, 1], and gives `(batch_size, num_features)`.
+            - a DenseNet of torchxrayvision, such as `"densenet121-res224-all"` (1,024 pooled features);
+            - the folder of an image classifier of Transformers, see [`load_classifier`];
+            - the folder or name of any other vision model of Transformers (its pooled output).
         batch_size (`int`, *optional*, defaults to 32):
-            Images at once.
-        device (`str` or `torch.device`, *optional*):
-            Where the network runs; by default a GPU where there is one.
+            Images per forward pass.
 
     Raises:
-        ImportError: the package that has the network is not installed.
-        OSError: its weights are neither there nor can be downloaded; the error says which and how to provide them.
+        ImportError: the package of the network is not installed.
+        OSError: the weights cannot be read or downloaded; the error names them and where they belong.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if isinstance(name, nn.Module):
-        network = name
-    elif name == "inception":
-        network = _Inception()
-    elif name.startswith("densenet121-") or _is_classifier(name):
-        return ImageFeatures(load_classifier(name).to(device).features, batch_size=batch_size, device=device)
-    else:
-        network = _VisionModel(RAD_DINO if name == "rad-dino" else name)
-    return ImageFeatures(network.to(device).eval(), batch_size=batch_size, device=device)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("densenet121-") or _is_classifier(name):
+        return ImageFeatures(load_classifier(name).to(device).features, batch_size, device)
+    network = _Inception() if name == "inception" else _VisionModel(RAD_DINO if name == "rad-dino" else name)
+    return ImageFeatures(network.to(device).eval(), batch_size, device)
 
 
 def _is_classifier(name: str) -> bool:
@@ -124,24 +90,22 @@ class _Inception(nn.Module):
         try:
             from torchmetrics.image.fid import NoTrainInceptionV3
         except ImportError as error:
-            raise ImportError(
-                "'inception' needs torchmetrics and torch-fidelity: `pip install transformers-cxr[evaluate]`."
-            ) from error
+            raise ImportError("'inception' needs `pip install transformers-cxr[evaluate]`.") from error
         try:
             self.network = NoTrainInceptionV3(name="inception-v3-compat", features_list=["2048"])
         except OSError as error:
             raise OSError(
                 f"The weights of torch-fidelity's Inception v3 could not be read or downloaded: {error}. Put "
-                "'pt_inception-2015-12-05-6726825d.pth' into '~/.cache/torch/hub/checkpoints', or give another feature space."
+                "'pt_inception-2015-12-05-6726825d.pth' into '~/.cache/torch/hub/checkpoints', or choose another "
+                "feature space."
             ) from error
 
     def forward(self, pixel_values: torch.FloatTensor) -> torch.FloatTensor:
-        pixels = ((pixel_values + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        return self.network(pixels.expand(-1, 3, -1, -1))
+        return self.network(_to_rgb_bytes(pixel_values))
 
 
 class _VisionModel(nn.Module):
-    """A vision model of Transformers behind its image processor."""
+    """A vision model of Transformers with its image processor."""
 
     def __init__(self, name: str):
         super().__init__()
@@ -150,11 +114,16 @@ class _VisionModel(nn.Module):
             self.image_processor = AutoImageProcessor.from_pretrained(name)
         except OSError as error:
             raise OSError(
-                f"'{name}' could not be read or downloaded. Give the folder of a vision model of Transformers (`hf download "
-                f"{name} --local-dir FOLDER` where there is a network), or another feature space."
+                f"'{name}' could not be read or downloaded. Give the folder of a vision model of Transformers (`hf "
+                f"download {name} --local-dir FOLDER` on a machine with internet access), or choose another feature "
+                "space."
             ) from error
 
     def forward(self, pixel_values: torch.FloatTensor) -> torch.FloatTensor:
-        pixels = ((pixel_values + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).expand(-1, 3, -1, -1)
-        inputs = self.image_processor(images=list(pixels.cpu().numpy()), return_tensors="pt")
+        images = list(_to_rgb_bytes(pixel_values).cpu().numpy())
+        inputs = self.image_processor(images=images, return_tensors="pt")
         return self.model(inputs.pixel_values.to(self.model.device)).pooler_output.flatten(1)
+
+
+def _to_rgb_bytes(pixel_values: torch.FloatTensor) -> torch.ByteTensor:
+    return ((pixel_values + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).expand(-1, 3, -1, -1)

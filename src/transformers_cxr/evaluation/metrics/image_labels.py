@@ -1,4 +1,4 @@
-"""Whether generated images show what the real ones of the same report show, as a classifier of X-rays sees it."""
+"""Labels of generated images against those of real images, as predicted by a classifier."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from .metric import CxrMetric
 
 class ImageLabels(CxrMetric):
     """
-    F1 and AUROC of the labels of generated images against those of real images, both given by a classifier (arXiv
-    2305.11490, table 4).
+    F1, AUROC and Jaccard index of the labels that a classifier predicts for generated images against those that it
+    predicts for the real images of the same reports (arXiv 2305.11490, table 4).
 
-    Names of the numbers are `{f1, auroc, jaccard}_{micro, macro, weighted}`, `classes` and `{f1, auroc,
-    jaccard}_{label}`, see [`classification_scores`]. The reference is the label of the real image; AUROC is of the
-    probability of the generated one. All are in [0, 1], higher is better. They say as much as the classifier is right.
+    The scores are `{f1, auroc, jaccard}_{micro, macro, weighted}`, `classes` and `{f1, auroc, jaccard}_{label}`, see
+    [`classification_scores`]. AUROC is of the probabilities of the generated images. All are in [0, 1], higher is
+    better.
 
     A unit is a `np.ndarray` of shape `(2, num_labels)`: the probabilities of the generated and of the real image.
 
     Args:
         classifier ([`XrayClassifier`]):
-            What gives the labels.
+            The classifier, see [`load_classifier`].
     """
 
     FEATURES = Features({"predictions": Image(), "references": Image()})
@@ -35,13 +35,13 @@ class ImageLabels(CxrMetric):
         super().__init__(**kwargs)
         self.classifier = classifier
 
-    def _units(self, predictions: Sequence, references: Sequence) -> list[np.ndarray]:
-        return self.units_of(*map(self.classifier.probabilities, (predictions, references)))
+    def prepare(self, predictions: Sequence, references: Sequence) -> list[np.ndarray]:
+        return self.units_of(self.classifier.probabilities(predictions), self.classifier.probabilities(references))
 
     @staticmethod
-    def units_of(generated: np.ndarray, real: np.ndarray) -> list[np.ndarray]:
-        """Return the units for given probabilities of shape `(num_images, num_labels)`."""
-        return list(np.stack([generated, real], axis=1))
+    def units_of(generated: torch.FloatTensor, real: torch.FloatTensor) -> list[np.ndarray]:
+        """Return the units of images from their probabilities, of shape `(num_images, num_labels)`."""
+        return list(torch.stack([generated, real], dim=1).numpy())
 
     def aggregate(self, units: Sequence[np.ndarray]) -> dict[str, float]:
         probabilities = np.stack(units)

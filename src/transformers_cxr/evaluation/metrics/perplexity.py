@@ -1,4 +1,4 @@
-"""How much of its language a model has kept."""
+"""Perplexity of texts, before and after fine-tuning."""
 
 from __future__ import annotations
 
@@ -15,30 +15,29 @@ from .metric import CxrMetric
 
 class Perplexity(CxrMetric):
     """
-    Perplexity of texts under a causal language model, with a window that slides as the documentation of Transformers describes
-    (https://huggingface.co/docs/transformers/perplexity): every token is predicted once, from at most `max_length - 1` tokens
-    before it and, but at the beginning of a text, from at least `max_length - stride`.
+    Perplexity of texts under a causal language model, with the sliding window of the documentation of Transformers
+    (https://huggingface.co/docs/transformers/perplexity): every token is predicted once, from at most `max_length - 1`
+    preceding tokens and, except at the beginning of a text, from at least `max_length - stride`.
 
-    `perplexity` is the exponential of the mean negative log-likelihood of a token, at least 1, lower is better; `bits_per_byte`
-    is the negative log-likelihood in bits by UTF-8 byte, which compares models of different tokenizers; and with a base model
-    `base_perplexity`, `base_bits_per_byte` and `perplexity_ratio`, which is above 1 where language was lost. NaN for texts of
-    one token. There are no references: `metric.compute(predictions=texts)`.
+    - `perplexity`: exponential of the mean negative log-likelihood of a token, at least 1, lower is better.
+    - `bits_per_byte`: negative log-likelihood in bits per UTF-8 byte, which compares models with different tokenizers.
+    - `base_perplexity`, `base_bits_per_byte`, `perplexity_ratio`: the same for a base model, and the ratio to it,
+      which is above 1 if the model lost language.
 
-    A unit is a `np.ndarray` of shape `(2, 3)`: of the model and of its base the sum of negative log-likelihoods in nats, the
-    number of tokens predicted, and of bytes.
+    NaN for texts of one token. There are no references: `metric.compute(predictions=texts)`.
+
+    A unit is a `np.ndarray` of shape `(2, 3)`: for the model and the base model, the sum of negative log-likelihoods
+    in nats, the number of predicted tokens and the number of bytes.
 
     Args:
         model (`PreTrainedModel`), tokenizer (`PreTrainedTokenizerBase`):
             A causal language model, such as [`LlmCxrForCausalLM`], and its tokenizer.
         base_model (`PreTrainedModel`, *optional*), base_tokenizer (`PreTrainedTokenizerBase`, *optional*):
-            The model before it was fine-tuned. Its tokenizer is `tokenizer` by default.
+            The model before fine-tuning. Its tokenizer defaults to `tokenizer`.
         max_length (`int`, *optional*, defaults to 1024):
-            Tokens of a window.
+            Length of a window in tokens, at most the context of the models.
         stride (`int`, *optional*, defaults to 512):
-            Tokens that the window moves by, in [1, max_length).
-
-    Raises:
-        ValueError: `stride` or `max_length` is not possible.
+            Tokens by which the window moves, in [1, max_length).
     """
 
     FEATURES = Features({"predictions": Value("string")})
@@ -54,17 +53,11 @@ class Perplexity(CxrMetric):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if not 1 <= stride < max_length:
-            raise ValueError(f"Expected a stride of at least 1 and below max_length = {max_length}, got {stride}.")
-        for each in filter(None, (model, base_model)):
-            longest = each.config.get_text_config().max_position_embeddings
-            if max_length > longest:
-                raise ValueError(f"The model takes at most {longest} tokens, got max_length = {max_length}.")
         self.model, self.tokenizer = model, tokenizer
         self.base_model, self.base_tokenizer = base_model, base_tokenizer or tokenizer
         self.max_length, self.stride = max_length, stride
 
-    def _units(self, predictions: Sequence[str], references: None) -> list[np.ndarray]:
+    def prepare(self, predictions: Sequence[str], references: None = None) -> list[np.ndarray]:
         units = np.full((len(predictions), 2, 3), np.nan)
         models = [(self.model, self.tokenizer), (self.base_model, self.base_tokenizer)]
         for column, (model, tokenizer) in enumerate(models):

@@ -1,47 +1,33 @@
-"""Results in documents: the tables and the metadata of a model card, and chosen rows in any Markdown file."""
+"""Results in Markdown files: tables and metadata of a model card, or selected rows of any document."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard
 
+from ..tasks import TASKS
 from .tables import Result, format_number, markdown_table, results_to_markdown
 
-# `<!-- metrics -->` gets all tables, `<!-- metrics: report/kermany/f1_micro, vqa/all/exact_match -->` one of the named rows.
+# `<!-- metrics -->` gets all tables, `<!-- metrics: report/kermany/f1_micro, vqa/all/exact_match -->` these rows.
 _SECTION = re.compile(r"(<!-- metrics(?P<names>:[^>]*)? -->\n)(.*?)(<!-- end of metrics -->)", re.DOTALL)
-_PIPELINE_TASKS = {
-    "report": "image-to-text",
-    "vqa": "visual-question-answering",
-    "language": "text-generation",
-    "tokenizer": "image-to-image",
-}
-# What a reader of a hub needs of each task; the ends of the names of `image`, whose beginnings name a feature space.
-_MAIN_METRICS = {
-    "report": ("finding_balanced_accuracy", "etiology_balanced_accuracy", "f1_micro_14", "f1_macro_14", "rouge_l"),
-    "vqa": ("exact_match", "yes_no_accuracy"),
-    "image": ("finding_balanced_accuracy", "etiology_balanced_accuracy", "f1_macro", "_fid", "closer_than_real"),
-    "diversity": ("ms_ssim",),
-    "language": ("perplexity", "perplexity_ratio"),
-    "tokenizer": ("psnr", "ms_ssim"),
-    "well-formed": ("well_formed",),
-}
 
 
 def update_document(path: str | Path, results: Sequence[Result]) -> None:
     """
-    Writes results between `<!-- metrics -->` and `<!-- end of metrics -->` of a Markdown file: all tables, without the metrics
-    that are not defined in any group, or, where the first marker names rows (`<!-- metrics: TASK/GROUP/METRIC, ... -->`), one
+    Write results between `<!-- metrics -->` and `<!-- end of metrics -->` of a Markdown file: all tables, without
+    metrics that no group defines, or, if the first marker names rows (`<!-- metrics: TASK/GROUP/METRIC, ... -->`), one
     table of these.
 
     Raises:
         ValueError: the file has no such section, or names a row that is not among the results.
     """
     path = Path(path)
-    path.write_text(_filled(path.read_text(encoding="utf-8"), results, str(path)), encoding="utf-8")
+    path.write_text(_fill(path.read_text(encoding="utf-8"), results, str(path)), encoding="utf-8")
 
 
 def update_model_card(
@@ -53,39 +39,39 @@ def update_model_card(
     cost: str = "",
 ) -> None:
     """
-    Writes results into a model card: as [`update_document`] does, and the main ones as `model-index` metadata, which hubs
-    and leaderboards read, an `EvalResult` a number that is defined. Where there are several sources they are of that one
-    which has the most examples, since the numbers of sources that differ say little when they are mixed.
+    Write results into a model card: tables as in [`update_document`], and the main metrics of each task as
+    `model-index` metadata, which the Hub reads. The metadata are of the source with the most examples, because
+    averages over different sources say little.
 
     Args:
         path (`str` or `Path`):
             The model card.
         results (`Sequence[Result]`):
-            The numbers.
+            The results.
         model_name (`str`):
             Name of the model in the metadata.
         dataset_name (`str`):
-            Name of the dataset.
+            Name of the dataset in the metadata.
         dataset_split (`str`):
-            The split that was evaluated.
+            The split of the dataset.
         cost (`str`, *optional*):
-            A table of what the evaluation cost, as [`cost_summary`] gives it; it goes below the others.
+            The table of [`cost_summary`], written below the others.
 
     Raises:
         ValueError: the card has no section for the tables.
     """
     card = ModelCard.load(path)
-    card.text = _filled(card.text, results, str(path), cost)
+    card.text = _fill(card.text, results, str(path), cost)
     card.data.model_name = model_name
     card.data.eval_results = [
         EvalResult(
-            task_type=_PIPELINE_TASKS.get(result.task, "text-to-image"),
+            task_type=TASKS[result.task].hub_task,
             dataset_type=re.sub(r"\W+", "-", dataset_name.lower()),
             dataset_name=dataset_name,
             dataset_config=None if result.group == "all" else result.group,
             dataset_split=dataset_split,
             metric_type=result.metric,
-            # Results of one type of task and one dataset are one entry, which would hide this.
+            # The Hub merges results of the same type of task and dataset.
             metric_name=f"{result.task}: {result.metric.replace('_', ' ')}",
             metric_value=round(result.estimate.value, 4),
         )
@@ -96,26 +82,21 @@ def update_model_card(
 
 def _main_results(results: Sequence[Result]) -> list[Result]:
     main = []
-    for task, metrics in _MAIN_METRICS.items():
-        own = [result for result in results if result.task == task]
+    for name, task in TASKS.items():
+        own = [result for result in results if result.task == name]
         sources = {r.group: r.estimate.units for r in own if r.group != "all" and ": " not in r.group}
         group = max(sources, key=sources.get, default="all")
-        for name in metrics:
-            main += [r for r in own if r.group == group and _is_named(r, name) and not math.isnan(r.estimate.value)]
+        defined = [r for r in own if r.group == group and not math.isnan(r.estimate.value)]
+        for metric in task.main_metrics:
+            main += [r for r in defined if fnmatch(r.metric, metric)]
     return main
 
 
-def _is_named(result: Result, name: str) -> bool:
-    if result.task != "image":
-        return result.metric == name
-    return result.metric.endswith(name) and not result.metric.startswith(("real_", "reconstructed_"))
-
-
-def _filled(text: str, results: Sequence[Result], path: str, cost: str = "") -> str:
+def _fill(text: str, results: Sequence[Result], path: str, cost: str = "") -> str:
     if not _SECTION.search(text):
         raise ValueError(f"'{path}' has no section between '<!-- metrics -->' and '<!-- end of metrics -->'.")
 
-    def fill(match: re.Match) -> str:
+    def section(match: re.Match) -> str:
         if match["names"] is None:
             defined = {(r.task, r.metric) for r in results if not math.isnan(r.estimate.value)}
             shown = [r for r in results if (r.task, r.metric) in defined]
@@ -126,12 +107,9 @@ def _filled(text: str, results: Sequence[Result], path: str, cost: str = "") -> 
         for name in (name.strip() for name in match["names"][1:].split(",")):
             if name not in known:
                 raise ValueError(f"'{path}' names '{name}', which is not among the results.")
-            estimate = known[name]
-            interval = (
-                "" if math.isnan(estimate.low) else f"{format_number(estimate.low)} to {format_number(estimate.high)}"
-            )
-            task, group, metric = name.split("/", 2)
-            rows.append([task, group, metric, format_number(estimate.value), interval, str(estimate.units)])
+            value, low, high = (format_number(getattr(known[name], end)) for end in ("value", "low", "high"))
+            interval = "" if math.isnan(known[name].low) else f"{low} to {high}"
+            rows.append([*name.split("/", 2), value, interval, str(known[name].units)])
         return f"{match[1]}{markdown_table(['task', 'on', 'metric', 'value', '95 % interval', 'n'], rows)}\n{match[4]}"
 
-    return _SECTION.sub(fill, text)
+    return _SECTION.sub(section, text)

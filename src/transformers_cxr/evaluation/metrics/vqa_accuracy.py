@@ -1,4 +1,4 @@
-"""How well questions are answered."""
+"""Accuracy of answers to questions about X-rays."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from .metric import CxrMetric
 
 class VqaAccuracy(CxrMetric):
     """
-    Answers against reference answers, over all questions and over those of each type.
+    Accuracy of answers against reference answers, over all questions and over the questions of each type.
 
-    - `exact_match`: the share of answers that equal their reference, case, punctuation and articles aside.
-    - `yes_no_accuracy`: of the questions whose reference begins with "yes" or "no", the share whose answer begins with the same
-      word; NaN where there is none.
-    - `token_f1`: the mean of the F1 of the words that an answer and its reference share (Rajpurkar et al. 2016, arXiv
+    - `exact_match`: share of the answers that equal their reference, ignoring case, punctuation and articles.
+    - `yes_no_accuracy`: share of the questions whose answer begins with the same word as the reference, among the
+      questions whose reference begins with "yes" or "no"; NaN without such questions.
+    - `token_f1`: mean F1 of the words that an answer shares with its reference (Rajpurkar et al. 2016, arXiv
       1606.05250, section 6.1); 1 for two empty answers.
 
-    The same followed by `_{question type}`, and `count_{question type}`. All but the counts are in [0, 1], higher is better.
-    References are `{"answer": ..., "question_type": ...}`, the type "" where there is none. A unit is the type and the three
-    numbers of a question.
+    Each also with the suffix `_{question type}`, and `count_{question type}`. All but the counts are in [0, 1], higher
+    is better. References are `{"answer": ..., "question_type": ...}`; the type may be "". A unit is the type and the
+    three scores of a question.
     """
 
     FEATURES = Features(
@@ -34,7 +34,7 @@ class VqaAccuracy(CxrMetric):
         }
     )
 
-    def _units(self, predictions: Sequence[str], references: Sequence[dict]) -> list[tuple[str, float, float, float]]:
+    def prepare(self, predictions: Sequence[str], references: Sequence[dict]) -> list[tuple[str, float, float, float]]:
         units = []
         for prediction, reference in zip(predictions, references):
             given, wanted = _words(prediction), _words(reference["answer"])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, jaccard_score, roc_auc_score
 
-from transformers_cxr.evaluation.metrics.report_labels import FIVE_LABELS, CheXpertLabels
+from transformers_cxr.evaluation.metrics.chexpert_labels import FIVE_LABELS, CheXpertLabels
 from transformers_cxr.reports.labeler import CHEXPERT_LABELS, RuleLabeler
 
 REFERENCES = [
@@ -40,24 +40,17 @@ def test_scores_are_those_of_scikit_learn_over_the_labels_that_occur(suffix, pos
     assert scores[f"classes_{size}{suffix}"] == occurs.sum()
 
 
-def test_reports_against_themselves_score_one_and_absent_labels_nan():
-    scores = CheXpertLabels().compute(predictions=REFERENCES, references=REFERENCES)
-    assert (
-        scores["f1_micro_14"] == scores["f1_macro_14"] == scores["auroc_macro_5"] == scores["jaccard_weighted_14"] == 1
-    )
-    assert scores["f1_pneumonia"] == 1 and np.isnan(scores["f1_pneumonia_uncertain_negative"])
-    assert np.isnan(scores["f1_fracture"]) and np.isnan(scores["auroc_fracture"])
-
-
-def test_the_order_of_the_studies_does_not_matter():
+def test_reports_against_themselves_score_one_and_absent_labels_are_nan():
     metric = CheXpertLabels()
+    scores = metric.compute(predictions=REFERENCES, references=REFERENCES)
+    names = ("f1_micro_14", "f1_macro_14", "auroc_macro_5", "jaccard_weighted_14", "f1_pneumonia")
+    assert [scores[name] for name in names] == [1] * 5
+    assert np.isnan([scores["f1_pneumonia_uncertain_negative"], scores["f1_fracture"], scores["auroc_fracture"]]).all()
     units = metric.prepare(PREDICTIONS, REFERENCES)
-    assert units[0].shape == (2, 14)
-    np.testing.assert_equal(metric.aggregate(units[::-1]), metric.aggregate(units))
     assert metric.f1_averages(units).items() <= metric.aggregate(units).items()
 
 
-def test_all_empty_reports_find_nothing():
+def test_empty_reports_find_nothing():
     scores = CheXpertLabels().compute(predictions=[""] * 5, references=REFERENCES)
     assert scores["f1_micro_14"] == 0 and scores["auroc_macro_14"] == 0.5
     scores = CheXpertLabels().compute(predictions=REFERENCES, references=[""] * 5)

@@ -1,4 +1,4 @@
-"""Agreement of generated and reference reports on CheXpert's labels."""
+"""CheXpert labels of generated reports against those of reference reports."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ...reports.labeler import CHEXPERT_LABELS, POSITIVE, UNCERTAIN, CheXbertLab
 from .classification import classification_scores
 from .metric import CxrMetric
 
-# Those of the CheXpert competition (Irvin et al. 2019, section 5).
+# The labels of the CheXpert competition (Irvin et al. 2019, section 5).
 FIVE_LABELS = ("Cardiomegaly", "Edema", "Consolidation", "Atelectasis", "Pleural Effusion")
 LABELERS: dict[str, Callable[[], Callable[[Sequence[str]], np.ndarray]]] = {
     "rules": RuleLabeler,
@@ -24,14 +24,15 @@ class CheXpertLabels(CxrMetric):
     F1, AUROC and Jaccard index of the CheXpert labels of generated reports against those of reference reports (arXiv
     2305.11490, tables 1 and 2).
 
-    Names of the numbers are `{f1, auroc, jaccard}_{micro, macro, weighted}_{14, 5}` and `{f1, auroc, jaccard}_{label}`, for
-    uncertain labels taken as positive, and the same followed by `_uncertain_negative` for uncertain labels taken as negative;
-    a finding that is not mentioned is negative. `classes_{14, 5}` counts the labels that a macro or weighted average is over.
-    All are in [0, 1], higher is better; AUROC is of hard labels, and 0.5 by chance. [`classification_scores`] has the
-    definitions: a label that no reference has is NaN and in no average but the micro ones.
+    The scores are `{f1, auroc, jaccard}_{micro, macro, weighted}_{14, 5}` and `{f1, auroc, jaccard}_{label}`, with
+    uncertain labels as positive, and the same with the suffix `_uncertain_negative`, with uncertain labels as
+    negative. A finding that is not mentioned is negative. `classes_{14, 5}` counts the labels in a macro or weighted
+    average. All scores are in [0, 1], higher is better; AUROC is of hard labels, 0.5 by chance. See
+    [`classification_scores`] for the definitions: a label that no reference has is NaN and enters only the micro
+    averages.
 
-    The variant (`config_name`) is the labeler: `"rules"` ([`RuleLabeler`], offline) or `"chexbert"` ([`CheXbertLabeler`]).
-    Numbers of different labelers do not compare.
+    The variant (`config_name`) is the labeler: `"rules"` ([`RuleLabeler`], offline) or `"chexbert"`
+    ([`CheXbertLabeler`]). Scores of different labelers cannot be compared.
 
     A unit is a `np.ndarray` of shape `(2, 14)`: the labels of the generated and of the reference report.
     """
@@ -39,13 +40,13 @@ class CheXpertLabels(CxrMetric):
     CONFIG_NAMES = tuple(LABELERS)
     FEATURES = Features({"predictions": Value("string"), "references": Value("string")})
 
-    def _units(self, predictions: Sequence[str], references: Sequence[str]) -> list[np.ndarray]:
+    def prepare(self, predictions: Sequence[str], references: Sequence[str]) -> list[np.ndarray]:
         labeler = LABELERS[self.config_name]()
         return list(np.stack([labeler(predictions), labeler(references)], axis=1))
 
     @staticmethod
     def f1_averages(units: Sequence[np.ndarray]) -> dict[str, float]:
-        """`f1_micro_14` and `f1_macro_14` alone, quickly, for a curve of many points."""
+        """Compute only `f1_micro_14` and `f1_macro_14`, for a curve of many points."""
         predicted, reference = np.isin(np.stack(units), (POSITIVE, UNCERTAIN)).swapaxes(0, 1)
         averages, _ = classification_scores(predicted, reference)
         return {f"{name}_14": averages[name] for name in ("f1_micro", "f1_macro")}

@@ -1,0 +1,61 @@
+"""Distance of generated images to the nearest training image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from datasets import Features, Image
+
+from .image_features import ImageFeatures
+from .metric import CxrMetric
+
+
+class TrainingImageDistance(CxrMetric):
+    """
+    Whether generated images are copies of training images: Euclidean distance to the nearest training image in a
+    feature space, of generated images and, as the value without memorization, of real images that were not trained on.
+
+    - `nearest_distance`, `nearest_distance_real`: medians.
+    - `closer_than_real`: probability that a generated image is closer to its nearest training image than a real image
+      to its nearest one; a tie counts half; 0.5 without memorization, 1 for copies (Meehan et al. 2020, arXiv
+      2004.05675).
+    - `share_below_real`: share of the generated images that are closer than the closest real image.
+
+    A unit is a `np.ndarray` of shape `(2, 2)`: distance and index of the nearest training image, for the generated and
+    for the real image.
+
+    Args:
+        features ([`ImageFeatures`]):
+            The feature space.
+        training_images (`Sequence`):
+            The images that the model was trained on.
+    """
+
+    FEATURES = Features({"predictions": Image(), "references": Image()})
+
+    def __init__(self, features: ImageFeatures, training_images: Sequence, **kwargs):
+        super().__init__(**kwargs)
+        self.image_features = features
+        self.training_features = features(training_images)
+
+    def prepare(self, predictions: Sequence, references: Sequence) -> list[np.ndarray]:
+        nearest = [self._nearest(self.image_features(images)) for images in (predictions, references)]
+        return list(np.stack(nearest, axis=1))
+
+    def _nearest(self, features: np.ndarray) -> np.ndarray:
+        training = torch.from_numpy(self.training_features).double()
+        # In parts: all distances to a large training set would not fit into memory.
+        distances = (torch.cdist(part, training) for part in torch.from_numpy(features).double().split(16))
+        return torch.cat([torch.stack(part.min(dim=1), dim=1) for part in distances]).numpy()
+
+    def aggregate(self, units: Sequence[np.ndarray]) -> dict[str, float]:
+        generated, real = np.stack(units)[:, :, 0].T
+        difference = real[None, :] - generated[:, None]
+        return {
+            "nearest_distance": float(np.median(generated)),
+            "nearest_distance_real": float(np.median(real)),
+            "closer_than_real": float((np.sign(difference) + 1).mean() / 2),
+            "share_below_real": float((generated < real.min()).mean()),
+        }

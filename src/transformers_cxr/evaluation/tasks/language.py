@@ -1,0 +1,52 @@
+"""The task "language": perplexity of texts."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..arguments import argument
+from ..examples import Example
+from .task import Task
+
+
+@dataclass
+class LanguageArguments:
+    """Arguments of the task "language"."""
+
+    texts: str = argument("", "Text file for perplexity. Empty lines separate the texts.")
+    base_model: str = argument("", "The language model before fine-tuning, for its perplexity.")
+
+
+class LanguageTask(Task):
+    """Perplexity of texts, before and after fine-tuning. Nothing is generated."""
+
+    name = "language"
+    needs = "texts"
+    hub_task = "text-generation"
+    main_metrics = ("perplexity", "perplexity_ratio")
+
+    def examples(self, records):
+        path = Path(self.arguments.texts)
+        texts = [text.strip() for text in re.split(r"\n\s*\n", path.read_text(encoding="utf-8")) if text.strip()]
+        return self.sample([Example(str(i), str(i), "", path, text) for i, text in enumerate(texts)])
+
+    def settings(self, model):
+        return None
+
+    def metrics(self, examples, outputs, model=None, processor=None):
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        from ..metrics.perplexity import Perplexity
+
+        base_model = base_tokenizer = None
+        if path := self.arguments.base_model:
+            base_model = AutoModelForCausalLM.from_pretrained(path).eval().to(model.device)
+            base_tokenizer = AutoTokenizer.from_pretrained(path)
+        contexts = [m.config.get_text_config().max_position_embeddings for m in (model, base_model) if m is not None]
+        max_length = min(1024, *contexts)
+        metric = Perplexity(
+            model, processor.tokenizer, base_model, base_tokenizer, max_length=max_length, stride=max_length // 2
+        )
+        return [metric.measure([example.prompt for example in examples])]

@@ -1,0 +1,48 @@
+"""The task "tokenizer": reconstructions of X-rays by the VQ-GAN."""
+
+from __future__ import annotations
+
+from ..examples import Example
+from .task import Task, images_of
+
+
+class TokenizerTask(Task):
+    """X-rays, encoded and decoded, against themselves, and the use of the codebook."""
+
+    name = "tokenizer"
+    hub_task = "image-to-image"
+    main_metrics = ("psnr", "ms_ssim")
+
+    def examples(self, records):
+        return self.sample([Example.from_record(record, "") for record in images_of(records)])
+
+    def generate(self, model, processor, batch):
+        import numpy as np
+        import torch
+
+        paths = [example.image_path for example in batch]
+        pixel_values = processor.image_processor(paths, return_tensors="pt").pixel_values.to(model.device)
+        with torch.no_grad():
+            return model.vq_tokenizer.encode(pixel_values).cpu().numpy().astype(np.uint16)
+
+    def metrics(self, examples, outputs, model=None, processor=None):
+        import numpy as np
+        import torch
+        from tqdm import tqdm
+
+        from ..metrics.metric import Measurement
+        from ..metrics.reconstruction import aggregate_reconstructions, codebook_statistics, reconstruction_units
+
+        codes, units = torch.from_numpy(np.stack(outputs).astype(np.int64)), []
+        step = self.arguments.batch_size
+        for start in tqdm(range(0, len(examples), step), desc="tokenizer: reconstructions", unit="batch"):
+            paths = [example.image_path for example in examples[start : start + step]]
+            pixel_values = processor.image_processor(paths, return_tensors="pt").pixel_values.to(model.device)
+            with torch.no_grad():
+                reconstruction = model.vq_tokenizer.decode(codes[start : start + step].to(model.device))
+            units += reconstruction_units(reconstruction, pixel_values)
+
+        def codebook(codes: list[torch.LongTensor]) -> dict[str, float]:
+            return codebook_statistics(torch.stack(codes), processor.codebook_size)
+
+        return [Measurement(units, aggregate_reconstructions), Measurement(list(codes), codebook, distinct=True)]
