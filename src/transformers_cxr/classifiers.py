@@ -12,21 +12,6 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from .llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor
 
-# The eleven labels of arXiv 2305.11490, table 4: those that CheXpert shares with torchxrayvision.
-ELEVEN_LABELS = (
-    "Atelectasis",
-    "Cardiomegaly",
-    "Consolidation",
-    "Edema",
-    "Effusion",
-    "Enlarged Cardiomediastinum",
-    "Fracture",
-    "Lung Lesion",
-    "Lung Opacity",
-    "Pneumonia",
-    "Pneumothorax",
-)
-
 
 class XrayClassifier(nn.Module):
     """
@@ -149,7 +134,7 @@ class _TransformersBackbone(nn.Module):
         return self.model(pixel_values).pooler_output
 
 
-def load_classifier(name_or_path: str, label_names: Sequence[str] | None = None) -> XrayClassifier:
+def load_classifier(name_or_path: str) -> XrayClassifier:
     """
     Load a classifier of X-rays.
 
@@ -158,13 +143,11 @@ def load_classifier(name_or_path: str, label_names: Sequence[str] | None = None)
             Folder of a Transformers image classifier with its image processor, a convolutional network whose head is
             named `classifier` (ResNet, ConvNeXt, EfficientNet, RegNet ...), or the name of a DenseNet of
             torchxrayvision, such as `"densenet121-res224-all"`, which the paper uses (arXiv 2305.11490, section 3.1).
-        label_names (`Sequence[str]`, *optional*):
-            Labels to keep, such as `ELEVEN_LABELS`. All by default.
 
     Raises:
         ImportError: torchxrayvision is not installed.
         OSError: its weights are not on this machine and cannot be downloaded.
-        ValueError: there is no such folder, name or label.
+        ValueError: there is no such folder or name.
     """
     if Path(name_or_path).is_dir():
         model = AutoModelForImageClassification.from_pretrained(name_or_path)
@@ -177,7 +160,7 @@ def load_classifier(name_or_path: str, label_names: Sequence[str] | None = None)
             image_size=processor.size["height"] if "height" in processor.size else processor.size["shortest_edge"],
             value_range=(0.0, 1.0),
             head=model.classifier,
-            label_names=_keep(names, label_names, name_or_path),
+            label_names=names,
             thresholds=[0.5] * len(names) if is_multi_label else None,
         )
     try:
@@ -206,18 +189,9 @@ def load_classifier(name_or_path: str, label_names: Sequence[str] | None = None)
         value_range=(-1024.0, 1024.0),
         head=model.classifier,
         # Labels that these weights do not know have neither a name nor an operating point.
-        label_names=_keep(model_urls[name_or_path]["labels"], label_names, name_or_path),
+        label_names=model_urls[name_or_path]["labels"],
         thresholds=model.op_threshs.nan_to_num(0.5),
     )
 
 
-def _keep(names: Sequence[str], wanted: Sequence[str] | None, classifier: str) -> list[str]:
-    """Remove the names of all labels but those that are wanted."""
-    if wanted is None:
-        return list(names)
-    if missing := sorted(set(wanted) - set(names)):
-        raise ValueError(f"'{classifier}' has no label {missing}. It has {[name for name in names if name]}.")
-    return [name if name in wanted else "" for name in names]
-
-
-__all__ = ["ELEVEN_LABELS", "XrayClassifier", "load_classifier"]
+__all__ = ["XrayClassifier", "load_classifier"]

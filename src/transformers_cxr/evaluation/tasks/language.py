@@ -36,14 +36,13 @@ class LanguageTask(Task):
         return None
 
     def metrics(self, examples, outputs, model=None, processor=None):
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
+        from ...conversion import load_language_model
         from ..metrics.perplexity import Perplexity
 
         base_model = base_tokenizer = None
-        if path := self.arguments.base_model:
-            base_model = AutoModelForCausalLM.from_pretrained(path).eval().to(model.device)
-            base_tokenizer = AutoTokenizer.from_pretrained(path)
+        if name := self.arguments.base_model:
+            base_model, base_tokenizer = load_language_model(name)
+            base_model.to(model.device)
         contexts = [m.config.get_text_config().max_position_embeddings for m in (model, base_model) if m is not None]
         max_length = min(1024, *contexts)
         metric = Perplexity(
