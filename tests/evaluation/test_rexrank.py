@@ -43,7 +43,7 @@ def test_the_frontal_image_is_read_and_the_studies_are_written_with_predictions(
 
 def test_a_report_is_one_line_with_the_headings_of_the_leaderboard():
     assert rexrank_report("findings: A.\n\nB.\nIMPRESSION:C.") == "Findings: A. B. Impression: C."
-    assert rexrank_report("Normal.") == "Normal."
+    assert rexrank_report("Normal.") == "Findings: Normal."
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from pathlib import Path
 
 from ..files import atomic_write
+from ..reports.sections import parse_report
 from .examples import Example
-
-_HEADINGS = re.compile(r"\b(findings|impression)\s*:\s*", re.IGNORECASE)
 
 
 def read_rexrank_studies(path: str | Path, image_root: str | Path) -> tuple[dict[str, dict], list[Example]]:
@@ -52,7 +50,8 @@ def read_rexrank_studies(path: str | Path, image_root: str | Path) -> tuple[dict
 
 def rexrank_report(text: str) -> str:
     """Return a generated report on one line with the headings of ReXrank: "Findings: ... Impression: ..."."""
-    return " ".join(_HEADINGS.sub(lambda match: f"{match[1].capitalize()}: ", text).split())
+    sections = parse_report(text)._asdict()
+    return " ".join(f"{heading.capitalize()}: {content}" for heading, content in sections.items() if content)
 
 
 def write_rexrank_predictions(studies: dict[str, dict], reports: dict[str, str], path: str | os.PathLike) -> None:
