@@ -32,6 +32,7 @@ from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 
 import torch
+import torch.nn.functional as F
 import transformers
 from alternating import PeakMemory, measure, write_results
 from transformers import AutoProcessor, GenerationMixin, GPTNeoXConfig, LlamaConfig
@@ -39,7 +40,6 @@ from transformers.utils import logging
 
 import transformers_cxr
 from transformers_cxr import CXRVQTokenizerConfig, LlmCxrConfig, LlmCxrForCausalLM
-from transformers_cxr.llm_cxr.processing_llm_cxr import IMAGE_INSTRUCTION
 
 TEXT = (
     "FINDINGS: This is a chest X-ray of a child, AP view. The X-ray shows no sign of pneumonia.\n"
@@ -86,8 +86,9 @@ def load_embedded(args: argparse.Namespace) -> tuple[LlmCxrForCausalLM, torch.Lo
     """Return the checkpoint and a prompt, of shape `(1, sequence_length)`, that ends with the begin-of-image token."""
     model = LlmCxrForCausalLM.from_pretrained(args.checkpoint).eval()
     processor = AutoProcessor.from_pretrained(args.checkpoint)
-    prompt = processor(text=processor.image_prompts([TEXT], IMAGE_INSTRUCTION), return_tensors="pt")
-    return model, prompt.input_ids
+    content = [{"type": "text", "text": text} for text in (processor.image_instruction, TEXT)]
+    prompt = processor.encode_prompts([[{"role": "user", "content": content}]])
+    return model, F.pad(prompt.input_ids, (0, 1), value=processor.boi_token_id)
 
 
 def load_random(args: argparse.Namespace) -> tuple[LlmCxrForCausalLM, torch.LongTensor]:
@@ -149,7 +150,7 @@ def load_official(args: argparse.Namespace) -> tuple[LlmCxrForCausalLM, torch.Lo
 
 
 def run_generate_image(model: LlmCxrForCausalLM, prompt: torch.LongTensor, case: Case) -> Run:
-    codes = model.generate_image(prompt, num_images=case.num_images, **SAMPLING).codes
+    codes = model.generate_image(prompt, num_images=case.num_images, **SAMPLING)
     return Run(images=len(codes), attempts=len(codes), tokens=codes.numel())
 
 

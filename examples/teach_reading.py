@@ -97,14 +97,14 @@ def begin_from_codebook(model: LlmCxrForCausalLM, norm: float = 2.0) -> None:
     config.tie_word_embeddings = False
     language_model = AutoModelForCausalLM.from_config(config)
     table = model.get_input_embeddings().weight.detach()
-    language_model.load_state_dict({**model.language_model.state_dict(), "lm_head.weight": table.clone()})
+    language_model.load_state_dict({**model.to_language_model().state_dict(), "lm_head.weight": table.clone()})
     directions = codebook_directions(model.vq_tokenizer)
     inputs = torch.cat([directions, torch.ones(len(directions), 1)], dim=1)
     codes = slice(model.config.image_token_offset, model.config.image_token_offset + len(directions))
     rows = inputs @ torch.linalg.lstsq(inputs, table[codes]).solution
     with torch.no_grad():
         language_model.get_input_embeddings().weight[codes] = rows * (norm / rows.norm(dim=1).median())
-    model.language_model = language_model
+    model.model.language_model, model.lm_head = language_model.base_model, language_model.lm_head
     model.config.text_config = config
 
 

@@ -20,10 +20,11 @@ __getattr__, __dir__, __all__ = lazy_exports(
         ".data.dicom_output": ("image_to_dicom", "report_to_dicom"),
         ".llm_cxr.configuration_llm_cxr": ("CXRVQTokenizerConfig", "LlmCxrConfig"),
         ".llm_cxr.dicom_llm_cxr": ("read_dicom",),
-        ".llm_cxr.generation_llm_cxr": ("ImageGrammarLogitsProcessor", "generate_image", "generate_text"),
+        ".llm_cxr.generation_llm_cxr": ("generate_image", "generate_text"),
+        ".llm_cxr.image_grammar_llm_cxr": ("ImageGrammarLogitsProcessor",),
         ".llm_cxr.image_processing_llm_cxr": ("LlmCxrImageProcessor", "save_image"),
         ".llm_cxr.modeling_cxr_vq_tokenizer": ("CXRVQTokenizer",),
-        ".llm_cxr.modeling_llm_cxr": ("LlmCxrForCausalLM",),
+        ".llm_cxr.modeling_llm_cxr": ("LlmCxrForCausalLM", "LlmCxrModel"),
         ".llm_cxr.processing_llm_cxr": ("LlmCxrProcessor",),
     },
 )

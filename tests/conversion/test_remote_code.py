@@ -28,7 +28,7 @@ assert len(AutoTokenizer.from_pretrained(folder)) == len(processor.tokenizer)
 model.check_processor(processor)
 processor.vq_tokenizer = model.vq_tokenizer
 assert model.generate(**inputs, max_new_tokens=2, do_sample=False).shape[0] == 1
-drawn = model.generate_image(processor(text=["Draw: "], return_tensors="pt").input_ids, do_sample=False).codes
+drawn = model.generate_image(processor(text=["Draw: "], return_tensors="pt").input_ids, do_sample=False)
 assert processor.decode_codes(drawn)[0].size == (32, 32)
 with torch.no_grad():
     torch.save((model(**inputs).logits, drawn), out)
@@ -45,7 +45,7 @@ def test_checkpoint_with_remote_code_loads_where_the_package_is_not_installed(ti
         expected = model(**inputs).logits
     expected_codes = model.generate_image(
         processor(text=["Draw: "], return_tensors="pt").input_ids, do_sample=False
-    ).codes
+    )
     # An editable install puts the package on the path: without it, the process is one that does not have the package.
     hidden = (
         "import sys\n"

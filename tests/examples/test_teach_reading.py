@@ -101,7 +101,7 @@ def test_a_classifier_of_codes_teaches_a_model_that_then_goes_on(scripts, folder
     assert torch.equal(before.get_input_embeddings().weight, after.get_input_embeddings().weight)
     layer = "layers.0.self_attn.q_proj.weight"
     assert not torch.equal(
-        before.language_model.model.get_parameter(layer), after.language_model.model.get_parameter(layer)
+        before.get_decoder().get_parameter(layer), after.get_decoder().get_parameter(layer)
     )
     assert not [name for name, _ in after.named_parameters() if "student" in name]
     # The student that is passed on begins where it ended.

@@ -31,7 +31,9 @@ def test_images_give_the_ids_of_their_codes(tiny_model, conversation, tmp_path):
     for given in (image, str(tmp_path / "image.png")):
         record = conversation("image") | {"image_codes": None, "images": [given]}
         batch = InstructionCollator(0)([encode_conversation(processor, record)])
-        ids, labels = model.replace_image_placeholders(batch["input_ids"], batch["pixel_values"], batch["labels"])
+        ids, _, labels, _ = model.replace_image_placeholders(
+            batch["pixel_values"], batch["input_ids"], labels=batch["labels"]
+        )
         assert torch.equal(ids[0], by_codes["input_ids"]) and torch.equal(labels[0], by_codes["labels"])
 
 

@@ -30,7 +30,7 @@ def export_language_model(
     """
     model.check_processor(processor)
     with atomic_write(save_directory, overwrite=False) as partial:
-        model.language_model.save_pretrained(partial)
+        model.to_language_model().save_pretrained(partial)
         model.generation_config.save_pretrained(partial)
         tokenizer = copy.deepcopy(processor.tokenizer)
         tokenizer.chat_template = processor.chat_template

@@ -37,7 +37,7 @@ from .taming import read_taming_checkpoint, vq_tokenizer_from_taming, vq_tokeniz
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 # Tables that older versions of Transformers saved with GPT-NeoX, and that the model computes.
 COMPUTED = re.compile(r"\.attention\.(bias|masked_bias)$|\.rotary_emb\.inv_freq$")
-VQ_TOKENIZER = "vq_tokenizer."
+VQ_TOKENIZER = "model.vq_tokenizer."
 MAX_SHARD_BYTES = 256 * 2**20
 PROBE_LENGTH = 64
 # The first of the ten instructions for each task that it was trained with.
@@ -215,7 +215,7 @@ def _saved_name(name: str) -> str:
 
 def _converted_name(name: str) -> str:
     """Return the name of a weight of the release in [`LlmCxrForCausalLM`]."""
-    return f"language_model.{name}"
+    return re.sub(r"^gpt_neox\.", "model.language_model.", re.sub(r"^embed_out\.", "lm_head.", name))
 
 
 def _save_settings(folder: Path, text_config: PreTrainedConfig, tokenizer, vq_config: CXRVQTokenizerConfig) -> None:
@@ -279,7 +279,7 @@ def _verify_weights(folder: Path, weights: StreamedWeights) -> list[tuple[str, s
     if problem := format_mismatch(_shapes(model.state_dict()), _shapes(written.meta)):
         raise ValueError(f"The written weights are not those of the model: {problem}.")
     _stream(source_model, source_model.gpt_neox, lambda name: weights[name])
-    _stream(model.language_model, model.language_model.gpt_neox, lambda name: written[_converted_name(name)])
+    _stream(model, model.get_decoder(), lambda name: written[_converted_name(name)])
     input_ids = torch.linspace(0, config.text_config.vocab_size - 1, PROBE_LENGTH).long()[None]
     expected_logits, logits = (m(input_ids=input_ids, use_cache=False).logits for m in (source_model, model))
     if not torch.equal(logits, expected_logits):

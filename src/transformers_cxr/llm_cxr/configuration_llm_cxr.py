@@ -141,6 +141,8 @@ class LlmCxrConfig(PreTrainedConfig):
         and `>`, that also occur in text. A code may then follow any begin-of-image token, but need not. There the codes are
         the last rows of the vocabulary, and the placeholder is the id after them: it has no embedding, as the model
         replaces it before the backbone sees it.
+    lm_head_bias (`bool`, *optional*, defaults to `False`):
+        Whether the head has a bias.
     """
 
     model_type = "llm_cxr"
@@ -157,6 +159,7 @@ class LlmCxrConfig(PreTrainedConfig):
     eoi_token_id: int = 50283
     image_token_offset: int = 50284
     text_image_markers: bool = False
+    lm_head_bias: bool = False
     # That of `text_config`: the backbone ties its own head, and PEFT reads here whether it does.
     tie_word_embeddings: bool = False
 

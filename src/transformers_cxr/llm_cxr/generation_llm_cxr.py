@@ -1,10 +1,9 @@
-"""Generation of LLM-CXR: the image grammar, the image loop that costs only image logits, and `generate_image`."""
+"""Generation with LLM-CXR: `generate` for token ids, `generate_text` and `generate_image` for requests of users."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING
 
@@ -13,139 +12,120 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import (
-    LogitsProcessor,
+    Cache,
+    GenerationConfig,
+    GenerationMixin,
     LogitsProcessorList,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
 from transformers.generation.streamers import BaseStreamer
-from transformers.utils import ModelOutput, logging
+from transformers.utils import logging, torch_compilable_check
 
-from .configuration_llm_cxr import LlmCxrConfig
+from .image_grammar_llm_cxr import ImageGrammarLogitsProcessor
 
 if TYPE_CHECKING:
-    from .modeling_llm_cxr import LlmCxrForCausalLM
     from .processing_llm_cxr import LlmCxrProcessor
 
 
-def seeds_of_images(seed: int | Sequence[int] | None, num_images: int) -> Sequence[int] | None:
-    """`seed + i` for image `i` where there is one seed, else the seeds as they are given; those of an array as a list."""
-    seed = seed.tolist() if hasattr(seed, "tolist") else seed
-    return [seed + i for i in range(num_images)] if isinstance(seed, Integral) else seed
+class LlmCxrGenerationMixin(GenerationMixin):
+    """Generation of text and of images, for [`LlmCxrForCausalLM`]."""
 
-
-class ImageGrammarLogitsProcessor(LogitsProcessor):
-    """
-    Allows only well-formed interleaved output: after the begin-of-image token exactly `num_image_tokens` codes, then the
-    end-of-image token; no code and no end-of-image token in text. An image that would not fit before `max_length` is not
-    begun. Where begin and end are ordinary text tokens (`config.text_image_markers`), both are allowed in text, a code is
-    allowed in text right after a begin-of-image token, and the first code is what begins the image.
-
-    It looks only at the ids so far, so it holds for every row on its own: batches, beams and caches of any kind work.
-
-    Args:
-        config ([`LlmCxrConfig`]):
-            Gives the token ids and the number of codes of an image.
-        max_length (`int`, *optional*):
-            Length in tokens, prompt included, at which generation ends.
-        allow_images (`bool`, *optional*, defaults to `True`):
-            `False` never begins an image; one that the prompt has begun is still finished.
-    """
-
-    def __init__(self, config: LlmCxrConfig, max_length: int | None = None, allow_images: bool = True):
-        self.config = config
-        self.num_image_tokens = config.vq_config.num_image_tokens
-        self.code_end = config.image_token_offset + config.vq_config.codebook_size
-        self.max_length = max_length
-        # The length, prompt included, at which an image that the prompt has begun is whole.
-        self.min_length = 0
-        self.allow_images = allow_images
-
-    def _count_codes(self, input_ids: torch.LongTensor) -> tuple[torch.LongTensor, torch.BoolTensor, torch.BoolTensor]:
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: torch.LongTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        generation_mode: str = "text",
+        inputs_embeds: torch.FloatTensor | None = None,
+        logits_processor: LogitsProcessorList | None = None,
+        **kwargs,
+    ):
         """
-        Of each row (`(batch_size, 1)`): how many codes it ends with, whether it ends with the begin-of-image token, and
-        whether it ends within an image.
+        Generate text, or an image, after prompts that may hold images.
+
+        Args:
+            inputs or input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                Prompts, padded on the left.
+            pixel_values (`torch.FloatTensor` of shape `(num_images, in_channels, image_size, image_size)`, *optional*):
+                Images of the prompts, in the order of their placeholders.
+            generation_mode (`str`, *optional*, defaults to `"text"`):
+                `"text"` runs `GenerationMixin.generate` under the image grammar: no image is begun, and one that the prompt
+                has begun is completed. `"image"` runs [`~LlmCxrForCausalLM.generate_image`].
+            inputs_embeds (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`, *optional*):
+                Embeddings of the prompts, in place of ids; for text.
+            **kwargs:
+                Arguments of `GenerationMixin.generate`, or of [`~LlmCxrForCausalLM.generate_image`].
+
+        Returns:
+            The output of `GenerationMixin.generate`, whose ids hold the codes of the prompt's images. Or
+            `torch.LongTensor` of shape `(batch_size * num_return_sequences, new_sequence_length)`: prompt, begin-of-image
+            token, codes and end-of-image token.
+
+        Raises:
+            ValueError: `generation_mode` is unknown, placeholders and images do not match, or a prompt leaves no room in
+                the context.
         """
-        offset, length = self.config.image_token_offset, self.num_image_tokens
-        tail = input_ids[:, -length:]
-        run = ((tail >= offset) & (tail < self.code_end)).flip(-1).long().cumprod(-1).sum(-1, keepdim=True)
-        # A prompt that is given as embeddings has no ids.
-        after_boi = (input_ids[:, -1:] == self.config.boi_token_id).any(-1, keepdim=True)
-        begun = (run > 0) & (run < length)
-        return run, after_boi, begun if self.config.text_image_markers else begun | after_boi
-
-    def missing_codes(self, input_ids: torch.LongTensor) -> int:
-        """The codes that a row (`(batch_size, sequence_length)`) still needs to end the image that it ends within."""
-        run, _, begun = self._count_codes(input_ids)
-        return int(((self.num_image_tokens - run) * begun).max())
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        config, length = self.config, self.num_image_tokens
-        run, after_boi, image_begun = self._count_codes(input_ids)
-        # A full run of codes is closed by the end-of-image token.
-        image_full = run == length
-
-        ids = torch.arange(scores.shape[-1], device=scores.device)
-        is_code = (ids >= config.image_token_offset) & (ids < self.code_end)
-        is_text = ~is_code & (ids != config.image_token_id)
-        if config.text_image_markers:
-            fits = self.max_length is None or input_ids.shape[1] + length + 1 <= self.max_length
-            if self.allow_images and fits:
-                is_text = is_text | (is_code & after_boi)
+        if generation_mode not in ("text", "image"):
+            raise ValueError(f"`generation_mode` must be 'text' or 'image', got {generation_mode!r}.")
+        input_ids = kwargs.pop("input_ids", inputs)
+        if pixel_values is not None:
+            input_ids, inputs_embeds, *_ = self.replace_image_placeholders(pixel_values, input_ids, inputs_embeds)
         else:
-            is_text &= ids != config.eoi_token_id
-            fits = self.max_length is None or input_ids.shape[1] + length + 2 <= self.max_length
-            if not (self.allow_images and fits):
-                is_text &= ids != config.boi_token_id
-        allowed = torch.where(image_begun, is_code, torch.where(image_full, ids == config.eoi_token_id, is_text))
-        scores = scores.masked_fill(~allowed, -torch.inf)
-        # Other processors, as that of `no_repeat_ngram_size`, may have forbidden all that an image can go on with.
-        stuck = (image_begun | image_full) & scores.isneginf().all(-1, keepdim=True)
-        return scores.masked_fill(allowed & stuck, 0)
+            self._check_no_placeholders(input_ids)
+        if generation_mode == "image":
+            return self._generate_image_ids(input_ids, **kwargs)
+        if input_ids is not None:
+            self.check_context(input_ids.shape[1] + 1)
+        if inputs_embeds is not None:
+            kwargs["inputs_embeds"] = inputs_embeds
+        grammar = ImageGrammarLogitsProcessor(self.config)
+        return super().generate(
+            input_ids, logits_processor=LogitsProcessorList([grammar, *(logits_processor or [])]), **kwargs
+        )
 
+    def _generate_image_ids(
+        self,
+        input_ids: torch.LongTensor,
+        num_return_sequences: int = 1,
+        generation_config: GenerationConfig | None = None,
+        max_new_tokens: int | None = None,
+        pad_token_id: int | None = None,
+        **kwargs,
+    ) -> torch.LongTensor:
+        """Generate images as `generate` does: those of its arguments that are for text have no effect."""
+        codes = self.generate_image(input_ids, num_images=num_return_sequences, **kwargs)
+        boi, eoi = self.config.boi_token_id, self.config.eoi_token_id
+        prompts = input_ids if (input_ids[:, -1] == boi).all() else F.pad(input_ids, (0, 1), value=boi)
+        image_tokens = F.pad(codes + self.config.image_token_offset, (0, 1), value=eoi)
+        return torch.cat(
+            [prompts.repeat_interleave(num_return_sequences, dim=0), image_tokens.to(prompts.device)], dim=1
+        )
 
-@dataclass
-class LlmCxrImageOutput(ModelOutput):
-    """
-    Output of `LlmCxrForCausalLM.generate_image`; image `i` belongs to prompt `i // num_images`.
+    def _check_no_placeholders(self, input_ids: torch.LongTensor | None) -> None:
+        if input_ids is not None:
+            torch_compilable_check(
+                (input_ids != self.config.image_token_id).all(),
+                f"`input_ids` holds image placeholders (id {self.config.image_token_id}), but `pixel_values` is missing.",
+            )
 
-    codes (`torch.LongTensor` of shape `(batch_size * num_images, num_image_tokens)`):
-        VQ codes in raster order, each in `[0, codebook_size)`.
-    pixel_values (`torch.FloatTensor` of shape `(batch_size * num_images, in_channels, image_size, image_size)`):
-        Decoded images in [-1, 1].
-    """
+    @property
+    def _context_length(self) -> int | None:
+        """Number of positions of the backbone, or `None` if there is no limit."""
+        return getattr(self.config.text_config, "max_position_embeddings", None)
 
-    codes: torch.LongTensor | None = None
-    pixel_values: torch.FloatTensor | None = None
-
-
-def _left_pad(rows: Sequence[torch.LongTensor], device: torch.device) -> tuple[torch.LongTensor, torch.LongTensor]:
-    """Rows of ids of any length to `input_ids` and `attention_mask`, padded on the left with id 0."""
-    length = max(len(row) for row in rows)
-    input_ids = torch.zeros((len(rows), length), dtype=torch.long, device=device)
-    attention_mask = torch.zeros_like(input_ids)
-    for index, row in enumerate(rows):
-        input_ids[index, length - len(row) :] = row
-        attention_mask[index, length - len(row) :] = 1
-    return input_ids, attention_mask
-
-
-def _has_plain_head(language_model: nn.Module) -> bool:
-    """Whether the logits are the hidden states through one linear layer, at hand and not offloaded, and nothing else."""
-    config, head = language_model.config, language_model.get_output_embeddings()
-    scaled = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier")
-    return (
-        type(head) is nn.Linear and not head.weight.is_meta and not any(getattr(config, name, None) for name in scaled)
-    )
-
-
-class LlmCxrImageGenerationMixin:
-    """The image loop of [`LlmCxrForCausalLM`]."""
+    def check_context(self, length: int) -> None:
+        """Raise a `ValueError` if the backbone has fewer than `length` positions."""
+        if self._context_length is not None and length > self._context_length:
+            raise ValueError(
+                f"The prompt and the output need at least {length} tokens, but the model has a context of "
+                f"{self._context_length}. Shorten the text or give fewer images."
+            )
 
     @torch.no_grad()
     def generate_image(
-        self: LlmCxrForCausalLM,
+        self,
         input_ids: torch.LongTensor,
         attention_mask: torch.LongTensor | None = None,
         pixel_values: torch.FloatTensor | None = None,
@@ -159,46 +139,47 @@ class LlmCxrImageGenerationMixin:
         top_p: float | None = None,
         seed: int | Sequence[int] | None = None,
         streamer: BaseStreamer | None = None,
-    ) -> LlmCxrImageOutput:
+    ) -> torch.LongTensor:
         """
-        Draws images: a prompt is prefilled once for all its images, each step computes only the logits of the codes, and
-        classifier-free guidance (arXiv 2207.12598) is part of the same batch. Under `do_sample=False` the codes are those
-        of `generate` after the begin-of-image token.
+        Generate the codes of images. Each prompt is prefilled once for all its images, each step computes the logits of codes
+        only, and classifier-free guidance (arXiv 2207.12598) runs in the same batch.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
-                Prompts, padded on the left. The begin-of-image token is added where a prompt does not end with it.
+                Prompts, padded on the left. The begin-of-image token is added to prompts that do not end with it.
             attention_mask (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
                 1 for tokens, 0 for padding; no padding by default.
             pixel_values (`torch.FloatTensor` of shape `(num_prompt_images, in_channels, image_size, image_size)`, *optional*):
                 Images of the prompts, for the placeholders in `input_ids`.
             num_images (`int`, *optional*, defaults to 1):
-                Images a prompt.
+                Images per prompt.
             guidance_scale (`float`, *optional*):
                 Weight of the prompt against `negative_input_ids`; 1 is no guidance. The default is that of
-                `generation_config.image_generation`, or else 1.
+                `generation_config.image_generation`, or 1 if it has none or there is no negative prompt.
             negative_input_ids (`torch.LongTensor` of shape `(1 or batch_size, negative_length)`, *optional*):
-                Prompts to be guided away from; needed for a `guidance_scale` above 1, and without them its default is 1.
+                Prompts to guide away from; required for a `guidance_scale` above 1.
             negative_attention_mask (`torch.LongTensor` of shape `(1 or batch_size, negative_length)`, *optional*):
                 1 for tokens, 0 for padding.
             do_sample (`bool`, *optional*, defaults to `True`):
-                Draw from the distribution; `False` takes the likeliest code.
+                Sample codes; `False` takes the most likely one.
             temperature, top_k, top_p:
-                As in `generate`. The defaults are those of `generation_config.image_generation`, or else the whole distribution.
+                As in `GenerationMixin.generate`. The defaults are those of `generation_config.image_generation`, or else the
+                whole distribution.
             seed (`int` or sequence of `int`, *optional*):
-                One seed an image (`batch_size * num_images`), or one from which image `i` gets `seed + i`. An image
-                depends on its seed and prompt, not on the batch that it is drawn in, but for rounding, which in a batch of
-                another size can tip a draw now and then.
+                One seed for each of the `batch_size * num_images` images, or a single one from which image `i` gets
+                `seed + i`. An image depends on its seed and prompt, not on its batch, except for rounding: in a batch of
+                another size it can change a sampled code now and then.
             streamer (`BaseStreamer`, *optional*):
-                Receives the codes of each step as they are drawn, a `torch.LongTensor` of shape
-                `(batch_size * num_images,)` on the CPU, and then `end()`. An error that it raises ends the drawing.
+                Receives the codes of each step, a `torch.LongTensor` of shape `(batch_size * num_images,)` on the CPU, and
+                then `end()`. An error that it raises ends the generation.
 
         Returns:
-            [`LlmCxrImageOutput`].
+            `torch.LongTensor` of shape `(batch_size * num_images, num_image_tokens)`: codes in raster order, each in
+            `[0, codebook_size)`. Image `i` belongs to prompt `i // num_images`.
 
         Raises:
-            ValueError: ids of another shape, no images asked for, guidance below 1 or without a negative prompt, seeds that
-                are no integers or a wrong number of them, or a prompt that leaves no room for an image in the context.
+            ValueError: `input_ids` have another shape, an argument is out of its range, guidance has no negative prompt, or a
+                prompt leaves no room for an image in the context.
         """
         if input_ids.ndim != 2:
             raise ValueError(
@@ -207,17 +188,11 @@ class LlmCxrImageGenerationMixin:
         if not isinstance(num_images, Integral) or num_images < 1:
             raise ValueError(f"`num_images` must be a whole number of at least 1, got {num_images}.")
         defaults = self.generation_config.image_generation
-        if unknown := sorted(set(defaults) - {"guidance_scale", "temperature", "top_k", "top_p"}):
-            raise ValueError(
-                f"`image_generation` in the generation config has {unknown}; expected `guidance_scale`, `temperature`, "
-                "`top_k` and `top_p`."
-            )
         if guidance_scale is None:
             guidance_scale = defaults.get("guidance_scale", 1.0) if negative_input_ids is not None else 1.0
         temperature = defaults.get("temperature", 1.0) if temperature is None else temperature
         top_k = defaults.get("top_k") if top_k is None else top_k
         top_p = defaults.get("top_p") if top_p is None else top_p
-        batch_size, total = input_ids.shape[0], input_ids.shape[0] * num_images
         if not 1 <= guidance_scale < math.inf:
             raise ValueError(f"`guidance_scale` must be at least 1 (1 is no guidance), got {guidance_scale}.")
         if guidance_scale > 1 and negative_input_ids is None:
@@ -225,32 +200,9 @@ class LlmCxrImageGenerationMixin:
                 f"`guidance_scale={guidance_scale}` needs `negative_input_ids`, the prompt to guide away from; "
                 "`transformers_cxr.generate_image` makes one."
             )
-        seeds = seeds_of_images(seed, total)
-        if seeds is not None:
-            if not isinstance(seeds, Sequence) or not all(isinstance(s, Integral) for s in seeds):
-                raise ValueError(f"`seed` must be an integer or a list of integers, got {seeds!r}.")
-            if len(seeds) != total:
-                raise ValueError(f"Expected one seed for each of the {total} images, got {len(seeds)}.")
-        input_ids = self._with_prompt_images(input_ids, pixel_values)
-
-        device = self.device
-        rows = self._image_prompts(input_ids, attention_mask)
-        if guidance_scale > 1:
-            negative_rows = self._image_prompts(negative_input_ids, negative_attention_mask)
-            if len(negative_rows) not in (1, batch_size):
-                raise ValueError(f"Expected 1 or {batch_size} negative prompts, got {len(negative_rows)}.")
-            rows = rows + negative_rows * (batch_size // len(negative_rows))
-        prompt_ids, mask = _left_pad(rows, device)
-        num_codes = self.config.vq_config.num_image_tokens
-        self.check_context(prompt_ids.shape[1] + num_codes + 1)
-
-        uniforms = None
-        if do_sample:
-            generators = (
-                [torch.Generator().manual_seed(int(s)) for s in seeds] if seeds is not None else [None] * total
-            )
-            uniforms = torch.stack([torch.rand(num_codes, generator=g, dtype=torch.float64) for g in generators])
-            uniforms = uniforms.to(device)
+        batch_size, num_codes = input_ids.shape[0], self.config.vq_config.num_image_tokens
+        total = batch_size * num_images
+        uniforms = _uniform_numbers(seed, total, num_codes).to(self.device) if do_sample else None
         warpers = LogitsProcessorList()
         if temperature != 1.0:
             warpers.append(TemperatureLogitsWarper(temperature))
@@ -259,16 +211,28 @@ class LlmCxrImageGenerationMixin:
         if top_p is not None and top_p != 1.0:
             warpers.append(TopPLogitsWarper(top_p))
 
-        code_logits = self._code_logits_function()
-        logits, cache = code_logits(prompt_ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), None)
+        if pixel_values is not None:
+            input_ids = self.replace_image_placeholders(pixel_values, input_ids)[0]
+        else:
+            self._check_no_placeholders(input_ids)
+        rows = self._image_prompts(input_ids, attention_mask)
+        if guidance_scale > 1:
+            negative_rows = self._image_prompts(negative_input_ids, negative_attention_mask)
+            if len(negative_rows) not in (1, batch_size):
+                raise ValueError(f"Expected 1 or {batch_size} negative prompts, got {len(negative_rows)}.")
+            rows = rows + negative_rows * (batch_size // len(negative_rows))
+        prompt_ids, mask = _left_pad(rows, self.device)
+        self.check_context(prompt_ids.shape[1] + num_codes + 1)
+
+        logits, cache = self._code_logits(prompt_ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), None)
         if num_images > 1:
             # Caches of every kind can be reordered, those of linear attention too.
-            cache.reorder_cache(torch.arange(len(mask), device=device).repeat_interleave(num_images))
+            cache.reorder_cache(torch.arange(len(mask), device=self.device).repeat_interleave(num_images))
             logits = logits.repeat_interleave(num_images, dim=0)
             mask = mask.repeat_interleave(num_images, dim=0)
         positions = mask.sum(-1, keepdim=True)
-        codes = torch.empty((total, num_codes), dtype=torch.long, device=device)
-        for step in logging.tqdm(range(num_codes), desc="Drawing", unit="code", disable=None):
+        codes = torch.empty((total, num_codes), dtype=torch.long, device=self.device)
+        for step in logging.tqdm(range(num_codes), desc="Generating", unit="code", disable=None):
             if guidance_scale > 1:
                 conditional, unconditional = logits.log_softmax(-1).chunk(2)
                 logits = unconditional + guidance_scale * (conditional - unconditional)
@@ -284,54 +248,71 @@ class LlmCxrImageGenerationMixin:
             if step + 1 < num_codes:
                 next_ids = (next_codes + self.config.image_token_offset).repeat(len(mask) // total)
                 mask = F.pad(mask, (0, 1), value=1)
-                logits, cache = code_logits(next_ids[:, None], mask, positions + step, cache)
+                logits, cache = self._code_logits(next_ids[:, None], mask, positions + step, cache)
         if streamer is not None:
             streamer.end()
-        return LlmCxrImageOutput(codes=codes, pixel_values=self.vq_tokenizer.decode(codes))
+        return codes
 
     def _image_prompts(
-        self: LlmCxrForCausalLM, input_ids: torch.LongTensor, attention_mask: torch.LongTensor | None
+        self, input_ids: torch.LongTensor, attention_mask: torch.LongTensor | None
     ) -> list[torch.LongTensor]:
-        """The prompts without padding, each ending with the begin-of-image token."""
+        """Return the prompts without padding, each with the begin-of-image token at its end."""
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         boi = torch.tensor([self.config.boi_token_id], device=input_ids.device)
-        rows = [ids[keep.bool()] for ids, keep in zip(input_ids, attention_mask)]
+        rows = [ids[kept.bool()] for ids, kept in zip(input_ids, attention_mask)]
         return [row if len(row) and row[-1] == boi else torch.cat([row, boi]) for row in rows]
 
-    def _code_logits_function(self: LlmCxrForCausalLM):
-        """A function `(input_ids, attention_mask, position_ids, cache) -> (last code logits in fp32, cache)`."""
-        language_model = self.language_model
-        codes = slice(
-            self.config.image_token_offset, self.config.image_token_offset + self.config.vq_config.codebook_size
+    def _code_logits(self, input_ids, attention_mask, position_ids, cache) -> tuple[torch.FloatTensor, Cache]:
+        """Return the logits of all codes at the last position, in fp32, and the cache."""
+        output = self.get_decoder()(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=cache,
+            use_cache=True,
         )
-        plain = _has_plain_head(language_model)
-        if plain:
-            head, decoder = language_model.get_output_embeddings(), language_model.get_decoder()
-            weight, bias = head.weight[codes], None if head.bias is None else head.bias[codes]
+        hidden_states, head = output.last_hidden_state[:, -1], self.lm_head
+        start = self.config.image_token_offset
+        codes = slice(start, start + self.config.vq_config.codebook_size)
+        if type(head) is nn.Linear and not head.weight.is_meta:
+            bias = None if head.bias is None else head.bias[codes]
+            logits = F.linear(hidden_states.to(head.weight.device), head.weight[codes], bias)
+        else:
+            # An offloaded, quantized or adapted head has no rows to select.
+            logits = head(hidden_states)[:, codes]
+        return logits.float().to(input_ids.device), output.past_key_values
 
-        def code_logits(input_ids, attention_mask, position_ids, cache):
-            inputs = {
-                "input_ids": input_ids,
-                "attention_mask": attention_mask,
-                "position_ids": position_ids,
-                "past_key_values": cache,
-                "use_cache": True,
-            }
-            if plain:
-                output = decoder(**inputs)
-                logits = F.linear(output.last_hidden_state[:, -1].to(weight.device), weight, bias)
-            else:
-                output = language_model(**inputs, logits_to_keep=1)
-                logits = output.logits[:, -1, codes]
-            # The head may be on another device than the prompt.
-            return logits.float().to(input_ids.device), output.past_key_values
 
-        return code_logits
+def image_seeds(seed: int | Sequence[int] | None, num_images: int) -> Sequence[int] | None:
+    """Return a seed for each image: `seed + i` for image `i`, or the seeds as given."""
+    seed = seed.tolist() if hasattr(seed, "tolist") else seed
+    return [seed + i for i in range(num_images)] if isinstance(seed, Integral) else seed
+
+
+def _uniform_numbers(seed: int | Sequence[int] | None, num_images: int, num_codes: int) -> torch.DoubleTensor:
+    """Return uniform random numbers for each image and code. Those of an image depend on its seed only."""
+    seeds = image_seeds(seed, num_images)
+    if seeds is None:
+        return torch.rand(num_images, num_codes, dtype=torch.float64)
+    if not isinstance(seeds, Sequence) or not all(isinstance(each, Integral) for each in seeds):
+        raise ValueError(f"`seed` must be an integer or a list of integers, got {seeds!r}.")
+    if len(seeds) != num_images:
+        raise ValueError(f"Expected one seed for each of the {num_images} images, got {len(seeds)}.")
+    generators = [torch.Generator().manual_seed(int(each)) for each in seeds]
+    return torch.stack([torch.rand(num_codes, generator=g, dtype=torch.float64) for g in generators])
+
+
+def _left_pad(rows: Sequence[torch.LongTensor], device: torch.device) -> tuple[torch.LongTensor, torch.LongTensor]:
+    """Return rows of ids as `input_ids`, padded on the left with id 0, and their `attention_mask`."""
+    length = max(len(row) for row in rows)
+    input_ids = torch.stack([F.pad(row.to(device), (length - len(row), 0)) for row in rows])
+    attention_mask = torch.stack([torch.arange(length, device=device) >= length - len(row) for row in rows]).long()
+    return input_ids, attention_mask
 
 
 def generate_text(
-    model: LlmCxrForCausalLM,
+    model: LlmCxrGenerationMixin,
     processor: LlmCxrProcessor,
     images=None,
     instruction: str | Sequence[str] | None = None,
@@ -416,7 +397,7 @@ def generate_text(
 
 
 @torch.no_grad()
-def _encode_images(model: LlmCxrForCausalLM, processor: LlmCxrProcessor, images) -> list[list[list[int]]]:
+def _encode_images(model: LlmCxrGenerationMixin, processor: LlmCxrProcessor, images) -> list[list[list[int]]]:
     """Encode images, given as for [`generate_text`], as rows of codes for each request."""
     requests = images if isinstance(images, (list, tuple)) else [images]
     requests = [each if isinstance(each, (list, tuple)) else [each] for each in requests]
@@ -437,7 +418,7 @@ def _rows_of_requests(image_codes) -> list[list]:
 
 
 def generate_image(
-    model: LlmCxrForCausalLM,
+    model: LlmCxrGenerationMixin,
     processor: LlmCxrProcessor,
     text: str | Sequence[str],
     num_images: int = 1,
@@ -491,16 +472,10 @@ def generate_image(
     ]
     inputs = processor.encode_prompts(conversations[:-1]).to(model.device)
     negative_input_ids = processor.encode_prompts(conversations[-1:]).input_ids.to(model.device)
-    output = model.generate_image(
+    codes = model.generate_image(
         **inputs, num_images=num_images, **{"negative_input_ids": negative_input_ids, **kwargs}
     )
-    return output.codes.cpu() if output_type == "codes" else processor.postprocess(output.pixel_values)
+    return codes.cpu() if output_type == "codes" else processor.postprocess(model.vq_tokenizer.decode(codes))
 
 
-__all__ = [
-    "ImageGrammarLogitsProcessor",
-    "LlmCxrImageGenerationMixin",
-    "LlmCxrImageOutput",
-    "generate_image",
-    "generate_text",
-]
+__all__ = ["LlmCxrGenerationMixin", "generate_image", "generate_text"]

@@ -113,7 +113,7 @@ def _to_uint8(array: np.ndarray) -> np.ndarray:
     return values.round().astype(np.uint8)
 
 
-class LlmCxrImagesKwargs(ImagesKwargs, total=False):
+class LlmCxrImageProcessorKwargs(ImagesKwargs, total=False):
     """
     round_to_nearest (`bool`, *optional*, defaults to `False`):
         Round the longer side and the place of the crop to the nearest pixel and not down.
@@ -138,7 +138,7 @@ class LlmCxrImageProcessor(PilBackend):
         `False` rounds down, as Transformers does. They differ by at most one pixel.
     """
 
-    valid_kwargs = LlmCxrImagesKwargs
+    valid_kwargs = LlmCxrImageProcessorKwargs
 
     resample = PILImageResampling.LANCZOS
     size = {"shortest_edge": 256}
@@ -154,7 +154,7 @@ class LlmCxrImageProcessor(PilBackend):
     do_convert_rgb = True
     round_to_nearest = False
 
-    def __init__(self, **kwargs: Unpack[LlmCxrImagesKwargs]):
+    def __init__(self, **kwargs: Unpack[LlmCxrImageProcessorKwargs]):
         super().__init__(**kwargs)
 
     def fetch_images(self, images):

@@ -7,10 +7,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from diffusers import VQModel
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, torch_compilable_check
 
 from .configuration_llm_cxr import CXRVQTokenizerConfig
 
@@ -43,6 +44,17 @@ class CXRVQTokenizerOutput(ModelOutput):
     codebook_perplexity: torch.FloatTensor | None = None
 
 
+class _Projection(nn.Module):
+    """A linear layer that PEFT's `all-linear` and quantization, which look for `nn.Linear`, leave alone."""
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        self.weight, self.bias = linear.weight, linear.bias
+
+    def forward(self, hidden_states: torch.FloatTensor) -> torch.FloatTensor:
+        return F.linear(hidden_states, self.weight, self.bias)
+
+
 def _without_autocast(tensor: torch.Tensor) -> torch.autocast:
     return torch.autocast(device_type=tensor.device.type, enabled=False)
 
@@ -58,12 +70,12 @@ class CXRVQTokenizer(PreTrainedModel):
     config: CXRVQTokenizerConfig
     config_class = CXRVQTokenizerConfig
     main_input_name = "pixel_values"
-    base_model_prefix = "vq_tokenizer"
+    # Its place in an LLM-CXR checkpoint, from which it is loaded too.
+    base_model_prefix = "model.vq_tokenizer"
     input_modalities = ("image",)
     output_modalities = ("image",)
     _keep_in_fp32_modules_strict = ["vq_model"]
-    # It is loaded from an LLM-CXR checkpoint too.
-    _keys_to_ignore_on_load_unexpected = [r"^language_model\."]
+    _keys_to_ignore_on_load_unexpected = [r"^model\.language_model\.", r"^lm_head\."]
     _no_split_modules = ["VQModel"]
     supports_gradient_checkpointing = False
     # Its attention is diffusers' own, whatever implementation the backbone beside it is loaded with.
@@ -88,11 +100,15 @@ class CXRVQTokenizer(PreTrainedModel):
             num_vq_embeddings=config.codebook_size,
             vq_embed_dim=config.codebook_dim,
         ).float()  # `from_config(dtype=...)` makes it under another default
+        for module in list(self.vq_model.modules()):
+            for name, child in list(module.named_children()):
+                if isinstance(child, nn.Linear):
+                    module.register_module(name, _Projection(child))
         self.post_init()
 
     def _init_weights(self, module: nn.Module):
         # The generic initialisation draws every convolution from N(0, 0.02), far too small for a convolutional network.
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
+        if isinstance(module, (nn.Conv2d, _Projection)):
             nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5))
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
@@ -220,8 +236,7 @@ class CXRVQTokenizer(PreTrainedModel):
                 f"Expected pixel_values in [-1, 1], got {pixel_values.dtype}. Prepare images with the "
                 "LlmCxrImageProcessor of this checkpoint."
             )
-        if not torch.isfinite(pixel_values).all():
-            raise ValueError("pixel_values holds NaN or infinite values.")
+        torch_compilable_check(torch.isfinite(pixel_values).all(), "pixel_values holds NaN or infinite values.")
 
 
 __all__ = ["CXRVQTokenizer", "CXRVQTokenizerOutput"]

@@ -11,8 +11,8 @@ import PIL.Image
 import torch
 from transformers import AddedToken, PreTrainedTokenizerBase
 from transformers.feature_extraction_utils import BatchFeature
-from transformers.image_utils import make_flat_list_of_images
-from transformers.processing_utils import ProcessorMixin
+from transformers.image_utils import ImageInput, make_flat_list_of_images
+from transformers.processing_utils import MultiModalData, ProcessorMixin
 
 from .configuration_llm_cxr import CXRVQTokenizerConfig
 from .image_processing_llm_cxr import LlmCxrImageProcessor
@@ -252,7 +252,7 @@ class LlmCxrProcessor(ProcessorMixin):
 
     def __call__(
         self,
-        images=None,
+        images: ImageInput | None = None,
         text: str | list[str] | None = None,
         image_codes: Sequence[Sequence[int]] | np.ndarray | torch.Tensor | None = None,
         **kwargs,
@@ -388,6 +388,14 @@ class LlmCxrProcessor(ProcessorMixin):
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
         return self._image_text([self.image_token] * self.num_image_tokens)
 
+    def _get_num_multimodal_tokens(self, image_sizes: Sequence | None = None, **kwargs) -> MultiModalData:
+        """Return the number of placeholders of images of any size, which servers such as vLLM ask for."""
+        if image_sizes is None:
+            return MultiModalData()
+        return MultiModalData(
+            num_image_tokens=[self.num_image_tokens] * len(image_sizes), num_image_patches=[1] * len(image_sizes)
+        )
+
     def _image_text(self, tokens) -> str:
         return self.boi_token + "".join(tokens) + self.eoi_token
 
@@ -422,25 +430,6 @@ class LlmCxrProcessor(ProcessorMixin):
         input_ids = torch.tensor([[pad_id] * (length - len(ids)) + ids for ids in rows])
         attention_mask = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in rows])
         return BatchFeature({"input_ids": input_ids, "attention_mask": attention_mask})
-
-    def image_prompts(self, texts: Sequence[str], instruction: str) -> list[str]:
-        """Prompts that ask for the image of each text, up to and with the begin-of-image token."""
-        for text in texts:
-            if not isinstance(text, str):
-                raise TypeError(f"Expected a text to draw, got {type(text).__name__}.")
-        conversations = [
-            [{"role": "user", "content": [{"type": "text", "text": instruction}, {"type": "text", "text": text}]}]
-            for text in texts
-        ]
-        prompts = self.apply_chat_template(conversations, add_generation_prompt=True)
-        return [prompt + self.boi_token for prompt in prompts]
-
-    def with_negative_prompt(self, generate_kwargs: dict, instruction: str, device: torch.device) -> dict:
-        """Adds the prompt of an empty text, which classifier-free guidance steers away from, where there is no other."""
-        if "negative_input_ids" in generate_kwargs:
-            return generate_kwargs
-        negative = self(text=self.image_prompts([""], instruction), return_tensors="pt").to(device)
-        return {**generate_kwargs, "negative_input_ids": negative.input_ids}
 
     def split_interleaved(self, token_ids: torch.LongTensor | Sequence[int]) -> tuple[str, list[list[int]]]:
         """

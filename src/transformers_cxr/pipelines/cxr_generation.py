@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import PIL.Image
 
-from ..llm_cxr.generation_llm_cxr import generate_image, seeds_of_images
+from ..llm_cxr.generation_llm_cxr import generate_image, image_seeds
 from .cxr import CxrPipeline
 
 
@@ -43,7 +43,7 @@ class CxrGenerationPipeline(CxrPipeline):
         return {"text": text}
 
     def generate(self, texts: list[str], pixel_values=None, **generate_kwargs) -> list[PIL.Image.Image]:
-        seeds = seeds_of_images(generate_kwargs.get("seed"), generate_kwargs.get("num_images", 1))
+        seeds = image_seeds(generate_kwargs.get("seed"), generate_kwargs.get("num_images", 1))
         if isinstance(seeds, Sequence):
             # The images of a text do not depend on its batch.
             generate_kwargs["seed"] = [*seeds] * len(texts)

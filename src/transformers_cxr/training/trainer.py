@@ -43,8 +43,8 @@ class InstructionTrainer(Trainer):
         if "pixel_values" in inputs:
             # The per-task losses need the labels with codes, too.
             unwrapped = self.accelerator.unwrap_model(model)
-            inputs["input_ids"], inputs["labels"] = unwrapped.replace_image_placeholders(
-                inputs["input_ids"], inputs.pop("pixel_values"), inputs["labels"]
+            inputs["input_ids"], _, inputs["labels"], _ = unwrapped.replace_image_placeholders(
+                inputs.pop("pixel_values"), inputs["input_ids"], labels=inputs["labels"]
             )
         # `Trainer.compute_loss` removes them for label smoothing or a custom loss.
         labels = inputs["labels"]

@@ -1,0 +1,52 @@
+"""Logits processor that keeps every image of a generated sequence whole."""
+
+from __future__ import annotations
+
+import torch
+from transformers import LogitsProcessor
+
+from .configuration_llm_cxr import LlmCxrConfig
+
+
+class ImageGrammarLogitsProcessor(LogitsProcessor):
+    """
+    Allow only well-formed output: text, or the rest of an image that the prompt has begun. After the begin-of-image token
+    come exactly `num_image_tokens` codes and the end-of-image token; text holds no image tokens. If begin and end are
+    ordinary text tokens (`config.text_image_markers`), text may hold both, and the first code begins the image.
+
+    The ids so far decide, for each row on its own, so batches, beams and caches of any kind work.
+
+    Args:
+        config ([`LlmCxrConfig`]):
+            Configuration with the token ids and the number of codes of an image.
+    """
+
+    def __init__(self, config: LlmCxrConfig):
+        self.config = config
+        self.num_image_tokens = config.vq_config.num_image_tokens
+        self.code_end = config.image_token_offset + config.vq_config.codebook_size
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        config = self.config
+        tail = input_ids[:, -self.num_image_tokens :]
+        is_code = (tail >= config.image_token_offset) & (tail < self.code_end)
+        # Number of codes at the end of each row.
+        run = is_code.flip(-1).long().cumprod(-1).sum(-1, keepdim=True)
+        image_full = run == self.num_image_tokens
+        image_begun = (run > 0) & ~image_full
+
+        ids = torch.arange(scores.shape[-1], device=scores.device)
+        codes = (ids >= config.image_token_offset) & (ids < self.code_end)
+        text = ~codes & (ids != config.image_token_id)
+        if not config.text_image_markers:
+            text &= (ids != config.boi_token_id) & (ids != config.eoi_token_id)
+            # A prompt of embeddings has no ids, so no last one.
+            image_begun |= (input_ids[:, -1:] == config.boi_token_id).any(-1, keepdim=True)
+        allowed = torch.where(image_begun, codes, torch.where(image_full, ids == config.eoi_token_id, text))
+        scores = scores.masked_fill(~allowed, -torch.inf)
+        # Other processors, such as `no_repeat_ngram_size`, may have excluded every token that continues the image.
+        stuck = (image_begun | image_full) & scores.isneginf().all(-1, keepdim=True)
+        return scores.masked_fill(allowed & stuck, 0)
+
+
+__all__ = ["ImageGrammarLogitsProcessor"]
