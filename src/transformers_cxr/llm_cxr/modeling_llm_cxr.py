@@ -361,7 +361,6 @@ class LlmCxrForCausalLM(LlmCxrGenerationMixin, LlmCxrPreTrainedModel):
         past_key_values=None,
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
-        shift_labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         num_items_in_batch: int | torch.Tensor | None = None,
@@ -379,8 +378,6 @@ class LlmCxrForCausalLM(LlmCxrGenerationMixin, LlmCxrPreTrainedModel):
                 Embeddings in place of `input_ids`.
             labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
                 Targets over text and codes alike; -100 is ignored. Placeholders are replaced as in `input_ids`.
-            shift_labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
-                Targets that are already shifted by one position.
             use_cache (`bool`, *optional*):
                 Whether to return `past_key_values`. The default is that of the backbone, and `False` with labels: with a
                 cache the backbone cannot tell packed conversations, whose `position_ids` start anew.
@@ -389,7 +386,7 @@ class LlmCxrForCausalLM(LlmCxrGenerationMixin, LlmCxrPreTrainedModel):
             num_items_in_batch (`int` or `torch.Tensor`, *optional*):
                 Number of targets by which the loss is divided, if it is not that of this call.
             **kwargs:
-                Other arguments of the backbone.
+                `shift_labels`, targets that are already shifted by one position, and other arguments of the backbone.
 
         Returns:
             `CausalLMOutputWithPast` with logits of shape `(batch_size, sequence_length, vocab_size)`.
@@ -397,6 +394,8 @@ class LlmCxrForCausalLM(LlmCxrGenerationMixin, LlmCxrPreTrainedModel):
         Raises:
             ValueError: The numbers of images and placeholders do not match.
         """
+        # No parameter, as the Trainer takes every parameter with "labels" in its name for one that a batch must have.
+        shift_labels = kwargs.pop("shift_labels", None)
         has_labels = labels is not None or shift_labels is not None
         if pixel_values is not None:
             input_ids, inputs_embeds, labels, shift_labels = self.replace_image_placeholders(
