@@ -57,8 +57,9 @@ def test_questions_are_those_of_the_records_or_answered_by_labels():
         ("Question 0?", "presence"),
         ("Question 1?", "presence"),
     ]
-    # Several questions about an X-ray are one X-ray.
+    # Several questions about an X-ray are one X-ray, and its report is that of the other record.
     assert Counter(e.id for e in examples_of("tokenizer", questions)) == {"a": 1}
+    assert by_id(examples_of("report", [*questions, *RECORDS]))["a"].label_derived
 
 
 @pytest.mark.parametrize("task", ["report", "image", "vqa"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import resource
 import sys
 import time
@@ -17,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import torch
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from tqdm import tqdm
 
 from ..files import atomic_write, check_same_settings
@@ -41,11 +41,7 @@ def model_fingerprint(model: LlmCxrForCausalLM, processor: LlmCxrProcessor) -> s
 def distributed_state() -> PartialState:
     """Return the processes of `accelerate launch` or `torchrun`, on GPUs or CPUs, or this single process."""
     # Accelerate uses CPUs only if told to. The long timeout: a process waits for the shares of the others.
-    cpu = not torch.accelerator.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() in (
-        "1",
-        "true",
-        "yes",
-    )
+    cpu = not torch.accelerator.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
     return PartialState(cpu=cpu, timeout=timedelta(days=7))
 
 
@@ -70,18 +66,12 @@ def generate_outputs(
         generate (`Callable[[list[Example]], list[str] | np.ndarray]`):
             Returns one text per example, or codes of shape `(len(batch), num_codes)` and dtype `uint16`.
         folder (`str` or `Path`):
-            Folder of the outputs: `settings.json` and Parquet files with the columns `id`, `prompt`, `text` or
-            `codes`, and the cost of the example: `process`, `seconds` (its share of the batch) and `peak_mib`, the
-            maximum memory so far of the process or of its GPU.
+            Folder of `settings.json` and the Parquet files, with the columns `id`, `prompt`, `text` or `codes`, and
+            `process`, `seconds` (of the batch, per example) and `peak_mib` (memory of the process or its GPU so far).
         settings (`dict`):
-            Everything else that the outputs depend on, as JSON values.
-        batch_size (`int`, *optional*, defaults to 32):
-            Examples per batch.
-        name (`str`, *optional*):
-            Name of the progress bar.
-
-    Returns:
-        `list[str]` or `list[np.ndarray]`: one output per example, in their order.
+            All else that the outputs depend on, as JSON values.
+        batch_size (`int`, *optional*, defaults to 32), name (`str`, *optional*):
+            Examples per batch, and name of the progress bar.
 
     Raises:
         ValueError: `folder` has outputs of other settings, or of another prompt for an example.

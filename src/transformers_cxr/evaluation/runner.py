@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -27,6 +28,9 @@ from .results.intervals import bootstrap
 from .results.page import html_report
 from .results.tables import Result, markdown_table, results_to_json, results_to_markdown
 from .tasks import TASKS, EvaluationArguments, Task
+
+if TYPE_CHECKING:
+    from .metrics.metric import Measurement
 
 _NUM_SAMPLES = 6
 
@@ -92,23 +96,19 @@ def run_evaluation(arguments: EvaluationArguments) -> list[Result] | None:
         if task.name in outputs:
             write_predictions(predictions_file(folder, task.name), own, outputs[task.name])
             outputs[task.name] = task.write_outputs(folder, outputs[task.name], processor)
-        results += _measure(task, own, outputs.get(task.name), model, processor)
+        measurements = task.metrics(own, outputs.get(task.name), model, processor)
+        results += _bootstrap_groups(task, own, measurements)
     cost = _cost(folder, examples) | {"metrics": {"seconds": time.perf_counter() - started}}
-    run = {
-        "model": arguments.model or "llm-cxr",
-        "fingerprint": fingerprint,
-        "arguments": asdict(arguments),
-        "cost": cost,
-    }
+    name = arguments.model or "llm-cxr"
+    run = {"model": name, "fingerprint": fingerprint, "arguments": asdict(arguments), "cost": cost}
     _write(folder / "results.json", json.dumps(run | {"results": results_to_json(results)}, indent=1, allow_nan=False))
     _write(folder / "tables.md", f"{results_to_markdown(results)}\n## cost\n\n{cost_summary(folder)}")
-    facts = [("model", f"{run['model']} ({fingerprint})"), ("data", data_name(arguments)), *_cost_rows(cost)]
+    facts = [("model", f"{name} ({fingerprint})"), ("data", data_name(arguments)), *_cost_rows(cost)]
     plots = {task.name: task.plots([r for r in results if r.task == task.name]) for task in tasks}
     samples = []
     for task in tasks:
-        samples += task.samples(
-            examples[task.name][:_NUM_SAMPLES], outputs.get(task.name, [])[:_NUM_SAMPLES], processor
-        )
+        shown = [some[:_NUM_SAMPLES] for some in (examples[task.name], outputs.get(task.name, []))]
+        samples += task.samples(*shown, processor)
     _write(folder / "report.html", html_report("Evaluation", facts, results, plots, samples))
     return results
 
@@ -172,15 +172,8 @@ def _data_fingerprint(records: Sequence[StudyRecord]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _measure(
-    task: Task,
-    examples: Sequence[Example],
-    outputs: list | None,
-    model: LlmCxrForCausalLM,
-    processor: LlmCxrProcessor,
-) -> list[Result]:
+def _bootstrap_groups(task: Task, examples: Sequence[Example], measurements: Sequence[Measurement]) -> list[Result]:
     results, arguments = [], task.arguments
-    measurements = task.metrics(examples, outputs, model, processor)
     steps = [(group, rows, m) for group, rows in task.groups(examples).items() for m in measurements]
     for group, rows, measurement in tqdm(steps, desc=f"{task.name}: intervals", unit="table"):
         estimates = bootstrap(
@@ -191,9 +184,7 @@ def _measure(
             seed=arguments.seed,
             distinct=measurement.distinct,
         )
-        results += [
-            Result(task.name, group, measurement.prefix + metric, estimate) for metric, estimate in estimates.items()
-        ]
+        results += [Result(task.name, group, measurement.prefix + name, e) for name, e in estimates.items()]
     return results
 
 

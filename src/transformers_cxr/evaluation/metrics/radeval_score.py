@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 from datasets import Features, Value
 
+from ..results.intervals import means
 from .metric import CxrMetric
 
 # The weights that each metric downloads; radeval's own errors do not name them.
@@ -63,4 +63,4 @@ class RadEvalScore(CxrMetric):
         return [dict(zip(columns, map(float, row))) for row in zip(*columns.values())]
 
     def aggregate(self, units: Sequence[dict[str, float]]) -> dict[str, float]:
-        return {name: float(np.mean([unit[name] for unit in units])) for name in units[0]}
+        return means(units)

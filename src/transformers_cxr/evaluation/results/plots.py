@@ -27,7 +27,7 @@ def interval_plots(results: Sequence[Result]) -> list[tuple[str, Figure]]:
     plots = []
     for start in range(0, len(own) if len(own) > 1 else 0, METRICS_PER_PLOT):
         part = own[start : start + METRICS_PER_PLOT]
-        figure = Figure(figsize=(4.2, 0.6 + 0.22 * len(part)), layout="constrained")
+        figure = Figure(figsize=(5, 0.6 + 0.2 * len(part)), layout="constrained")
         axes = figure.add_subplot()
         values = [r.estimate.value for r in part]
         ends = [[r.estimate.value - r.estimate.low for r in part], [r.estimate.high - r.estimate.value for r in part]]
@@ -35,7 +35,7 @@ def interval_plots(results: Sequence[Result]) -> list[tuple[str, Figure]]:
         axes.errorbar(
             values, range(len(part)), xerr=[[max(0, e) for e in side] for side in ends], fmt="o", markersize=4
         )
-        axes.set_yticks(range(len(part)), [r.metric for r in part])
+        axes.set_yticks(range(len(part)), [r.metric for r in part], fontsize=8)
         axes.invert_yaxis()
         axes.set_xlim(-0.02, 1.02)
         axes.grid(axis="x", alpha=0.5)
@@ -61,7 +61,7 @@ def curve_plots(results: Sequence[Result], clean: str) -> list[tuple[str, Figure
     names = dict.fromkeys(r.group.split(" ")[0] for r in results if r.group != clean)
     plots = []
     for name in names:
-        figure = Figure(figsize=(4.2, 2.8), layout="constrained")
+        figure = Figure(figsize=(5, 3), layout="constrained")
         axes = figure.add_subplot()
         for metric in metrics:
             own = [r for r in results if r.metric == metric and (r.group == clean or r.group.split(" ")[0] == name)]

@@ -133,9 +133,8 @@ def generate_codes(model, processor, batch: Sequence[Example], arguments, num_im
 def image_settings(arguments: ImageArguments, model) -> dict[str, Any]:
     """Return the settings of image generation: those of the checkpoint, overridden by the arguments."""
     given = {"guidance_scale": arguments.guidance_scale, "top_p": arguments.top_p}
-    return model.generation_config.image_generation | {
-        name: value for name, value in given.items() if value is not None
-    }
+    given = {name: value for name, value in given.items() if value is not None}
+    return model.generation_config.image_generation | given
 
 
 def example_seed(seed: int, example: Example) -> int:

@@ -112,8 +112,11 @@ def has_report(record: StudyRecord) -> bool:
 
 
 def images_of(records: Sequence[StudyRecord]) -> list[StudyRecord]:
-    """Return one record per X-ray; several questions about it are several records."""
-    return list({record.id: record for record in reversed(records)}.values())[::-1]
+    """Return one record per X-ray, a question about it only if there is no other."""
+    unique = {}
+    for record in sorted(records, key=lambda record: bool(record.question)):
+        unique.setdefault((record.source, record.id), record)
+    return list(unique.values())
 
 
 def all_label_derived(examples: Sequence[Example]) -> bool:

@@ -42,8 +42,7 @@ class VqaTask(TextTask):
     def metrics(self, examples, outputs, model=None, processor=None):
         from ..metrics.vqa_accuracy import VqaAccuracy
 
-        # The groups of the task are the question types.
-        return [VqaAccuracy().measure(outputs, [{"answer": e.reference, "question_type": ""} for e in examples])]
+        return [VqaAccuracy().measure(outputs, [example.reference for example in examples])]
 
 
 def record_questions(records: Sequence[StudyRecord]) -> list[Example]:
