@@ -42,7 +42,7 @@ from transformers_cxr import CXRVQTokenizer, LlmCxrForCausalLM, LlmCxrProcessor,
 from transformers_cxr.conversion.language_models import load_language_model
 from transformers_cxr.data.codes import tokenizer_fingerprint
 from transformers_cxr.data.mixture import STAGE_1, Stage, stage_mixture
-from transformers_cxr.data.readers.table import table_rows
+from transformers_cxr.data.readers.rows import read_rows
 from transformers_cxr.data.records import PatientSplits
 from transformers_cxr.data.store import check_tokenizer, iterate, load_records
 from transformers_cxr.files import disk_full_error, file_fingerprint
@@ -118,7 +118,7 @@ class SampleArguments:
 
 def load_conversations(path: str) -> Sequence[dict]:
     """Conversation records of a Parquet file or a folder of them, memory-mapped, or of a JSON Lines file, read into memory."""
-    return load_records(path) if path.endswith(".parquet") or Path(path).is_dir() else list(table_rows(path))
+    return load_records(path) if path.endswith(".parquet") or Path(path).is_dir() else list(read_rows(path))
 
 
 def load_data(args: DataArguments, training_args: TrainingArguments) -> tuple[Sequence[dict], Sequence[dict] | None]:

@@ -6,7 +6,7 @@ supports.
 
 `records.parquet` is what `transformers_cxr.data.store.write_records` writes; `MODEL` is a folder, a name on the Hub, or a
 .gguf file. `vqa.jsonl` gets a line a study: `questions` that passed, and in `rejected` those that did not, with the reason. The
-same command again goes on after an interruption. `transformers_cxr.data.readers.vqa.read_vqa` reads the result.
+same command again goes on after an interruption. `transformers_cxr.data.read_vqa` reads the result.
 
 What is written from reports falls under their licence: questions from MIMIC-CXR are credentialed data as its reports are.
 """
@@ -26,7 +26,6 @@ from transformers import (
 )
 
 from transformers_cxr.conversion.language_models import load_language_model
-from transformers_cxr.data.readers.vqa import parse_question_answers
 from transformers_cxr.data.store import iterate, load_records, select_records
 from transformers_cxr.reports import grounding_error
 from transformers_cxr.training.arguments import run_script
@@ -103,6 +102,35 @@ def write_answers(
     )
     texts = tokenizer.batch_decode(output[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
     return [ANSWER_START + text for text in texts]
+
+
+def parse_question_answers(text: str) -> list[dict[str, str]]:
+    """
+    Return the questions and answers of a JSON list of `{"question": ..., "answer": ...}`, with or without text around it.
+
+    Raises:
+        ValueError: there is no such list.
+    """
+    start = text.find("[")
+    if start < 0:
+        raise ValueError("no JSON list")
+    try:
+        items, _ = json.JSONDecoder(object_pairs_hook=unique_keys).raw_decode(text[start:])
+    except json.JSONDecodeError as error:
+        raise ValueError(f"no valid JSON: {error.msg}") from error
+    for item in items:
+        if not isinstance(item, dict) or set(item) != {"question", "answer"}:
+            raise ValueError("an item is not an object of 'question' and 'answer'")
+        if not all(isinstance(value, str) and value.strip() for value in item.values()):
+            raise ValueError("a question or an answer is not a text")
+    return [{key: value.strip() for key, value in item.items()} for item in items]
+
+
+def unique_keys(pairs: list[tuple[str, object]]) -> dict:
+    """Return the object of the pairs. By default Python keeps the last of several questions, with another's answer."""
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a key comes twice in an object")
+    return dict(pairs)
 
 
 def checked(text: str, report: str) -> tuple[list[dict], list[dict]]:

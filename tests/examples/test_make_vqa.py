@@ -115,3 +115,25 @@ def test_output_of_another_model_is_not_gone_on_with(make_vqa, arguments):
     path.write_text('{"question": "Is it?"}\n')
     with pytest.raises(ValueError, match="was written by 'None', not by"):
         make_vqa.main(arguments)
+
+
+def test_json_is_read_with_text_around_it(make_vqa):
+    text = 'Here you are:\n[{"question": " Is there edema? ", "answer": "No."}]\nAnything else?'
+    assert make_vqa.parse_question_answers(text) == [{"question": "Is there edema?", "answer": "No."}]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("Is there edema? No.", "no JSON list"),
+        ('[{"question": "Is there edema?", "answer": "No."', "no valid JSON"),
+        ('[{"question": "Is there edema?"}]', "not an object of 'question' and 'answer'"),
+        ('[{"question": "Is there edema?", "answer": "No.", "question": "A mass?", "answer": "No."}]', "comes twice"),
+        ('["Is there edema?"]', "not an object of 'question' and 'answer'"),
+        ('[{"question": "Is there edema?", "answer": false}]', "not a text"),
+        ('[{"question": "Is there edema?", "answer": " "}]', "not a text"),
+    ],
+)
+def test_what_is_no_list_of_questions_and_answers_is_refused(make_vqa, text, reason):
+    with pytest.raises(ValueError, match=reason):
+        make_vqa.parse_question_answers(text)

@@ -59,7 +59,7 @@ def test_what_cannot_be_used_is_counted_under_its_reason_and_listed(tmp_path):
     assert len(list(read_texts(path, report))) == report.used == 1
     assert report.skipped == [
         ("t.jsonl:2", "a message is empty"),
-        ("t.jsonl:3", "a text that stands for an image"),
+        ("t.jsonl:3", "a text contains an image token"),
         ("t.jsonl:4", "the roles are not user and assistant in turn"),
         ("t.jsonl:5", "a message has other parts than text"),
         ("t.jsonl:6", "the messages are not a list of objects"),

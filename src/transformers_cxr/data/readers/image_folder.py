@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from ...files import open_text
 from ..records import ETIOLOGY_LABELS, PatientSplits, StudyRecord, label_name
+from .rows import AGE_GROUPS, SEXES, read_rows
 
 CHESTXRAY14_LABELS = (
     "Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Effusion", "Emphysema", "Fibrosis", "Hernia", "Infiltration",
@@ -18,9 +17,6 @@ CHESTXRAY14_LABELS = (
 )  # fmt: skip
 # Datasets that give these labels for every labelled image, so that a missing label is absent.
 LABELS_OF_SOURCE = {"nih64": CHESTXRAY14_LABELS, "kermany": ("Pneumonia",)}
-# Spellings of sexes and age groups in tables, in lower case.
-SEXES = {"m": "M", "male": "M", "f": "F", "female": "F"} | dict.fromkeys(("", "o", "other", "u", "unknown"), "")
-AGE_GROUPS = {"child": "child", "adult": "adult"} | dict.fromkeys(("", "unknown"), "")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".dcm")
 # Image readers raise these for a broken file, depending on its format.
 READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, TypeError, struct.error, zlib.error)
@@ -68,32 +64,28 @@ def read_image_folder(data_dir: str | os.PathLike, split: str | None = None) -> 
 
 def _read_metadata(path: Path, split: str | None) -> Iterator[StudyRecord]:
     splits, found = PatientSplits(), False
-    with open_text(path) as file:
-        reader = csv.DictReader(file)
-        if missing := _COLUMNS - set(reader.fieldnames or ()):
-            raise ValueError(f"'{path}' lacks the columns {sorted(missing)}.")
-        for number, row in enumerate(reader, start=1):
-            for column, values in (("sex", SEXES), ("age_group", AGE_GROUPS)):
-                if row[column].lower() not in values:
-                    raise ValueError(
-                        f"Row {number} of '{path}' has the {column} '{row[column]}'; expected one of {list(values)}."
-                    )
-            splits.see(row["source"], row["patient_id"], row["split"])
-            if split not in (None, row["split"]):
-                continue
-            found = True
-            yield StudyRecord(
-                id=row["file_name"],
-                patient=row["patient_id"],
-                image=str(path.parent / row["file_name"]),
-                source=row["source"],
-                study=row["file_name"],
-                split=row["split"],
-                view=row["view"],
-                sex=SEXES[row["sex"].lower()],
-                age_group=AGE_GROUPS[row["age_group"].lower()],
-                labels=_labels(row),
-            )
+    for number, row in enumerate(read_rows(path, _COLUMNS), start=1):
+        for column, values in (("sex", SEXES), ("age_group", AGE_GROUPS)):
+            if row[column].lower() not in values:
+                raise ValueError(
+                    f"Row {number} of '{path}' has the {column} '{row[column]}'; expected one of {list(values)}."
+                )
+        splits.see(row["source"], row["patient_id"], row["split"])
+        if split not in (None, row["split"]):
+            continue
+        found = True
+        yield StudyRecord(
+            id=row["file_name"],
+            patient=row["patient_id"],
+            image=str(path.parent / row["file_name"]),
+            source=row["source"],
+            study=row["file_name"],
+            split=row["split"],
+            view=row["view"],
+            sex=SEXES[row["sex"].lower()],
+            age_group=AGE_GROUPS[row["age_group"].lower()],
+            labels=_labels(row),
+        )
     if not found:
         raise ValueError(f"Expected at least one image of split '{split}' in '{path}', got none.")
 

@@ -1,20 +1,19 @@
-"""Reading Open-i, the chest X-rays of Indiana University (Demner-Fushman et al., JAMIA 2016, doi 10.1093/jamia/ocv080)."""
+"""Reader of Open-i, the chest X-rays of Indiana University (Demner-Fushman et al., JAMIA 2016, doi 10.1093/jamia/ocv080)."""
 
 from __future__ import annotations
 
-import csv
 import os
 import tarfile
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
 
-from ...files import open_text
 from ...reports.sections import parse_report
 from ..records import SkipReport, StudyRecord
 from .mimic_cxr import LATERAL_VIEWS
+from .rows import read_rows
 
-# The findings that Open-i indexes, as CheXpert names them.
+# Indexed findings of Open-i, with the names of CheXpert.
 _LABEL_OF_TERM = {
     "normal": "No Finding",
     "cardiomegaly": "Cardiomegaly",
@@ -42,79 +41,68 @@ def read_openi(
     skip_report: SkipReport | None = None,
 ) -> Iterator[StudyRecord]:
     """
-    Reads Open-i. It has no split of its own: give the records to `assign_split`. Nor does it name patients: each report counts
-    as one.
+    Read Open-i. It has no splits (see [`assign_split`]) and does not name patients: each report counts as one.
 
     Args:
         reports (`str` or `os.PathLike`):
             `NLMCXR_reports.tgz`, or a folder with its XML files at any depth.
         images_dir (`str` or `os.PathLike`, *optional*):
-            Folder of `NLMCXR_png.tgz`, whose files are `CXR1_1_IM-0001-3001.png`. Without it the paths of the images are their
-            names, which is enough for training from codes.
+            Folder of `NLMCXR_png.tgz`, with files such as `CXR1_1_IM-0001-3001.png`. Without it the paths of images are their
+            names, which is enough to train from codes.
         views (`str` or `os.PathLike`, *optional*):
-            CSV file (or `.csv.gz`) with the columns `imageid` and `View Position`, of the images' DICOM headers; Open-i's XML
-            does not say which image is the frontal one. Nothing else of the file is read.
+            CSV file, optionally `.csv.gz`, with the columns `imageid` and `View Position` of the DICOM headers. The XML files
+            do not say which image is frontal.
         skip_report ([`SkipReport`], *optional*):
-            Counts what is skipped: images without a file or whose report has no text, reports without an image, files that are
-            no such XML, and ids that come again.
+            Counts skipped images (no image file, no report text), reports without an image, and files of another kind.
 
     Yields:
-        [`StudyRecord`] for each image. Labels are the indexed findings (the tag `major`), present only: what is not indexed is
-        not known to be absent.
+        [`StudyRecord`] of each image. Labels are the indexed findings (the tag `major`) and present; others are unknown.
 
     Raises:
         FileNotFoundError: there is no XML file.
         ValueError: the archive cannot be read, or the CSV file lacks a column.
     """
     report = SkipReport() if skip_report is None else skip_report
-    view_of_image = {} if views is None else _read_views(Path(views))
-    seen = set()
-    found = False
+    view_of_image = {} if views is None else _read_views(views)
+    name = None
     for name, content in _xml_files(Path(reports)):
-        found = True
         try:
             root = ET.fromstring(content)
-            study = root.find("uId").get("id")
-        # A root without `uId` has no `get`.
-        except (ET.ParseError, AttributeError):
+        except ET.ParseError:
+            root = ET.Element("broken")
+        if root.find("uId") is None:
             report.skip(name, "not an XML report of Open-i")
             continue
+        study = root.find("uId").get("id")
         images = [item.get("id") for item in root.iter("parentImage")]
-        sections = parse_report(
-            "\n\n".join(f"{item.get('Label')}: {item.text or ''}" for item in root.iter("AbstractText"))
-        )
-        labels = {}
-        for item in root.iter("major"):
-            if label := _LABEL_OF_TERM.get((item.text or "").split("/")[0].strip().lower()):
-                labels[label] = 1
         if not images:
             report.skip(study, "a report without an image")
+        texts = [f"{item.get('Label')}: {item.text or ''}" for item in root.iter("AbstractText")]
+        findings, impression = parse_report("\n\n".join(texts))
+        terms = [(item.text or "").split("/")[0].strip().lower() for item in root.iter("major")]
+        labels = {_LABEL_OF_TERM[term]: 1 for term in terms if term in _LABEL_OF_TERM}
         for image_id in images:
-            path = Path(f"{image_id}.png") if images_dir is None else Path(images_dir) / f"{image_id}.png"
-            if image_id in seen:
-                report.skip(image_id, "the id comes twice")
-            elif not (sections.findings or sections.impression):
+            image = Path(images_dir or "", f"{image_id}.png")
+            if not (findings or impression):
                 report.skip(image_id, "no findings and no impression")
-            elif images_dir is not None and not path.is_file():
+            elif images_dir is not None and not image.is_file():
                 report.skip(image_id, "no image file")
             else:
                 report.used += 1
                 yield StudyRecord(
                     id=image_id,
                     patient=study,
-                    study=study,
-                    image=str(path),
-                    view=view_of_image.get(image_id, ""),
-                    findings=sections.findings,
-                    impression=sections.impression,
-                    labels=labels,
-                    split="",
+                    image=str(image),
                     source="openi",
+                    study=study,
+                    view=view_of_image.get(image_id, ""),
                     study_order=1,
+                    findings=findings,
+                    impression=impression,
+                    labels=labels,
                 )
-            seen.add(image_id)
-    if not found:
-        raise FileNotFoundError(f"'{reports}' holds no XML file: expected `NLMCXR_reports.tgz` or its folder.")
+    if name is None:
+        raise FileNotFoundError(f"No XML file in '{reports}': expected `NLMCXR_reports.tgz` or its folder.")
 
 
 def _xml_files(reports: Path) -> Iterator[tuple[str, bytes]]:
@@ -131,15 +119,8 @@ def _xml_files(reports: Path) -> Iterator[tuple[str, bytes]]:
             yield path.relative_to(reports).as_posix(), path.read_bytes()
 
 
-def _read_views(path: Path) -> dict[str, str]:
-    with open_text(path) as file:
-        reader = csv.DictReader(file)
-        if missing := {"imageid", "View Position"} - set(reader.fieldnames or ()):
-            raise ValueError(f"'{path}' lacks the columns {sorted(missing)}.")
-        return {
-            row["imageid"]: "LATERAL" if row["View Position"].endswith(LATERAL_VIEWS) else row["View Position"]
-            for row in reader
-        }
-
-
-__all__ = ["read_openi"]
+def _read_views(path: str | os.PathLike) -> dict[str, str]:
+    return {
+        row["imageid"]: "LATERAL" if row["View Position"].endswith(LATERAL_VIEWS) else row["View Position"]
+        for row in read_rows(path, {"imageid", "View Position"})
+    }
