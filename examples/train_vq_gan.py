@@ -39,7 +39,7 @@ from transformers.trainer_utils import SchedulerType
 
 from transformers_cxr import CXRVQTokenizer, CXRVQTokenizerConfig, LlmCxrImageProcessor
 from transformers_cxr.classifiers import load_classifier
-from transformers_cxr.data.image_source import open_source
+from transformers_cxr.data.image_source import is_streamed, open_source
 from transformers_cxr.data.store import open_records
 from transformers_cxr.evaluation.metrics.reconstruction import reconstruction_picture
 from transformers_cxr.files import check_same_settings
@@ -49,7 +49,7 @@ from transformers_cxr.training.resuming import SETTINGS_NAME
 from transformers_cxr.training.vq_gan.checkpoints import last_checkpoint, save_checkpoint
 from transformers_cxr.training.vq_gan.codebook import CodebookManager
 from transformers_cxr.training.vq_gan.discriminator import PatchDiscriminator
-from transformers_cxr.training.vq_gan.images import ImageDataset, ImageStream, collate_images, is_streamed
+from transformers_cxr.training.vq_gan.images import ImageDataset, ImageStream, collate_images
 from transformers_cxr.training.vq_gan.losses import AutoencoderLoss, PerceptualLoss, hinge_loss, load_lpips
 
 logger = get_logger(__name__)
@@ -167,7 +167,7 @@ def main(args: Arguments):
         if args.source_weights:
             raise ValueError("`source_weights` needs a folder of images: a stream has no sources.")
         dataset = ImageStream(
-            open_source(args.data_dir, "train", image_column=None, id_column=None),
+            open_source(args.data_dir, "train"),
             image_processor,
             args.batch_size,
             start=start * args.gradient_accumulation_steps,

@@ -193,7 +193,7 @@ def test_errors_are_one_message(encode, images, loaded, tmp_path):
     check("Expected a folder, a Parquet file or a WebDataset tar", images / "notes.txt", tmp_path / "x")
     pq.write_table(pa.table({"scan": [b"x"], "text": ["y"]}), table)
     check("by `--image-column`: it has ['scan', 'text']", table, tmp_path / "x")
-    check("has no column 'y'", table, tmp_path / "x", "--image-column", "y")
+    check("lacks the columns ['y']", table, tmp_path / "x", "--image-column", "y")
     model, processor = loaded
     with torch.no_grad():
         model.vq_tokenizer.codebook.mul_(2)

@@ -1,8 +1,7 @@
-"""Datasets of images: one stream of rows, whatever the format."""
+"""Streams of images for encoding and VQ-GAN training, in one form for every format."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import tarfile
 from collections.abc import Callable, Iterator
@@ -13,30 +12,32 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from ..files import open_text
 from .readers.image_folder import IMAGE_SUFFIXES, walk_images
+from .readers.rows import read_rows
+from .store import is_records, open_records
 
 if TYPE_CHECKING:
     from datasets import Features
 
-# Files that hold many images, and what reads them in `datasets`.
-SHARD_BUILDERS = {".parquet": "parquet", ".tar": "webdataset"}
-# Where the id of an image is looked for; else it is the image's path, or its number.
-ID_COLUMNS = ("id", "image_id", "file_name", "__key__")
+# Suffixes of files with many images, and their builders in `datasets`.
+_BUILDERS = {".parquet": "parquet", ".tar": "webdataset"}
+# Columns that may hold the id of an image, the first that exists.
+_ID_COLUMNS = ("id", "image_id", "file_name", "__key__")
 
 
 @dataclass
 class ImageSource:
     """
-    A dataset as a stream of rows, in an order that is always the same.
+    A dataset as a stream of rows in a fixed order.
 
-    rows (`Callable[[int], Iterator[dict]]`): gives the rows from a number on, with images that are not decoded.
-    image_column (`str`): the column of the images.
-    id_column (`str`, *optional*): the column of their ids; `None` where an id is the image's path or number.
-    metadata (`pa.Schema`): the columns that are kept: all that are not the image, its id or other media.
-    total (`int`, *optional*): number of rows, where it is known.
-    settings (`dict`): what tells this source from another.
-    folder (`Path`, *optional*): what the paths of images are relative to.
+    Args:
+        rows (`Callable[[int], Iterator[dict]]`): yields the rows from a number on, without decoding images.
+        image_column (`str`): column of the images.
+        id_column (`str`, *optional*): column of their ids; without it, an id is the path or number of the image.
+        metadata (`pa.Schema`): columns to keep, without images, ids and other media.
+        total (`int`, *optional*): number of rows, if known.
+        settings (`dict`): settings that identify the source.
+        folder (`Path`, *optional*): folder that paths of images are relative to.
     """
 
     rows: Callable[[int], Iterator[dict]]
@@ -48,7 +49,7 @@ class ImageSource:
     folder: Path | None = None
 
     def id_of(self, row: dict, number: int) -> str:
-        """The id of the row of that number."""
+        """Return the id of a row, given its number."""
         if self.id_column is not None:
             return str(row[self.id_column])
         image = row[self.image_column]
@@ -57,11 +58,11 @@ class ImageSource:
 
     def image_of(self, row: dict) -> bytes | Path | str:
         """
-        The image of a row, as an image processor takes it.
+        Return the image of a row as an image processor takes it.
 
         Raises:
-            OSError: the file that holds it cannot be read.
-            ValueError: there is none.
+            OSError: its file cannot be read.
+            ValueError: the row has no image.
         """
         image = row[self.image_column]
         if isinstance(image, dict):
@@ -80,105 +81,96 @@ class ImageSource:
             return file.read()
 
 
-def open_source(dataset: str, split: str | None, image_column: str | None, id_column: str | None) -> ImageSource:
+def is_streamed(path: str | Path) -> bool:
+    """Return whether a path is a WebDataset, or Parquet files that hold images and are no records, or a folder of these."""
+    path = Path(path)
+    if (path / "metadata.csv").is_file() or is_records(path):
+        return False
+    return path.is_file() or any(file.suffix in _BUILDERS for file in path.rglob("*"))
+
+
+def open_source(
+    dataset: str, split: str | None = None, image_column: str | None = None, id_column: str | None = None
+) -> ImageSource:
     """
-    Opens a dataset for streaming.
+    Open a dataset as a stream.
 
     Args:
         dataset (`str`):
-            A folder of images and DICOM files at any depth, with or without a `metadata.csv` (column `file_name`) in it; a
-            Parquet or WebDataset tar file; or what `datasets.load_dataset` takes: a folder of such files, an imagefolder with
-            other metadata, the name of a dataset on the Hub.
+            A folder of images and DICOM files at any depth, optionally with a `metadata.csv` (column `file_name`); a Parquet
+            file of [`write_records`]; a Parquet or WebDataset tar file with images; or a dataset that `datasets.load_dataset`
+            loads: a folder of such files, an imagefolder with other metadata, or a name on the Hub.
         split (`str`, *optional*):
-            The split. With a `metadata.csv` it is a value of the column `split`, and all images are taken without it;
-            elsewhere it is "train".
+            Split of the dataset. By default it is "train" for `load_dataset`, and all images for others.
         image_column, id_column (`str`, *optional*):
-            Columns of the image and its id, where they cannot be told.
+            Columns of the image and its id, if they are ambiguous.
 
     Raises:
         FileNotFoundError: the folder holds no images.
-        ValueError: the format is another one, or there are not such a split and columns.
+        ValueError: the format is not supported, or there is no such split or column.
     """
     path = Path(dataset)
-    if path.exists():
-        # An error names the same file from wherever the command is run.
-        path = path.absolute()
+    if not path.exists():
+        return _open_datasets(dataset, split or "train", image_column, id_column)
+    # Errors and settings name the same file from any working directory.
+    path = path.absolute()
+    if is_records(path):
+        records = open_records(path, split)
+        rows = [{"id": record.id, "image": record.image} for record in records]
+        return _open_listing(path, lambda: iter(rows), split, "image", "id")
     if (path / "metadata.csv").is_file():
-        return _open_metadata(path, split, id_column)
-    by_datasets = (file.suffix in SHARD_BUILDERS or file.name == "metadata.jsonl" for file in path.rglob("*"))
-    if path.is_dir() and not any(by_datasets):
-        if next(walk_images(path), None) is None:
-            raise FileNotFoundError(f"No image in '{path}': expected files {', '.join(IMAGE_SUFFIXES)} at any depth.")
-        if split is not None:
-            raise ValueError(
-                f"'{path}' has no splits: a folder of images needs a `metadata.csv` with a column `split`."
-            )
-        return _open_folder(path)
-    return _open_datasets(dataset, split or "train", image_column, id_column)
+        columns = {"file_name", *filter(None, [id_column, "split" if split else None])}
+
+        def select() -> Iterator[dict]:
+            return (row for row in read_rows(path / "metadata.csv", columns) if split in (None, row["split"]))
+
+        return _open_listing(path, select, split, "file_name", id_column)
+    if path.is_file() or any(file.suffix in _BUILDERS or file.name == "metadata.jsonl" for file in path.rglob("*")):
+        return _open_datasets(str(path), split or "train", image_column, id_column)
+    if split is not None:
+        raise ValueError(f"'{path}' has no splits: a folder of images needs a `metadata.csv` with a column `split`.")
+
+    def walk() -> Iterator[dict]:
+        return ({"file_name": file.relative_to(path).as_posix()} for file in walk_images(path))
+
+    return _open_listing(path, walk, None, "file_name", "file_name")
 
 
-def _open_folder(folder: Path) -> ImageSource:
-    """Images by their paths alone. They are looked through twice, so that no list of them is kept."""
-    names, total = hashlib.sha256(), 0
-    for path in walk_images(folder):
-        names.update(f"{path.relative_to(folder).as_posix()}\n".encode())
+def _open_listing(
+    path: Path, read: Callable[[], Iterator[dict]], split: str | None, image_column: str, id_column: str | None
+) -> ImageSource:
+    """Return a source of the rows that `read` yields each time. They are read once for their number and fingerprint."""
+    digest, total, row = hashlib.sha256(), 0, {}
+    for row in read():
+        digest.update(f"{row}\n".encode())
         total += 1
-    return ImageSource(
-        rows=lambda start: (
-            {"file_name": path.relative_to(folder).as_posix()} for path in islice(walk_images(folder), start, None)
-        ),
-        image_column="file_name",
-        id_column="file_name",
-        metadata=pa.schema([]),
-        total=total,
-        settings={"dataset": str(folder), "files": names.hexdigest()},
-        folder=folder,
-    )
-
-
-def _open_metadata(folder: Path, split: str | None, id_column: str | None) -> ImageSource:
-    """An imagefolder. The columns are kept as the text that they are in the file."""
-    path = folder / "metadata.csv"
-
-    def read() -> Iterator[dict[str, str]]:
-        with open_text(path) as file:
-            yield from (row for row in csv.DictReader(file) if split is None or row["split"] == split)
-
-    with open_text(path) as file:
-        columns = next(csv.reader(file), [])
-    _check_columns(
-        columns, ["file_name", *([] if split is None else ["split"]), *filter(None, [id_column])], str(path)
-    )
-    total = sum(1 for _ in read())
     if not total:
-        raise ValueError(f"'{path}' has no image" + (f" of split '{split}'." if split else "."))
-    id_column = id_column or next(column for column in ID_COLUMNS if column in columns)
+        where = f" of split '{split}'" if split else ""
+        raise FileNotFoundError(
+            f"No image{where} in '{path}': expected files {', '.join(IMAGE_SUFFIXES)} at any depth, or rows that name them."
+        )
+    id_column = id_column or next(column for column in _ID_COLUMNS if column in row)
     return ImageSource(
         rows=lambda start: islice(read(), start, None),
-        image_column="file_name",
+        image_column=image_column,
         id_column=id_column,
-        metadata=pa.schema([(column, pa.string()) for column in columns if column != id_column]),
+        metadata=pa.schema([(column, pa.string()) for column in row if column not in (id_column, "image")]),
         total=total,
-        settings={
-            "dataset": str(folder),
-            "split": split,
-            "id_column": id_column,
-            "metadata": hashlib.sha256(path.read_bytes()).hexdigest(),
-        },
-        folder=folder,
+        settings={"dataset": str(path), "split": split, "id_column": id_column, "rows": digest.hexdigest()},
+        folder=path if image_column == "file_name" else None,
     )
 
 
 def _open_datasets(dataset: str, split: str, image_column: str | None, id_column: str | None) -> ImageSource:
-    """What the library `datasets` reads."""
+    """Return a source of a dataset that `datasets` streams."""
     from datasets import Image, load_dataset
 
     path = Path(dataset)
-    if path.is_file() and path.suffix not in SHARD_BUILDERS:
+    if path.is_file() and path.suffix not in _BUILDERS:
         raise ValueError(f"Expected a folder, a Parquet file or a WebDataset tar, got '{dataset}'.")
     try:
         if path.is_file():
-            stream = load_dataset(SHARD_BUILDERS[path.suffix], data_files=dataset, split=split, streaming=True)
+            stream = load_dataset(_BUILDERS[path.suffix], data_files=dataset, split=split, streaming=True)
         else:
             stream = load_dataset(dataset, split=split, streaming=True)
     except tarfile.TarError as error:
@@ -189,8 +181,9 @@ def _open_datasets(dataset: str, split: str, image_column: str | None, id_column
         raise ValueError(f"'{dataset}' is no file or folder, and no dataset on the Hub: {error}") from error
     features = stream.features
     image_column = image_column or _find_image_column(features, dataset)
-    _check_columns(list(features), [image_column, *filter(None, [id_column])], dataset)
-    id_column = id_column or next((column for column in ID_COLUMNS if column in features), None)
+    if missing := {image_column, id_column} - {None, *features}:
+        raise ValueError(f"'{dataset}' lacks the columns {sorted(missing)}; it has {list(features)}.")
+    id_column = id_column or next((column for column in _ID_COLUMNS if column in features), None)
     if isinstance(features[image_column], Image):
         stream = stream.cast_column(image_column, Image(decode=False))
 
@@ -198,7 +191,7 @@ def _open_datasets(dataset: str, split: str, image_column: str | None, id_column
         try:
             yield from stream.skip(start)
         except tarfile.TarError as error:
-            raise ValueError(f"'{dataset}' is damaged: {error}. The shards that are finished are kept.") from error
+            raise ValueError(f"'{dataset}' is damaged: {error}. Finished shards are kept.") from error
 
     kept = [field for field in features.arrow_schema if field.name not in (image_column, id_column, "__url__")]
     return ImageSource(
@@ -207,12 +200,7 @@ def _open_datasets(dataset: str, split: str, image_column: str | None, id_column
         id_column=id_column,
         metadata=pa.schema([field for field in kept if not _holds_bytes(field.type)]),
         total=None,
-        settings={
-            "dataset": str(path.absolute()) if path.exists() else dataset,
-            "split": split,
-            "image_column": image_column,
-            "id_column": id_column,
-        },
+        settings={"dataset": dataset, "split": split, "image_column": image_column, "id_column": id_column},
     )
 
 
@@ -227,13 +215,8 @@ def _find_image_column(features: Features, dataset: str) -> str:
     return found[0]
 
 
-def _check_columns(columns: list[str], needed: list[str], where: str) -> None:
-    if missing := [column for column in needed if column not in columns]:
-        raise ValueError(f"'{where}' has no column {missing[0]!r}; it has {columns}.")
-
-
 def _holds_bytes(data_type: pa.DataType) -> bool:
-    """Whether a column is media, which are not metadata."""
+    """Return whether a column holds media, which are not metadata."""
     if pa.types.is_nested(data_type):
         return any(_holds_bytes(data_type.field(index).type) for index in range(data_type.num_fields))
     return pa.types.is_binary(data_type) or pa.types.is_large_binary(data_type)

@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader
 
 from transformers_cxr import LlmCxrImageProcessor
 from transformers_cxr.data.dicom_output import image_to_dicom
-from transformers_cxr.data.image_source import open_source
+from transformers_cxr.data.image_source import is_streamed, open_source
 from transformers_cxr.data.store import open_records
-from transformers_cxr.training.vq_gan.images import ImageDataset, ImageStream, collate_images, is_streamed
+from transformers_cxr.training.vq_gan.images import ImageDataset, ImageStream, collate_images
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def parquet(tmp_path):
 @pytest.fixture
 def stream(image_processor):
     def make(path, **options) -> ImageStream:
-        return ImageStream(open_source(str(path), "train", None, None), image_processor, **options)
+        return ImageStream(open_source(str(path), "train"), image_processor, **options)
 
     return make
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset, IterableDataset
 
-from ...data.image_source import SHARD_BUILDERS, ImageSource
+from ...data.image_source import ImageSource
 from ...data.readers.image_folder import READ_ERRORS
 from ...llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor
 
@@ -55,14 +55,6 @@ class ImageDataset(Dataset):
             except READ_ERRORS as error:
                 unreadable.append(f"{path}: {error}")
         raise ValueError(f"None of the {len(self)} image files can be read; the first is {unreadable[0]}")
-
-
-def is_streamed(data_dir: str | Path) -> bool:
-    """Whether `data_dir` is a Parquet or WebDataset file or a folder of these, and no folder of images."""
-    path = Path(data_dir)
-    if (path / "metadata.csv").is_file():
-        return False
-    return path.is_file() or any(file.suffix in SHARD_BUILDERS for file in path.rglob("*"))
 
 
 class ImageStream(IterableDataset):
