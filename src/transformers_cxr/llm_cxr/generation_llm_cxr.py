@@ -287,7 +287,7 @@ class LlmCxrGenerationMixin(GenerationMixin):
 def image_seeds(seed: int | Sequence[int] | None, num_images: int) -> Sequence[int] | None:
     """Return a seed for each image: `seed + i` for image `i`, or the seeds as given."""
     seed = seed.tolist() if hasattr(seed, "tolist") else seed
-    return [seed + i for i in range(num_images)] if isinstance(seed, Integral) else seed
+    return [int(seed) + i for i in range(num_images)] if isinstance(seed, (int, Integral)) else seed
 
 
 def _uniform_numbers(seed: int | Sequence[int] | None, num_images: int, num_codes: int) -> torch.DoubleTensor:

@@ -113,7 +113,7 @@ def _to_uint8(array: np.ndarray) -> np.ndarray:
     return values.round().astype(np.uint8)
 
 
-class LlmCxrImageProcessorKwargs(ImagesKwargs, total=False):
+class LlmCxrImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
     """
     round_to_nearest (`bool`, *optional*, defaults to `False`):
         Round the longer side and the place of the crop to the nearest pixel and not down.

@@ -172,7 +172,7 @@ class LlmCxrModel(LlmCxrPreTrainedModel):
     def __init__(self, config: LlmCxrConfig):
         super().__init__(config)
         # First, so that a `device_map` places the small VQ-GAN before memory runs out and layers are offloaded.
-        self.vq_tokenizer = CXRVQTokenizer(config.vq_config).requires_grad_(False)
+        self.vq_tokenizer = CXRVQTokenizer(config.vq_config).requires_grad_(False)  # type: ignore[arg-type]
         self.language_model = AutoModel.from_config(config.text_config)
         self.post_init()
 

@@ -150,7 +150,7 @@ class LlmCxrProcessor(ProcessorMixin):
         self.image_token = IMAGE_TOKEN
         self.boi_token = BOI_TOKEN
         self.eoi_token = EOI_TOKEN
-        self._vq_tokenizer = None
+        self._vq_tokenizer: CXRVQTokenizer | None = None
         vocabulary = tokenizer.get_vocab()
         expected = [IMAGE_TOKEN, BOI_TOKEN, EOI_TOKEN, code_token(0), code_token(codebook_size - 1)]
         expected += TEXT_MARKERS if text_image_markers else []
@@ -453,7 +453,9 @@ class LlmCxrProcessor(ProcessorMixin):
     def _split_ids(self, token_ids: torch.LongTensor | Sequence[int]) -> tuple[list[list[int]], list[list[int]]]:
         """The ids of the texts before, between and after the images (one more than there are images), and the codes."""
         ids = token_ids.tolist() if hasattr(token_ids, "tolist") else list(token_ids)
-        texts, images, position = [[]], [], 0
+        texts: list[list[int]] = [[]]
+        images: list[list[int]] = []
+        position = 0
         while position < len(ids):
             if not self._begins_image(ids, position):
                 texts[-1].append(ids[position])

@@ -102,9 +102,9 @@ class CxrVqaPipeline(CxrTextPipeline):
             )
         images = image if is_stream or is_sequence(image) else [image] * len(question)
         questions = question if is_sequence(question) else repeat(question)
-        if is_sequence(images) and is_sequence(question) and len(images) != len(questions):
+        if is_sequence(images) and is_sequence(question) and len(images) != len(question):
             raise ValueError(
-                f"Expected one question per image, got {len(images)} images and {len(questions)} questions."
+                f"Expected one question per image, got {len(images)} images and {len(question)} questions."
             )
         answers = super().__call__(({"image": i, "question": q} for i, q in zip(images, questions)), **kwargs)
         return answers if is_stream else list(answers)
