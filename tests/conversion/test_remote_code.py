@@ -12,18 +12,20 @@ SCRIPT = """
 import importlib.util, sys
 import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
-from transformers import AutoProcessor, AutoTokenizer
+from transformers import AutoModelForMultimodalLM, AutoProcessor, AutoTokenizer
 assert importlib.util.find_spec("transformers_cxr") is None, "the package must not be importable here"
 folder, out = sys.argv[1:]
 model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
-for auto_class in (AutoModelForCausalLM, AutoModelForImageTextToText):
+for auto_class in (AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM):
     assert type(auto_class.from_pretrained(folder, trust_remote_code=True)).__name__ == "LlmCxrForCausalLM"
 assert AutoConfig.from_pretrained(folder, trust_remote_code=True).vq_config.num_image_tokens == 16
 image_processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
 assert type(image_processor).__name__ == "LlmCxrImageProcessor" and image_processor.size.shortest_edge == 32
 processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
-inputs = processor(text=["X-ray <image> end"], images=[torch.full((32, 32), 99, dtype=torch.uint8)], return_tensors="pt")
-assert (processor(text=["<image>"], images=["xray.dcm"], return_tensors="pt").pixel_values == inputs.pixel_values).all()
+image = torch.full((32, 32), 99, dtype=torch.uint8)
+inputs = processor(text=["X-ray <image> end"], images=[image], return_tensors="pt")
+dicom = processor(text=["<image>"], images=["xray.dcm"], return_tensors="pt")
+assert torch.equal(dicom.pixel_values, inputs.pixel_values)
 assert len(AutoTokenizer.from_pretrained(folder)) == len(processor.tokenizer)
 model.check_processor(processor)
 processor.vq_tokenizer = model.vq_tokenizer
@@ -43,9 +45,7 @@ def test_checkpoint_with_remote_code_loads_where_the_package_is_not_installed(ti
     )
     with torch.no_grad():
         expected = model(**inputs).logits
-    expected_codes = model.generate_image(
-        processor(text=["Draw: "], return_tensors="pt").input_ids, do_sample=False
-    )
+    expected_codes = model.generate_image(processor(text=["Draw: "], return_tensors="pt").input_ids, do_sample=False)
     # An editable install puts the package on the path: without it, the process is one that does not have the package.
     hidden = (
         "import sys\n"

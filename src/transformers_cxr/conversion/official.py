@@ -200,21 +200,22 @@ def _read_json(path: Path) -> dict:
 def _check_language_model(text_config: PreTrainedConfig, weights: StreamedWeights, folder: Path) -> None:
     with torch.device("meta"):
         state = AutoModelForCausalLM.from_config(text_config).state_dict()
-    if problem := format_mismatch(_shapes(state), _shapes(weights.meta)):
+    expected = {_release_name(name): tensor for name, tensor in state.items()}
+    if problem := format_mismatch(_shapes(expected), _shapes(weights.meta)):
         raise ValueError(f"`config.json` does not match the weights in '{folder}': {problem}.")
 
 
 def _shapes(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
-    return {_saved_name(name): tuple(tensor.shape) for name, tensor in state.items()}
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
-def _saved_name(name: str) -> str:
-    """Return the name under which Transformers saves a weight of GPT-NeoX."""
-    return re.sub(r"(^|\.)lm_head\.", r"\1embed_out.", name)
+def _release_name(name: str) -> str:
+    """Return the name in the release of a weight of Transformers' GPT-NeoX."""
+    return re.sub(r"^lm_head\.", "embed_out.", name)
 
 
 def _converted_name(name: str) -> str:
-    """Return the name of a weight of the release in [`LlmCxrForCausalLM`]."""
+    """Return the name in [`LlmCxrForCausalLM`] of a weight of the release."""
     return re.sub(r"^gpt_neox\.", "model.language_model.", re.sub(r"^embed_out\.", "lm_head.", name))
 
 
@@ -278,8 +279,8 @@ def _verify_weights(folder: Path, weights: StreamedWeights) -> list[tuple[str, s
         model = LlmCxrForCausalLM(config).eval()
     if problem := format_mismatch(_shapes(model.state_dict()), _shapes(written.meta)):
         raise ValueError(f"The written weights are not those of the model: {problem}.")
-    _stream(source_model, source_model.gpt_neox, lambda name: weights[name])
-    _stream(model, model.get_decoder(), lambda name: written[_converted_name(name)])
+    _stream(source_model, source_model.gpt_neox, lambda name: weights[_release_name(name)])
+    _stream(model, model.get_decoder(), lambda name: written[name])
     input_ids = torch.linspace(0, config.text_config.vocab_size - 1, PROBE_LENGTH).long()[None]
     expected_logits, logits = (m(input_ids=input_ids, use_cache=False).logits for m in (source_model, model))
     if not torch.equal(logits, expected_logits):
@@ -302,7 +303,7 @@ def _stream(model: nn.Module, backbone: nn.Module, read: Callable[[str], torch.T
 
 
 class _WeightsOnDemand(dict):
-    """A state dict that reads a weight, by the name that Transformers saves it under, whenever it is accessed."""
+    """A state dict that reads a weight whenever it is accessed."""
 
     def __init__(self, read: Callable[[str], torch.Tensor]):
         super().__init__()
@@ -310,7 +311,7 @@ class _WeightsOnDemand(dict):
 
     def __missing__(self, name: str) -> torch.Tensor:
         # A copy always has the same alignment, on which the rounding of kernels may depend.
-        return self.read(_saved_name(name)).clone()
+        return self.read(name).clone()
 
 
 def _verify_vq_tokenizer(
