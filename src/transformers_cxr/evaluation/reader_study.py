@@ -107,8 +107,7 @@ def export_reader_study(
     seed: int = 0,
 ) -> None:
     """
-    Write a study: `folder` with images, two sheets to fill in and a guide, and outside of it the key with the
-    solution.
+    Write a study: a folder with images, two sheets to fill in and a guide, and outside of it the key.
 
     Args:
         image_trials, report_trials (`Sequence[Trial]`):
@@ -141,10 +140,8 @@ def export_reader_study(
                 side = rng.choice("AB")
                 row = {"trial": number, given: _cell(trial.given, partial, f"images/{kind}_{number:03d}.png")}
                 for letter in "AB":
-                    shown = trial.generated if letter == side else trial.real
-                    row[f"{choice}_{letter.lower()}"] = _cell(
-                        shown, partial, f"images/{kind}_{number:03d}_{letter}.png"
-                    )
+                    shown, name = trial.generated if letter == side else trial.real, f"{number:03d}_{letter}"
+                    row[f"{choice}_{letter.lower()}"] = _cell(shown, partial, f"images/{kind}_{name}.png")
                 rows.append(row)
                 answers[kind][str(number)] = {"generated": side, "patient": trial.patient}
             with (partial / f"{kind}.csv").open("w", newline="", encoding="utf-8") as file:

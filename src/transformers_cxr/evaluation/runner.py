@@ -103,7 +103,12 @@ def run_evaluation(arguments: EvaluationArguments) -> list[Result] | None:
     run = {"model": name, "fingerprint": fingerprint, "arguments": asdict(arguments), "cost": cost}
     _write(folder / "results.json", json.dumps(run | {"results": results_to_json(results)}, indent=1, allow_nan=False))
     _write(folder / "tables.md", f"{results_to_markdown(results)}\n## cost\n\n{cost_summary(folder)}")
-    facts = [("model", f"{name} ({fingerprint})"), ("data", data_name(arguments)), *_cost_rows(cost)]
+    facts = [
+        ("model", f"{name} ({fingerprint})"),
+        ("data", data_name(arguments)),
+        ("split", ", ".join(arguments.split)),
+    ]
+    facts += _cost_rows(cost)
     plots = {task.name: task.plots([r for r in results if r.task == task.name]) for task in tasks}
     samples = []
     for task in tasks:
@@ -130,8 +135,7 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> tup
 
 def data_name(arguments: EvaluationArguments) -> str:
     """Return how results name the data."""
-    names = [Path(path).stem for path in (*arguments.records, arguments.texts) if path]
-    return ", ".join(names) + (f" ({', '.join(arguments.split)})" if arguments.records else "")
+    return ", ".join(Path(path).stem for path in (*arguments.records, arguments.texts) if path)
 
 
 def cost_summary(output_dir: str | Path) -> str:

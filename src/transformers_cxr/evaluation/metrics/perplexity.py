@@ -34,10 +34,8 @@ class Perplexity(CxrMetric):
             A causal language model, such as [`LlmCxrForCausalLM`], and its tokenizer.
         base_model (`PreTrainedModel`, *optional*), base_tokenizer (`PreTrainedTokenizerBase`, *optional*):
             The model before fine-tuning. Its tokenizer defaults to `tokenizer`.
-        max_length (`int`, *optional*, defaults to 1024):
-            Length of a window in tokens, at most the context of the models.
-        stride (`int`, *optional*, defaults to 512):
-            Tokens by which the window moves, in [1, max_length).
+        max_length (`int`, *optional*, defaults to 1024), stride (`int`, *optional*, defaults to 512):
+            Length of a window in tokens, at most the context of the models, and the tokens by which it moves.
     """
 
     FEATURES = Features({"predictions": Value("string")})

@@ -53,20 +53,11 @@ def label_measurements(
     images: dict[str, Sequence], reports: Sequence[str], classifier_name: str, batch_size: int, label_derived: bool
 ) -> list[Measurement]:
     """
-    Measure what a classifier sees in images.
+    Measure what a classifier, see [`load_classifier`], predicts for images.
 
-    Args:
-        images (`dict[str, Sequence]`):
-            Images of each report by the prefix of their scores: generated (""), optionally reconstructed
-            ("reconstructed_"), and real ("real_"), the reference.
-        reports (`Sequence[str]`):
-            The reports.
-        classifier_name (`str`):
-            See [`load_classifier`].
-        batch_size (`int`):
-            Images per batch.
-        label_derived (`bool`):
-            Whether all reports were written from labels.
+    `images` has the images of the reports by the prefix of their scores: generated (""), optionally reconstructed
+    ("reconstructed_"), and real ("real_"), the reference. `label_derived` tells that all reports were written from
+    labels.
     """
     import torch
 

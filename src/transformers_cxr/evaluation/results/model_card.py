@@ -44,16 +44,10 @@ def update_model_card(
     averages over different sources say little.
 
     Args:
-        path (`str` or `Path`):
-            The model card.
-        results (`Sequence[Result]`):
-            The results.
-        model_name (`str`):
-            Name of the model in the metadata.
-        dataset_name (`str`):
-            Name of the dataset in the metadata.
-        dataset_split (`str`):
-            The split of the dataset.
+        path (`str` or `Path`), results (`Sequence[Result]`):
+            The model card and the results.
+        model_name, dataset_name, dataset_split (`str`):
+            Names of the model, the dataset and its split in the metadata.
         cost (`str`, *optional*):
             The table of [`cost_summary`], written below the others.
 

@@ -41,14 +41,10 @@ def html_report(
     Return the page. It loads nothing and has no script.
 
     Args:
-        title (`str`):
-            Title of the page.
-        facts (`Sequence[tuple[str, str]]`):
-            Names and values that describe the evaluation.
-        results (`Sequence[Result]`):
-            The results.
-        plots (`Mapping[str, Sequence[tuple[str, Figure]]]`):
-            Titles and plots of each task.
+        title (`str`), facts (`Sequence[tuple[str, str]]`):
+            Title of the page, and names and values that describe the evaluation.
+        results (`Sequence[Result]`), plots (`Mapping[str, Sequence[tuple[str, Figure]]]`):
+            The results, and titles and plots of each task.
         samples (`Sequence[Sample]`, *optional*):
             Outputs of the model beside their references.
         level (`float`, *optional*, defaults to 0.95):
