@@ -69,7 +69,7 @@ def cider_of(predictions: list[list[str]], references: list[list[str]]) -> list[
 def test_cider_equals_its_definition():
     units = TextOverlap().prepare(PREDICTIONS, REFERENCES)
     expected = cider_of(list(map(tokenize, PREDICTIONS)), list(map(tokenize, REFERENCES)))
-    np.testing.assert_allclose([unit.cider for unit in units], expected, rtol=1e-9)
+    np.testing.assert_allclose([unit["cider"] for unit in units], expected, rtol=1e-9)
     assert expected[2] == pytest.approx(10)
 
 

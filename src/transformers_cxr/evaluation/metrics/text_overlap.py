@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from datasets import Features, Value
@@ -33,20 +32,6 @@ def tokenize(report: str) -> list[str]:
     return [token for sentence in sentences for token in tokenizer.tokenize(sentence) if token not in _PUNCTUATION]
 
 
-@dataclass(frozen=True)
-class TextUnit:
-    """
-    The unit of [`TextOverlap`] for one report.
-
-    bleu (`dict`): counts of matching n-grams, in the format of pycocoevalcap.
-    rouge_l, cider (`float`): the scores of this report.
-    """
-
-    bleu: dict
-    rouge_l: float
-    cider: float
-
-
 class TextOverlap(CxrMetric):
     """
     BLEU-1 to 4, ROUGE-L and CIDEr as pycocoevalcap computes them (arXiv 2305.11490, table 5), with one reference per
@@ -59,12 +44,12 @@ class TextOverlap(CxrMetric):
       NaN for a single report and low if all references are alike, and values for different sets of references cannot
       be compared.
 
-    A unit is a [`TextUnit`].
+    A unit is a `dict` of `bleu` (counts of matching n-grams, in the format of pycocoevalcap), `rouge_l` and `cider`.
     """
 
     FEATURES = Features({"predictions": Value("string"), "references": Value("string")})
 
-    def prepare(self, predictions: Sequence[str], references: Sequence[str]) -> list[TextUnit]:
+    def prepare(self, predictions: Sequence[str], references: Sequence[str]) -> list[dict]:
         given = {i: [" ".join(tokenize(report))] for i, report in enumerate(predictions)}
         wanted = {i: [" ".join(tokenize(report))] for i, report in enumerate(references)}
         if len(wanted) > 1 and any(reference for (reference,) in wanted.values()):
@@ -72,16 +57,15 @@ class TextOverlap(CxrMetric):
         else:
             cider = [float("nan")] * len(wanted)
         _, rouge_l = Rouge().compute_score(wanted, given)
-        return [
-            TextUnit(cook_test(given[i][0], cook_refs(wanted[i])), float(rouge_l[i]), float(cider[i])) for i in wanted
-        ]
+        bleu = [cook_test(given[i][0], cook_refs(wanted[i])) for i in wanted]
+        return [dict(zip(("bleu", "rouge_l", "cider"), unit)) for unit in zip(bleu, rouge_l, cider)]
 
-    def aggregate(self, units: Sequence[TextUnit]) -> dict[str, float]:
+    def aggregate(self, units: Sequence[dict]) -> dict[str, float]:
         scorer = BleuScorer(n=4)
-        scorer.ctest = [unit.bleu for unit in units]
+        scorer.ctest = [unit["bleu"] for unit in units]
         bleu, _ = scorer.compute_score(option="closest", verbose=0)
         return {
             **{f"bleu_{n}": float(score) for n, score in enumerate(bleu, start=1)},
-            "rouge_l": float(np.mean([unit.rouge_l for unit in units])),
-            "cider": float(np.mean([unit.cider for unit in units])),
+            "rouge_l": float(np.mean([unit["rouge_l"] for unit in units])),
+            "cider": float(np.mean([unit["cider"] for unit in units])),
         }
