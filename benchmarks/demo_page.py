@@ -89,7 +89,7 @@ class User:
 def example_xrays(folder: Path, count: int) -> list[Path]:
     files = []
     for i in range(count):
-        path = list(EXAMPLES.values())[i % 2]
+        path = EXAMPLES[i % 2]
         transpose = TRANSPOSES[i // 2 % len(TRANSPOSES)]
         image = PIL.Image.open(path)
         files.append(folder / f"xray-{i}.png")

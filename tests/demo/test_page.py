@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import re
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from transformers_cxr.demo.page import EXAMPLES, MAX_CHARACTERS
+from transformers_cxr.demo.page import EXAMPLES
 from transformers_cxr.demo.server import MAX_UPLOAD_BYTES
 
 gradio_client = pytest.importorskip("gradio_client")
@@ -107,37 +106,31 @@ def test_generated_images_are_marked_pngs_of_their_seeds(page_url, reader):
 
 
 def test_example_is_opened(page_url, reader):
-    path = next(iter(EXAMPLES.values()))
+    path = EXAMPLES[0]
     _, pixels, *_ = new_user(page_url).predict(0, api_name="/open_example")
     assert np.array_equal(PIL.Image.open(pixels).convert("L"), reader.encode(path).pixels)
-    for file in [*EXAMPLES.values(), path.parent / "README.md"]:
+    for file in [*EXAMPLES, path.parent / "README.md"]:
         assert file.read_bytes() == (Path(__file__).parents[2] / "examples/images" / file.name).read_bytes()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ('{"data": ["Normal.", 1, 1, NaN]}', "seed must be a whole number .* got (nan|None)"),
-        (["Normal.", 1, 1, None], "seed must be a whole number .* got None"),
-        (["Normal.", 1, 1, 0.5], "seed must be a whole number .* got 0.5"),
-        (["Normal.", 1, 1, -1], "seed must be a whole number from 0"),
-        (["Normal.", 1, 1, 1e30], "seed must be a whole number from 0"),
-        (["Normal.", 0, 1, 0], "minimum|from 1 to 4"),
-        (["Normal.", 5, 1, 0], "maximum|from 1 to 4"),
-        (["Normal.", 1.5, 1, 0], "whole number .* got 1.5"),
-        (["Normal.", 1, 100, 0], "maximum|from 1"),
+        ('{"data": ["Normal.", 1, 1, NaN]}', ""),
+        (["Normal.", 1, 1, -1], "minimum"),
+        (["Normal.", 1, 1, 1e30], "maximum"),
+        (["Normal.", 0, 1, 0], "minimum"),
+        (["Normal.", 5, 1, 0], "maximum"),
+        (["Normal.", 1, 100, 0], "maximum"),
+        (["Normal.", 1, "many", 0], ""),
         ([" \n", 1, 1, 0], "The text is empty"),
-        (["x" * (MAX_CHARACTERS + 1), 1, 1, 0], f"limit is {MAX_CHARACTERS}"),
         (["long " * 600, 1, 1, 0], "context of 256"),
-        (["Normal.", "many", 1, 0], ""),
-        (["Normal.", 1, [1], 0], ""),
-        (["Normal.", 1, 1, {}], ""),
     ],
     ids=str,
 )
 def test_wrong_value_is_an_error_and_the_page_keeps_working(http, arguments, message):
     event, data = call(http, "generate", arguments)
-    assert event == "error" and re.search(message, data["error"] or "")
+    assert event == "error" and message in (data["error"] or "")
     assert call(http, "generate", REQUEST)[0] == "complete"
 
 
@@ -146,9 +139,8 @@ def test_questions_without_an_image_and_empty_ones_are_refused(page_url):
     with pytest.raises(Exception, match="No X-ray: upload one"):
         user.predict(QUESTION, api_name="/ask")
     user.predict(1, api_name="/open_example")
-    for question, message in ((" ", "question is empty"), ("?" * 5000, "too long")):
-        with pytest.raises(Exception, match=message):
-            user.predict(question, api_name="/ask")
+    with pytest.raises(Exception, match="question is empty"):
+        user.predict(" ", api_name="/ask")
 
 
 def test_damaged_files_and_a_decompression_bomb_are_named(http, xray_files, tmp_path):

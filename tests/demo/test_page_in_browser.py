@@ -18,7 +18,7 @@ CHROMIUM = shutil.which("chromium")
 if CHROMIUM is None:
     pytest.skip("There is no chromium to open the page in: `apt-get install chromium`", allow_module_level=True)
 
-NORMAL, PNEUMONIA = EXAMPLES.values()
+NORMAL, PNEUMONIA = EXAMPLES
 COMPLETE = "[...document.querySelectorAll('#gallery img')].filter(i => i.src.includes('row-16')).length == %d"
 
 
@@ -109,10 +109,6 @@ def test_upload_report_chat_edit_and_generate(page, embedded, tmp_path, monkeypa
         (tmp_path / "generated.png").write_bytes(page.request.get(source).body())
         generated = PIL.Image.open(tmp_path / "generated.png")
         assert np.array_equal(generated, image) and "not for clinical use" in generated.text["Comment"]
-
-    page.locator("#seed input").fill("0.5")
-    page.get_by_role("button", name="Generate", exact=True).click()
-    page.get_by_text("The seed must be a whole number from 0").wait_for()
 
 
 def test_page_fits_a_phone_without_horizontal_scrolling(browser, url):

@@ -7,13 +7,13 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import count, groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..data.readers.image_folder import READ_ERRORS
 from . import options
 from .errors import cli_errors
 from .models import find_device, load_vq_tokenizer
@@ -90,6 +90,7 @@ def encode(
         raise typer.Exit(1)
 
 
+@dataclass(frozen=True)
 class Encoder:
     """
     Encoder of a dataset into shards of codes.
@@ -101,32 +102,21 @@ class Encoder:
         shard_size, batch_size (`int`): Rows per shard, and images per batch.
     """
 
-    def __init__(
-        self,
-        source: ImageSource,
-        vq_tokenizer: CXRVQTokenizer,
-        image_processor: LlmCxrImageProcessor,
-        output: Path,
-        shard_size: int,
-        batch_size: int,
-    ):
-        from ..data.codes import codes_schema
-
-        self.schema = codes_schema(vq_tokenizer, source.metadata)
-        self.source = source
-        self.vq_tokenizer = vq_tokenizer
-        self.image_processor = image_processor
-        self.output = output
-        self.shard_size = shard_size
-        self.batch_size = batch_size
+    source: ImageSource
+    vq_tokenizer: CXRVQTokenizer
+    image_processor: LlmCxrImageProcessor
+    output: Path
+    shard_size: int
+    batch_size: int
 
     def encode(self, finished: set[int], process_index: int, num_processes: int) -> int:
         """Write every `num_processes`-th unfinished shard, and return the number of shards of the whole dataset."""
         import torch
         from tqdm import tqdm
 
-        from ..data.codes import shard_path
+        from ..data.codes import codes_schema, shard_path
 
+        schema = codes_schema(self.vq_tokenizer, self.source.metadata)
         shard = next(shard for shard in count() if shard not in finished)
         start, num_shards, unfinished = shard * self.shard_size, shard, count()
         total = None if self.source.total is None else max(0, self.source.total - start)
@@ -139,14 +129,14 @@ class Encoder:
             for shard, shard_rows in groupby(rows, key=lambda row: row[0] // self.shard_size):
                 num_shards = shard + 1
                 if shard not in finished and next(unfinished) % num_processes == process_index:
-                    self._encode_shard(shard_path(self.output, shard), shard_rows, pool, bar)
+                    self._encode_shard(shard_path(self.output, shard), schema, shard_rows, pool, bar)
                 else:
                     bar.update(sum(1 for _ in shard_rows))
         if not num_shards:
             raise ValueError(f"The dataset '{self.source.settings['dataset']}' is empty.")
         return num_shards
 
-    def _encode_shard(self, path: Path, rows: Iterator[tuple[int, dict]], pool: ThreadPoolExecutor, bar) -> None:
+    def _encode_shard(self, path: Path, schema, rows: Iterator[tuple[int, dict]], pool: ThreadPoolExecutor, bar):
         import numpy as np
         import torch
 
@@ -167,7 +157,7 @@ class Encoder:
                 with torch.no_grad():
                     encoded = self.vq_tokenizer.encode(torch.cat(pixel_values).to(self.vq_tokenizer.device))
                 codes.append(encoded.cpu().numpy().astype(np.uint16))
-        write_shard(path, self.schema, metadata, np.concatenate(codes), skipped)
+        write_shard(path, schema, metadata, np.concatenate(codes), skipped)
 
     def _read_batches(self, rows: Iterator[tuple[int, dict]], pool: ThreadPoolExecutor):
         """Yield batches of results of [`Encoder._read`]; the next batch is read while one is encoded."""
@@ -181,6 +171,8 @@ class Encoder:
 
     def _read(self, numbered_row: tuple[int, dict]) -> tuple[dict, torch.FloatTensor | Exception]:
         """Return the id and metadata of a row, and its pixels or the error of reading them."""
+        from ..data.readers.image_folder import READ_ERRORS
+
         number, row = numbered_row
         kept = {"id": self.source.id_of(row, number)} | {name: row[name] for name in self.source.metadata.names}
         try:

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ..data.readers.image_folder import IMAGE_SUFFIXES, READ_ERRORS, walk_images
-
 if TYPE_CHECKING:
     import PIL.Image
     import torch
@@ -27,6 +25,8 @@ def list_images(arguments: Sequence[str]) -> list[str]:
     Raises:
         FileNotFoundError: If a path does not exist or a folder has no image.
     """
+    from ..data.readers.image_folder import IMAGE_SUFFIXES, walk_images
+
     images: dict[str, None] = {}
     for argument in arguments:
         if argument.startswith(("http://", "https://")):
@@ -65,6 +65,8 @@ class ImageReader:
             `(num_images, channels, height, width)` in [-1, 1], `None` without any.
         """
         import torch
+
+        from ..data.readers.image_folder import READ_ERRORS
 
         readable, pixels = [], []
         for image in images:
