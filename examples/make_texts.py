@@ -1,11 +1,11 @@
 """
-Lets an instruct language model answer everyday prompts, and keeps the answers as conversations without images: training on
-them beside X-rays asks a model to go on saying what it would have said before (self-synthesized rehearsal, arXiv 2403.01244).
+Generate answers to everyday prompts with an instruct language model, as conversations without images: training on them
+beside X-rays keeps the language of the model (self-synthesized rehearsal, arXiv 2403.01244).
 
     python examples/make_texts.py --model MODEL --output texts.parquet
 
-`MODEL` is a folder, a name on the Hub, or a .gguf file. `texts.parquet` is for `examples/finetune_llm_cxr.py --texts`. Answers
-are sampled with a seed; one that does not end within `max_new_tokens` is left out, and counted.
+`MODEL` is a folder, a Hub name, a .gguf file or pip:PACKAGE. `texts.parquet` is for `finetune_llm_cxr.py --texts`.
+Answers are sampled with a seed; those that do not end within `max_new_tokens` are left out and counted.
 """
 
 import random
@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from make_vqa import load_model
 from tqdm import tqdm
 from transformers import set_seed
 
+from transformers_cxr.conversion.language_models import load_instruct_model
+from transformers_cxr.data import write_texts
 from transformers_cxr.data.conversations import text_turn
-from transformers_cxr.data.readers.text import write_texts
 from transformers_cxr.training.arguments import run_script
 
 INSTRUCTIONS = (
@@ -36,39 +36,40 @@ INSTRUCTIONS = (
     "Is {topic} important? Answer briefly and give a reason.",
 )
 TOPICS = (
-    "baking bread", "gravity", "the Roman Empire", "a rainbow", "playing chess", "volcanoes", "learning a language", "coffee",
-    "public libraries", "the water cycle", "jazz", "saving money", "honey bees", "the Moon", "train travel", "photography",
-    "friendship", "electric cars", "gardening", "the printing press", "football", "sleep", "a thunderstorm", "mathematics",
-    "recycling", "the Olympic Games", "poetry", "cats and dogs", "the ocean", "computer programs", "cooking rice", "glaciers",
-    "a job interview", "the Silk Road", "bridges", "dreams", "climate", "the theatre", "healthy food", "maps", "clocks",
-    "museums", "penguins", "the internet", "kindness", "swimming", "paper", "democracy", "the desert", "birthday parties",
+    "baking bread", "gravity", "the Roman Empire", "a rainbow", "playing chess", "volcanoes", "learning a language",
+    "coffee", "public libraries", "the water cycle", "jazz", "saving money", "honey bees", "the Moon", "train travel",
+    "photography", "friendship", "electric cars", "gardening", "the printing press", "football", "sleep",
+    "a thunderstorm", "mathematics", "recycling", "the Olympic Games", "poetry", "cats and dogs", "the ocean",
+    "computer programs", "cooking rice", "glaciers", "a job interview", "the Silk Road", "bridges", "dreams",
+    "climate", "the theatre", "healthy food", "maps", "clocks", "museums", "penguins", "the internet", "kindness",
+    "swimming", "paper", "democracy", "the desert", "birthday parties",
 )  # fmt: skip
 
 
 @dataclass
 class Arguments:
-    model: str = field(metadata={"help": "instruct language model: a folder, a name on the Hub, or a .gguf file"})
-    output: str = field(metadata={"help": ".parquet to write"})
+    model: str = field(metadata={"help": "instruct model: a folder, Hub name, .gguf file or pip:PACKAGE"})
+    output: str = field(metadata={"help": "Parquet file to write"})
     num_prompts: int = field(
-        default=len(INSTRUCTIONS) * len(TOPICS), metadata={"help": "prompts to answer, by default all that there are"}
+        default=len(INSTRUCTIONS) * len(TOPICS), metadata={"help": "number of prompts; default: all"}
     )
-    batch_size: int = field(default=16, metadata={"help": "prompts at once"})
-    max_new_tokens: int = field(default=96, metadata={"help": "largest number of tokens of an answer"})
+    batch_size: int = field(default=16, metadata={"help": "prompts per batch"})
+    max_new_tokens: int = field(default=96, metadata={"help": "maximum number of tokens of an answer"})
     dtype: str = field(default="auto", metadata={"help": "dtype of the model, such as bfloat16"})
-    seed: int = field(default=0, metadata={"help": "seed of the choice of prompts and of the answers"})
+    seed: int = field(default=0, metadata={"help": "seed of prompts and answers"})
 
 
 @torch.no_grad()
 def main(args: Arguments):
     if Path(args.output).exists():
         raise FileExistsError(f"'{args.output}' exists. Remove it or choose another output.")
-    model, tokenizer = load_model(args.model, args.dtype)
+    model, tokenizer = load_instruct_model(args.model, args.dtype)
     prompts = [instruction.format(topic=topic) for instruction in INSTRUCTIONS for topic in TOPICS]
     random.Random(args.seed).shuffle(prompts)
     prompts = prompts[: args.num_prompts]
     set_seed(args.seed)
     rows = []
-    for start in tqdm(range(0, len(prompts), args.batch_size), desc="Writing texts"):
+    for start in tqdm(range(0, len(prompts), args.batch_size), desc="Generating texts"):
         batch = prompts[start : start + args.batch_size]
         inputs = tokenizer.apply_chat_template(
             [[{"role": "user", "content": prompt}] for prompt in batch],
@@ -77,7 +78,7 @@ def main(args: Arguments):
             return_dict=True,
             return_tensors="pt",
         ).to(model.device)
-        # At temperature 1 the answers are drawn from the distribution that is to be kept.
+        # Temperature 1 samples from the distribution that training should keep.
         output = model.generate(
             **inputs,
             do_sample=True,
@@ -90,7 +91,7 @@ def main(args: Arguments):
             answer = tokenizer.decode(ids, skip_special_tokens=True).strip()
             if tokenizer.eos_token_id in ids and answer:
                 rows.append({"id": f"prompt-{number}", "messages": text_turn(prompt, answer)})
-    print(f"{write_texts(rows, args.output)} answers of {len(prompts)}; the others do not end, or are empty.")
+    print(f"{write_texts(rows, args.output)} of {len(prompts)} answers are complete.")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
 """
-Lets an instruct language model write questions and answers about X-rays from their reports, and keeps those that the report
-supports.
+Generate questions and answers about X-rays from their reports with an instruct language model, and keep those that the
+report supports.
 
     python examples/make_vqa.py --records records.parquet --model MODEL --output vqa.jsonl
 
-`records.parquet` is what `transformers_cxr.data.store.write_records` writes; `MODEL` is a folder, a name on the Hub, or a
-.gguf file. `vqa.jsonl` gets a line a study: `questions` that passed, and in `rejected` those that did not, with the reason. The
-same command again goes on after an interruption. `transformers_cxr.data.read_vqa` reads the result.
+`records.parquet` is a file of records; `MODEL` is a folder, a Hub name, a .gguf file or pip:PACKAGE. `vqa.jsonl` has a
+line per study: `questions`, and `rejected` questions with the reason. An interrupted run resumes. Read the result with
+`transformers_cxr.data.read_vqa`.
 
-What is written from reports falls under their licence: questions from MIMIC-CXR are credentialed data as its reports are.
+Questions inherit the licence of the reports: those from MIMIC-CXR are credentialed data.
 """
 
 import json
@@ -20,22 +20,19 @@ from pathlib import Path
 
 import torch
 from tqdm import tqdm
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from transformers_cxr.conversion.language_models import load_language_model
+from transformers_cxr.conversion.language_models import load_instruct_model
 from transformers_cxr.data.store import iterate, load_records, select_records
 from transformers_cxr.reports import grounding_error
 from transformers_cxr.training.arguments import run_script
 
 PROMPT = """\
-Write {number} short questions that can be asked about the chest X-ray of this report, each about another finding, and answer \
-each in the words of the report. Write nothing but a JSON list of objects with "question" and "answer".
+Write {number} short questions that can be asked about the chest X-ray of this report, each about another finding, \
+and answer each in the words of the report. Write nothing but a JSON list of objects with "question" and "answer".
 
 {report}"""
-# A turn that shows the form.
+# A turn that shows the format.
 EXAMPLE_REPORT = "The heart is enlarged. Small right pleural effusion. No pneumothorax. Dual-lead pacemaker."
 EXAMPLE_ANSWER = json.dumps(
     [
@@ -46,38 +43,28 @@ EXAMPLE_ANSWER = json.dumps(
         {"question": "How large is the pleural effusion?", "answer": "Small."},
     ]
 )
-# The answer of the model is begun for it, so that a small one writes JSON too.
+# Beginning of the answer, without which small models do not write JSON.
 ANSWER_START = '[{"question": "'
 
 
 @dataclass
 class Arguments:
-    records: str = field(metadata={"help": "studies, .parquet of write_records"})
-    model: str = field(metadata={"help": "instruct language model: a folder, a name on the Hub, or a .gguf file"})
-    output: str = field(metadata={"help": ".jsonl to write, or to go on with"})
-    split: str = field(default="train", metadata={"help": "split of the studies"})
-    num_studies: int = field(default=0, metadata={"help": "studies to write about; 0: all"})
-    num_questions: int = field(default=5, metadata={"help": "questions to ask for, a report"})
-    batch_size: int = field(default=8, metadata={"help": "reports at once"})
-    max_new_tokens: int = field(default=384, metadata={"help": "largest number of tokens of an answer"})
+    records: str = field(metadata={"help": "Parquet file of records"})
+    model: str = field(metadata={"help": "instruct model: a folder, Hub name, .gguf file or pip:PACKAGE"})
+    output: str = field(metadata={"help": ".jsonl file to write or resume"})
+    split: str = field(default="train", metadata={"help": "split of the records"})
+    num_studies: int = field(default=0, metadata={"help": "maximum number of studies; 0: all"})
+    num_questions: int = field(default=5, metadata={"help": "questions per report"})
+    batch_size: int = field(default=8, metadata={"help": "reports per batch"})
+    max_new_tokens: int = field(default=384, metadata={"help": "maximum number of tokens of an answer"})
     dtype: str = field(default="auto", metadata={"help": "dtype of the model, such as bfloat16"})
 
 
-def load_model(name: str, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The language model on the device that there is, and its tokenizer, which pads on the left."""
-    model, tokenizer = load_language_model(name, dtype=dtype)
-    tokenizer.padding_side = "left"
-    if tokenizer.chat_template is None:
-        raise ValueError(f"'{name}' has no chat template: expected an instruct model.")
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
-
-
 @torch.no_grad()
-def write_answers(
+def generate_answers(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, reports: list[str], args: Arguments
 ) -> list[str]:
-    """What the model writes about each report, greedily."""
+    """Return the greedy answer of the model for each report."""
     prompts = [
         tokenizer.apply_chat_template(
             [
@@ -133,8 +120,8 @@ def unique_keys(pairs: list[tuple[str, object]]) -> dict:
     return dict(pairs)
 
 
-def checked(text: str, report: str) -> tuple[list[dict], list[dict]]:
-    """The questions that the report supports, and what is rejected with the reason."""
+def check_answer(text: str, report: str) -> tuple[list[dict], list[dict]]:
+    """Return the questions that the report supports, and rejected ones with the reason."""
     try:
         pairs = parse_question_answers(text)
     except ValueError as error:
@@ -143,7 +130,7 @@ def checked(text: str, report: str) -> tuple[list[dict], list[dict]]:
     for pair in pairs:
         reason = grounding_error(pair["question"], pair["answer"], report)
         if pair["question"] in {kept["question"] for kept in questions}:
-            reason = "the question comes twice"
+            reason = "duplicate question"
         if reason is None:
             questions.append(pair)
         else:
@@ -151,8 +138,8 @@ def checked(text: str, report: str) -> tuple[list[dict], list[dict]]:
     return questions, rejected
 
 
-def finished(path: Path, model: str) -> list[dict]:
-    """The lines that an earlier run wrote; a last one that was cut short is removed from the file."""
+def load_finished(path: Path, model: str) -> list[dict]:
+    """Return the lines of an earlier run, after removing an incomplete last line from the file."""
     if not path.is_file():
         return []
     content = path.read_bytes()
@@ -165,8 +152,8 @@ def finished(path: Path, model: str) -> list[dict]:
     return lines
 
 
-def studies(args: Arguments) -> Iterator[dict]:
-    """The first image of each study that has a report."""
+def iterate_studies(args: Arguments) -> Iterator[dict]:
+    """Yield the first image of each study with a report."""
     rows = select_records(load_records(args.records), splits=(args.split,))
     seen = set()
     for row in iterate(rows, ["source", "study", "patient", "split", "findings", "impression"]):
@@ -175,7 +162,7 @@ def studies(args: Arguments) -> Iterator[dict]:
             yield row
 
 
-def summary(lines: list[dict]) -> str:
+def summarize(lines: list[dict]) -> str:
     kept = sum(len(line["questions"]) for line in lines)
     reasons = Counter(item["reason"].partition(":")[0] for line in lines for item in line["rejected"])
     unreadable = sum(1 for line in lines if any("text" in item for item in line["rejected"]))
@@ -186,23 +173,23 @@ def summary(lines: list[dict]) -> str:
 
 def main(args: Arguments):
     path = Path(args.output)
-    lines = finished(path, args.model)
+    lines = load_finished(path, args.model)
     done = {(line["source"], line["study"]) for line in lines}
-    chosen = islice(studies(args), args.num_studies or None)
+    chosen = islice(iterate_studies(args), args.num_studies or None)
     waiting = [row for row in chosen if (row["source"], row["study"]) not in done]
     if waiting:
-        model, tokenizer = load_model(args.model, args.dtype)
+        model, tokenizer = load_instruct_model(args.model, args.dtype)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
-        for start in tqdm(range(0, len(waiting), args.batch_size), desc="Writing questions"):
+        for start in tqdm(range(0, len(waiting), args.batch_size), desc="Generating questions"):
             batch = waiting[start : start + args.batch_size]
             reports = [f"{row.pop('findings')}\n{row.pop('impression')}".strip() for row in batch]
-            for row, report, text in zip(batch, reports, write_answers(model, tokenizer, reports, args)):
-                questions, rejected = checked(text, report)
+            for row, report, text in zip(batch, reports, generate_answers(model, tokenizer, reports, args)):
+                questions, rejected = check_answer(text, report)
                 lines.append({**row, "model": args.model, "questions": questions, "rejected": rejected})
                 file.write(json.dumps(lines[-1], ensure_ascii=False) + "\n")
             file.flush()
-    print(summary(lines))
+    print(summarize(lines))
 
 
 if __name__ == "__main__":

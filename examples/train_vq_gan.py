@@ -1,25 +1,16 @@
 """
-Trains the image tokenizer (a VQ-GAN) on a folder of chest X-rays, or of any other images.
+Train the image tokenizer (a VQ-GAN) on chest X-rays or any other images.
 
-The paper's recipe, from the weights of taming-transformers' ImageNet model in the format of this package:
+The recipe of the paper, from the ImageNet model of taming-transformers in the format of this package:
 
-    python examples/train_vq_gan.py --config examples/vq_gan_paper.yaml --data_dir DATA --initial_model IMAGENET_VQ_GAN \
+    python examples/train_vq_gan.py --config examples/vq_gan_paper.yaml --data DATA --initial_model IMAGENET_VQ_GAN \
         --output_dir runs/vq
 
-The embedded checkpoint's tokenizer:
-
-    python examples/train_vq_gan.py --config examples/vq_gan_tiny.yaml --data_dir DATA --output_dir runs/vq
-
-With the codes settled, the decoder alone is trained further; no code changes, so a language model on the codes stays right:
-
-    python examples/train_vq_gan.py --config examples/vq_gan_tiny_decoder.yaml --data_dir DATA --initial_model runs/vq \
-        --output_dir runs/vq_decoder
-
-`DATA` is a Hugging Face imagefolder with a `metadata.csv` (columns in `transformers_cxr.data.readers.image_folder`), whose train
-split is used, any folder of images, or a Parquet or WebDataset file or a folder of these, which are streamed. `accelerate
-launch` in the place of `python` trains on several devices. Training resumes from `OUTPUT_DIR/checkpoint-STEP` where there is
-one, to the same weights as without the interruption; the finished tokenizer and its image processor are saved in
-`OUTPUT_DIR`, pictures of reconstructions in `OUTPUT_DIR/samples`. `docs/train_vq_gan.md` explains the losses and settings.
+`DATA` is a Parquet file of records, a folder of images with or without a `metadata.csv` (the train split is used), or
+Parquet or WebDataset files of images, which are streamed. `accelerate launch` instead of `python` trains on several
+devices. Training resumes from `OUTPUT_DIR/checkpoint-STEP`, with the same weights as without the interruption. The
+tokenizer and its image processor are saved in `OUTPUT_DIR`, reconstructions in `OUTPUT_DIR/samples`.
+`docs/train_vq_gan.md` explains losses and settings.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -32,78 +23,64 @@ from accelerate import Accelerator
 from accelerate.logging import get_logger
 from accelerate.utils import set_seed
 from diffusers.training_utils import EMAModel
-from torch.utils.data import DataLoader, WeightedRandomSampler
 from tqdm import tqdm
 from transformers import get_scheduler
 from transformers.trainer_utils import SchedulerType
 
-from transformers_cxr import CXRVQTokenizer, CXRVQTokenizerConfig, LlmCxrImageProcessor
+from transformers_cxr import CXRVQTokenizer, CXRVQTokenizerConfig, LlmCxrImageProcessor, save_image
 from transformers_cxr.classifiers import load_classifier
-from transformers_cxr.data.image_source import is_streamed, open_source
-from transformers_cxr.data.store import open_records
 from transformers_cxr.evaluation.metrics.reconstruction import reconstruction_picture
 from transformers_cxr.files import check_same_settings
-from transformers_cxr.llm_cxr.image_processing_llm_cxr import save_image
-from transformers_cxr.training.arguments import run_script
-from transformers_cxr.training.resuming import SETTINGS_NAME
-from transformers_cxr.training.vq_gan.checkpoints import last_checkpoint, save_checkpoint
-from transformers_cxr.training.vq_gan.codebook import CodebookManager
-from transformers_cxr.training.vq_gan.discriminator import PatchDiscriminator
-from transformers_cxr.training.vq_gan.images import ImageDataset, ImageStream, collate_images
-from transformers_cxr.training.vq_gan.losses import AutoencoderLoss, PerceptualLoss, hinge_loss, load_lpips
+from transformers_cxr.training import run_script, vq_gan
 
 logger = get_logger(__name__)
 
-# The settings that do not change what comes out.
+# Settings that do not change the trained weights.
 FREE_SETTINGS = ("output_dir", "dataloader_num_workers", "save_every", "sample_every", "logging_steps", "report_to")
 
 
 @dataclass
 class Arguments:
-    data_dir: str = field(metadata={"help": "folder of images, or a Parquet or WebDataset file or folder"})
-    output_dir: str = field(metadata={"help": "where the tokenizer and the training state are saved"})
+    data: str = field(metadata={"help": "records, folder of images, or Parquet or WebDataset files of images"})
+    output_dir: str = field(metadata={"help": "folder of the tokenizer and the checkpoints"})
     model: dict = field(default_factory=dict, metadata={"help": "fields of CXRVQTokenizerConfig"})
-    initial_model: str = field(default="", metadata={"help": "tokenizer to start from, in place of `model`"})
-    decoder_only: bool = field(default=False, metadata={"help": "train the decoder of `initial_model` for its codes"})
+    initial_model: str = field(default="", metadata={"help": "tokenizer to start from instead of `model`"})
+    decoder_only: bool = field(default=False, metadata={"help": "train only the decoder of `initial_model`"})
 
-    gradient_weight: float = field(default=1.0, metadata={"help": "weight of the finite differences in the loss"})
-    squared_weight: float = field(default=0.0, metadata={"help": "weight of the squared error in the loss"})
-    spectral_weight: float = field(default=0.0, metadata={"help": "weight of local Fourier amplitudes in the loss"})
-    perceptual_weight: float = field(default=0.0, metadata={"help": "weight of LPIPS in the loss"})
-    clinical_weight: float = field(default=0.0, metadata={"help": "weight of the clinical term in the loss"})
+    gradient_weight: float = field(default=1.0, metadata={"help": "weight of the finite differences"})
+    squared_weight: float = field(default=0.0, metadata={"help": "weight of the squared error"})
+    spectral_weight: float = field(default=0.0, metadata={"help": "weight of the local Fourier amplitudes"})
+    perceptual_weight: float = field(default=0.0, metadata={"help": "weight of LPIPS"})
+    clinical_weight: float = field(default=0.0, metadata={"help": "weight of the clinical term"})
     clinical_classifier: str = field(
         default="densenet121-res224-all",
-        metadata={"help": "of the clinical term: a name of torchxrayvision or the folder of an image classifier"},
+        metadata={"help": "classifier of the clinical term: a torchxrayvision name or a folder"},
     )
-    disc_weight: float = field(default=0.0, metadata={"help": "factor of the adversarial loss's adaptive weight"})
+    disc_weight: float = field(default=0.0, metadata={"help": "factor of the adaptive weight of the adversarial loss"})
     disc_channels: int = field(default=64, metadata={"help": "channels of the discriminator's first layer"})
-    disc_start: int = field(default=0, metadata={"help": "steps before discriminator and adversarial loss begin"})
+    disc_start: int = field(default=0, metadata={"help": "first step of the discriminator and the adversarial loss"})
 
     source_weights: dict = field(
-        default_factory=dict, metadata={"help": "how often images of a source are drawn, 1.0 if not named"}
+        default_factory=dict, metadata={"help": "sampling weights of datasets, 1.0 if not named"}
     )
     steps: int = field(default=3000, metadata={"help": "optimizer steps"})
-    batch_size: int = field(default=4, metadata={"help": "images a process and forward"})
-    gradient_accumulation_steps: int = field(default=1, metadata={"help": "forwards an optimizer step"})
+    batch_size: int = field(default=4, metadata={"help": "images per process and forward"})
+    gradient_accumulation_steps: int = field(default=1, metadata={"help": "forwards per optimizer step"})
     learning_rate: float = field(default=1e-3, metadata={"help": "peak learning rate of AdamW"})
-    lr_scheduler_type: SchedulerType = field(default="cosine", metadata={"help": "what comes after the warm-up"})
+    lr_scheduler_type: SchedulerType = field(default="cosine", metadata={"help": "schedule after the warm-up"})
     warmup_steps: int = field(default=100, metadata={"help": "steps of linear warm-up"})
     adam_beta1: float = field(default=0.9, metadata={"help": "beta1 of AdamW"})
     adam_beta2: float = field(default=0.99, metadata={"help": "beta2 of AdamW"})
-    weight_decay: float = field(default=1e-4, metadata={"help": "weight decay of AdamW; 0 makes it Adam"})
-    max_grad_norm: float = field(
-        default=1.0, metadata={"help": "norm that gradients of the autoencoder are clipped to"}
-    )
-    ema_decay: float = field(default=0.0, metadata={"help": "decay of the average of weights that is saved; 0: none"})
-    bf16: bool = field(default=False, metadata={"help": "encoder and decoder under bf16 autocast"})
-    initialize_codebook_step: int = field(
-        default=50, metadata={"help": "the codebook is filled from the data here; -1: never"}
-    )
-    revive_every: int = field(default=50, metadata={"help": "steps between revivals of dead codes; 0: never"})
+    weight_decay: float = field(default=1e-4, metadata={"help": "weight decay of AdamW; 0 for Adam"})
+    max_grad_norm: float = field(default=1.0, metadata={"help": "maximum gradient norm of the autoencoder"})
+    ema_decay: float = field(default=0.0, metadata={"help": "decay of the moving average of weights to save; 0: none"})
+    bf16: bool = field(default=False, metadata={"help": "encoder and decoder in bf16 autocast"})
+    initialize_codebook_step: int = field(default=50, metadata={"help": "step of codebook initialization; -1: never"})
+    revive_every: int = field(default=50, metadata={"help": "steps between dead-code revivals; 0: never"})
 
     dataloader_num_workers: int = field(default=0, metadata={"help": "processes that read images"})
-    save_every: int = field(default=200, metadata={"help": "steps between training states"})
-    sample_every: int = field(default=500, metadata={"help": "steps between pictures of reconstructions"})
+    save_every: int = field(default=200, metadata={"help": "steps between checkpoints"})
+    sample_every: int = field(default=500, metadata={"help": "steps between reconstructions"})
     logging_steps: int = field(default=20, metadata={"help": "steps between logged losses"})
     report_to: str = field(default="", metadata={"help": "tracker of Accelerate, such as tensorboard or wandb"})
     seed: int = field(default=0, metadata={"help": "seed of weights and order of images"})
@@ -123,178 +100,134 @@ def main(args: Arguments):
         accelerator.init_trackers("vq_gan", config=settings)
     set_seed(args.seed)
 
-    # The autoencoder.
+    # Models.
     if args.initial_model:
-        model = CXRVQTokenizer.from_pretrained(args.initial_model)
+        tokenizer = CXRVQTokenizer.from_pretrained(args.initial_model)
     else:
-        model = CXRVQTokenizer(CXRVQTokenizerConfig(**args.model))
-    config = model.config
+        tokenizer = CXRVQTokenizer(CXRVQTokenizerConfig(**args.model))
+    config = tokenizer.config
     if args.decoder_only:
-        model.requires_grad_(False)
-        model.vq_model.decoder.requires_grad_(True)
-        model.vq_model.post_quant_conv.requires_grad_(True)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    last_weight = model.vq_model.decoder.conv_out.weight
-
-    # The losses.
-    loss_of = AutoencoderLoss(
-        gradient_weight=args.gradient_weight,
-        squared_weight=args.squared_weight,
-        spectral_weight=args.spectral_weight,
-        perceptual_weight=args.perceptual_weight,
-        clinical_weight=args.clinical_weight,
-        disc_weight=args.disc_weight,
+        tokenizer.requires_grad_(False)
+        tokenizer.vq_model.decoder.requires_grad_(True)
+        tokenizer.vq_model.post_quant_conv.requires_grad_(True)
+    trained = [parameter for parameter in tokenizer.parameters() if parameter.requires_grad]
+    last_weight = tokenizer.vq_model.decoder.conv_out.weight
+    autoencoder_loss = vq_gan.AutoencoderLoss(
+        **{name: getattr(args, name) for name in vars(args) if name.endswith("_weight")},
+        perceptual=vq_gan.PerceptualLoss(vq_gan.load_lpips()).to(accelerator.device)
+        if args.perceptual_weight
+        else None,
+        clinical=load_classifier(args.clinical_classifier).to(accelerator.device) if args.clinical_weight else None,
     )
-    if args.perceptual_weight:
-        loss_of.perceptual = PerceptualLoss(load_lpips()).to(accelerator.device)
-    if args.clinical_weight:
-        loss_of.clinical = load_classifier(args.clinical_classifier).to(accelerator.device)
-    discriminator = PatchDiscriminator(config.in_channels, args.disc_channels) if args.disc_weight else None
+    discriminator = vq_gan.PatchDiscriminator(config.in_channels, args.disc_channels) if args.disc_weight else None
 
-    run = {name: value for name, value in asdict(args).items() if name not in FREE_SETTINGS}
-    run["num_processes"] = accelerator.num_processes
-    checkpoint, start = last_checkpoint(args.output_dir) or (None, 0)
+    # Resume.
+    settings = {name: value for name, value in asdict(args).items() if name not in FREE_SETTINGS}
+    settings["num_processes"] = accelerator.num_processes
+    checkpoint, step = vq_gan.last_checkpoint(args.output_dir) or (None, 0)
     with accelerator.main_process_first():
-        check_same_settings(Path(args.output_dir) / SETTINGS_NAME, run, replace=checkpoint is None)
+        check_same_settings(Path(args.output_dir) / "settings.json", settings, replace=checkpoint is None)
 
-    # The images. Every process takes its part of one order, which the seed fixes.
+    # Images.
+    size = {"height": config.image_size, "width": config.image_size}
+    is_rgb = config.in_channels == 3
     image_processor = LlmCxrImageProcessor(
-        size={"shortest_edge": config.image_size},
-        crop_size={"height": config.image_size, "width": config.image_size},
-        do_convert_rgb=config.in_channels == 3,
+        size={"shortest_edge": config.image_size}, crop_size=size, do_convert_rgb=is_rgb
     )
-    if is_streamed(args.data_dir):
-        if args.source_weights:
-            raise ValueError("`source_weights` needs a folder of images: a stream has no sources.")
-        dataset = ImageStream(
-            open_source(args.data_dir, "train"),
-            image_processor,
-            args.batch_size,
-            start=start * args.gradient_accumulation_steps,
-            process_index=accelerator.process_index,
-            num_processes=accelerator.num_processes,
-            seed=args.seed,
-        )
-        order = None
-        shown = ImageStream(dataset.source, image_processor, batch_size=1, seed=args.seed)
-        shown = torch.stack([example["pixel_values"] for example in islice(shown, 8)])
-    else:
-        records = open_records(args.data_dir, "train")
-        dataset = ImageDataset([record.image for record in records], image_processor)
-        weights = [args.source_weights.get(record.source, 1.0) for record in records]
-        images_a_step = args.batch_size * accelerator.num_processes * args.gradient_accumulation_steps
-        sampler = WeightedRandomSampler(
-            weights, args.steps * images_a_step, generator=torch.Generator().manual_seed(args.seed)
-        )
-        order = torch.tensor(list(sampler)).view(-1, accelerator.num_processes, args.batch_size)
-        order = order[:, accelerator.process_index].flatten().tolist()
-        order = order[start * args.gradient_accumulation_steps * args.batch_size :]
-        shown = torch.stack([dataset[i]["pixel_values"] for i in range(0, len(dataset), -(-len(dataset) // 8))])
-
-    # The optimizers.
-    adam = {
-        "lr": args.learning_rate,
-        "betas": (args.adam_beta1, args.adam_beta2),
-        "weight_decay": args.weight_decay,
-    }
+    loader, shown = vq_gan.load_training_images(
+        args.data,
+        image_processor,
+        args.batch_size,
+        num_batches=args.steps * args.gradient_accumulation_steps,
+        start=step * args.gradient_accumulation_steps,
+        process_index=accelerator.process_index,
+        num_processes=accelerator.num_processes,
+        source_weights=args.source_weights,
+        num_workers=args.dataloader_num_workers,
+        seed=args.seed,
+    )
+    # Optimizers.
+    betas = (args.adam_beta1, args.adam_beta2)
+    adam = {"lr": args.learning_rate, "betas": betas, "weight_decay": args.weight_decay}
     optimizer = torch.optim.AdamW(trained, **adam)
     schedule = get_scheduler(args.lr_scheduler_type, optimizer, args.warmup_steps, args.steps)
-    tokenizer = model
-    model, optimizer = accelerator.prepare(model, optimizer)
+    model, optimizer = accelerator.prepare(tokenizer, optimizer)
     models = [model]
     if discriminator is not None:
         disc_optimizer = torch.optim.AdamW(discriminator.parameters(), **adam)
-        bare_discriminator = discriminator.to(accelerator.device)
+        unwrapped_discriminator = discriminator.to(accelerator.device)
         discriminator, disc_optimizer = accelerator.prepare(discriminator, disc_optimizer)
         models.append(discriminator)
-    keeper = CodebookManager(tokenizer)
-    accelerator.register_for_checkpointing(schedule, keeper)
+    codebook = vq_gan.CodebookManager(tokenizer)
+    accelerator.register_for_checkpointing(schedule, codebook)
     if args.ema_decay:
         average = EMAModel(tokenizer.parameters(), decay=args.ema_decay)
         accelerator.register_for_checkpointing(average)
-
-    loader = DataLoader(
-        dataset,
-        args.batch_size,
-        sampler=order,
-        collate_fn=collate_images,
-        num_workers=args.dataloader_num_workers if order else min(args.dataloader_num_workers, 1),
-    )
-    # A loader that begins draws from the random state, so it begins before that state is restored.
-    batches = islice(iter(loader), (args.steps - start) * args.gradient_accumulation_steps)
+    # The iterator uses the random state, so it is created before that state is restored.
+    batches = islice(iter(loader), (args.steps - step) * args.gradient_accumulation_steps)
     if checkpoint:
         accelerator.load_state(str(checkpoint))
         if args.ema_decay:
             average.to(accelerator.device)
-        accelerator.print(f"Resuming at step {start}.")
+        accelerator.print(f"Resuming at step {step}.")
 
-    step, unreadable, collapsed = start, set(), False
-    progress = tqdm(total=args.steps, initial=start, disable=not accelerator.is_main_process, miniters=20)
+    unreadable = set()
+    progress = tqdm(total=args.steps, initial=step, disable=not accelerator.is_main_process, miniters=20)
     for batch in batches:
         pixel_values = batch["pixel_values"].to(accelerator.device)
         for message in set(batch["unreadable"]) - unreadable:
             unreadable.add(message)
-            logger.warning(f"Unreadable image no. {len(unreadable)}: {message}", main_process_only=False)
+            logger.warning(f"Unreadable image {len(unreadable)}: {message}", main_process_only=False)
         adversarial = discriminator is not None and step >= args.disc_start
 
         with accelerator.accumulate(*models):
             output = model(pixel_values, follow_autocast=args.bf16)
-            loss, parts = loss_of(output, pixel_values, last_weight, bare_discriminator if adversarial else None)
+            judge = unwrapped_discriminator if adversarial else None
+            loss, terms = autoencoder_loss(output, pixel_values, last_weight, judge)
             accelerator.backward(loss)
             if accelerator.sync_gradients:
                 accelerator.clip_grad_norm_(trained, args.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad()
             if adversarial:
-                disc_loss = hinge_loss(discriminator(pixel_values), discriminator(output.reconstruction.detach()))
+                disc_loss = vq_gan.hinge_loss(
+                    discriminator(pixel_values), discriminator(output.reconstruction.detach())
+                )
                 accelerator.backward(disc_loss)
                 for group in disc_optimizer.param_groups:
                     group["lr"] = schedule.get_last_lr()[0]
                 disc_optimizer.step()
                 disc_optimizer.zero_grad()
-                parts["discriminator"] = disc_loss.detach()
+                terms["discriminator"] = disc_loss.detach()
 
-        keeper.update(accelerator.gather(output.codes))
+        codebook.update(accelerator.gather(output.codes))
         if not accelerator.sync_gradients:
             continue
         schedule.step()
         latents = accelerator.gather(output.latents.detach())
         if not args.decoder_only:
             if step == args.initialize_codebook_step:
-                keeper.initialize(latents)
-            elif (
-                args.revive_every
-                and step > args.initialize_codebook_step
-                and step % args.revive_every == 0
-                and step < 0.8 * args.steps
-            ):
-                keeper.revive(latents)
+                codebook.initialize(latents)
+            # Codes that are revived late would not be trained.
+            elif args.initialize_codebook_step < step < 0.8 * args.steps:
+                if args.revive_every and step % args.revive_every == 0:
+                    codebook.revive(latents)
         if args.ema_decay:
             average.step(tokenizer.parameters())
 
         if step % args.logging_steps == 0:
             mse = (output.reconstruction.detach().clamp(-1, 1) - pixel_values).square().mean()
-            values = {name: part.item() for name, part in parts.items()} | {
+            values = {name: term.item() for name, term in terms.items()} | {
                 "loss": loss.item(),
                 "psnr": 10 * torch.log10(4 / mse).item(),
-                "live_codes": keeper.live_fraction,
-                "codebook_perplexity": keeper.perplexity,
+                "live_codes": codebook.live_fraction,
+                "codebook_perplexity": codebook.perplexity,
                 "learning_rate": schedule.get_last_lr()[0],
                 "unreadable_images": len(unreadable),
             }
-            progress.set_postfix_str(
-                f"loss {values['loss']:.4f} psnr {values['psnr']:.2f} dB live codes {values['live_codes']:.0%} "
-                f"perplexity {values['codebook_perplexity']:.0f}"
-            )
+            progress.set_postfix({name: f"{values[name]:.4g}" for name in ("loss", "psnr", "codebook_perplexity")})
             accelerator.log(values, step=step)
-            if keeper.has_collapsed and not collapsed:
-                logger.warning(
-                    f"The codebook has collapsed by step {step}: the perplexity of {config.codebook_size} codes is "
-                    f"{keeper.perplexity:.0f}, and {keeper.live_fraction:.0%} of them are in use. Revive dead codes more often "
-                    "(`revive_every`), fill the codebook from the data (`initialize_codebook_step`), or lower the learning "
-                    "rate."
-                )
-            collapsed = keeper.has_collapsed
+            codebook.warn_if_collapsed(step)
 
         step += 1
         progress.update()
@@ -303,17 +236,13 @@ def main(args: Arguments):
             path = Path(args.output_dir) / "samples" / f"step-{step:06d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             save_image(picture, path)
+            image = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)[None]
             for tracker in accelerator.trackers:
-                # Channels first, which is what TensorBoard and W&B both take.
-                image = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
-                tracker.log_images({"reconstructions": image[None]}, step=step)
+                tracker.log_images({"reconstructions": image}, step=step)
         if step % args.save_every == 0:
-            save_checkpoint(accelerator, args.output_dir, step)
+            vq_gan.save_checkpoint(accelerator, args.output_dir, step)
 
     progress.close()
-    if unreadable:
-        total = f" of {len(dataset)}" if order else ""
-        logger.warning(f"{len(unreadable)}{total} images could not be read.", main_process_only=False)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         if args.ema_decay:

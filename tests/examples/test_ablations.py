@@ -1,61 +1,31 @@
-"""The script of the ablations on tiny models: what a variant changes, and that finished runs stay."""
+"""`examples/ablations.py` on tiny models."""
 
 import json
-from pathlib import Path
 
-import numpy as np
 import pytest
-from accelerate.state import AcceleratorState
-from datasets import Dataset
 from transformers import TrainingArguments
 
-from transformers_cxr.data.records import StudyRecord
-from transformers_cxr.data.store import load_records, write_records
+from transformers_cxr.data import load_records
+from transformers_cxr.training import InstructionTrainer
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-TINY_LLAMA = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+from .conftest import TINY_LLAMA, reset_accelerator
 
 
 @pytest.fixture
 def ablations(load_script):
-    AcceleratorState._reset_state(reset_partial_state=True)
     with load_script("examples/ablations.py") as module:
         yield module
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture
-def records(tmp_path):
-    studies = []
-    for i in range(20):
-        labels = {"Pneumonia": 1} if i % 4 else {"No Finding": 1, "Pneumonia": 0}
-        split = "validation" if i >= 12 else "train"
-        studies.append(
-            StudyRecord(
-                id=str(i), patient=str(i), image="x.png", source="kermany", split=split, view="AP", age_group="child",
-                study_order=1, labels=labels,
-            )  # fmt: skip
-        )
-    codes = np.random.default_rng(0).integers(0, 32, (20, 16)).tolist()
-    codes = Dataset.from_dict({"id": [study.id for study in studies], "codes": codes})
-    write_records(studies, tmp_path / "records.parquet", codes, codebook_size=32, num_image_tokens=16)
-    return tmp_path / "records.parquet"
-
-
-@pytest.fixture
-def run(ablations, records, tiny_model, tmp_path):
-    model, processor = tiny_model
-    model.save_pretrained(tmp_path / "model")
-    processor.save_pretrained(tmp_path / "model")
-
+def run(ablations, records, model_dir, tmp_path):
     def run(max_steps=2, weight_decay=0.0, **changes):
-        settings = {"variants": ["two stages"], "eval_size": 2, "num_read": 4, "text_vocab_size": 400} | changes
-        arguments = ablations.Arguments(
-            records=str(records), vq_tokenizer=str(tmp_path / "model"), model=TINY_LLAMA, **settings
-        )
+        reset_accelerator()
+        settings = {"variants": ["full"], "eval_size": 2, "num_reports": 4, "text_vocab_size": 400} | changes
+        arguments = ablations.Arguments(str(records), str(model_dir), TINY_LLAMA, **settings)
         training = TrainingArguments(
-            output_dir=str(tmp_path / "run"), max_steps=max_steps, per_device_train_batch_size=2, save_strategy="no",
-            report_to="none", use_cpu=True, disable_tqdm=True, weight_decay=weight_decay,
+            output_dir=str(tmp_path / "run"), max_steps=max_steps, per_device_train_batch_size=2, report_to="none",
+            save_strategy="no", use_cpu=True, disable_tqdm=True, weight_decay=weight_decay,
         )  # fmt: skip
         ablations.main(arguments, training)
         return (tmp_path / "run/ablations.md").read_text()
@@ -63,46 +33,42 @@ def run(ablations, records, tiny_model, tmp_path):
     return run
 
 
-def test_a_variant_is_trained_in_its_stages_and_gets_its_row(ablations, run, monkeypatch, tmp_path):
-    calls, finetune = [], ablations.finetune_llm_cxr.main
+def test_variants_are_trained_in_their_stages_and_compared(ablations, run, monkeypatch, tmp_path):
+    trained, train = [], InstructionTrainer.train
 
-    def noted(model, data, samples, training):
-        calls.append((model, data, training))
-        return finetune(model, data, samples, training)
+    def noted(self, **kwargs):
+        embeddings = self.model.get_input_embeddings().weight[-32:]
+        trained.append((self.args.max_steps, embeddings.std().item()))
+        return train(self, **kwargs)
 
-    monkeypatch.setattr(ablations.finetune_llm_cxr, "main", noted)
-    table = run(variants=["two stages", "rows codebook"])
-    assert [(data.sections, training.max_steps) for _, data, training in calls] == [
-        ("findings+impression", 1), ("impression", 1), ("findings+impression", 2)
-    ]  # fmt: skip
-    assert [model.new_embeddings for model, _, _ in calls if model.language_model] == ["random", "codebook"]
-    assert calls[1][0].model == str(tmp_path / "run/two_stages-0/stage_1/final")
+    monkeypatch.setattr(InstructionTrainer, "train", noted)
+    table = run(variants=["two stages", "new embeddings mean"])
+    assert [steps for steps, _ in trained] == [1, 1, 2]
+    assert trained[2][1] < trained[0][1] / 2
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
-    assert [row[0] for row in rows] == ["variant", "---", "two stages", "rows codebook"]
-    numbers = json.loads((tmp_path / "run/two_stages-0/result.json").read_text())
-    assert rows[2][2:] == [f"{numbers[name]:.3f}" for name in ablations.COLUMNS.values()]
-    assert all(numbers[name] > 0 for name in ("eval_loss_report", "eval_loss_image", "eval_loss_vqa"))
-    assert 0 <= numbers["finding_balanced_accuracy"] <= 1 and 0 <= numbers["auroc"] <= 1
+    assert [row[0] for row in rows] == ["variant", "---", "two stages", "new embeddings mean"]
+    results = json.loads((tmp_path / "run/two_stages-0/results.json").read_text())
+    assert rows[2][2:] == [f"{results[name]:.3f}" for name in ablations.COLUMNS.values()]
+    assert all(results[name] > 0 for name in ("eval_loss_report", "eval_loss_image", "eval_loss_vqa"))
+    assert 0 <= results["finding_balanced_accuracy"] <= 1 and 0 <= results["auroc"] <= 1
 
 
-def test_finished_runs_stay_and_another_seed_adds_to_them(ablations, run, monkeypatch):
-    run(variants=["full"])
+def test_finished_runs_are_kept_and_another_seed_is_added(run, monkeypatch):
+    run()
     with monkeypatch.context() as patch:
-        patch.setattr(ablations.finetune_llm_cxr, "main", lambda *arguments: pytest.fail("trained again"))
-        run(variants=["full"])
+        patch.setattr(InstructionTrainer, "train", lambda *arguments, **kwargs: pytest.fail("trained again"))
+        run()
         with pytest.raises(ValueError, match="full-0' holds the results of a run with other settings"):
-            run(max_steps=4, variants=["full"])
-        with pytest.raises(ValueError, match="full-0' holds the results of a run with other settings"):
-            run(weight_decay=0.1, variants=["full"])
-    *_, row = run(variants=["full"], seeds=[0, 1]).splitlines()
+            run(weight_decay=0.1)
+    *_, row = run(seeds=[0, 1]).splitlines()
     assert row.startswith("| full | 2 |") and row.count(",") == 5
 
 
-def test_normal_and_other_x_rays_are_read_equally_often(ablations, records):
-    rows = ablations.balanced_rows(load_records(records), 100)
-    assert [row["labels"][0]["name"] for row in rows] == ["No Finding"] * 2 + ["Pneumonia"] * 2
-    assert {row["split"] for row in rows} == {"validation"}
-    assert len(ablations.balanced_rows(load_records(records), 2)) == 2
+def test_normal_and_other_x_rays_are_equally_many(ablations, records):
+    selected = ablations.balanced_records(load_records(records), 100)
+    assert [record.is_normal for record in selected] == [True] * 4 + [False] * 4
+    assert {record.split for record in selected} == {"validation"}
+    assert len(ablations.balanced_records(load_records(records), 2)) == 2
 
 
 def test_an_unknown_variant_is_an_error(run):

@@ -1,11 +1,26 @@
-"""Language models to extend or to use as they are, from the sources that people have them in."""
+"""Loading of language models, and their extension by an image tokenizer."""
 
 from __future__ import annotations
 
+import os
 from importlib import metadata
 from pathlib import Path
 
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
+import torch
+from transformers import (
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from ..checkpoints import checkpoint
+from ..llm_cxr.modeling_cxr_vq_tokenizer import CXRVQTokenizer
+from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
+from ..llm_cxr.processing_llm_cxr import LlmCxrProcessor
 
 
 def load_language_model(name_or_path: str, **model_kwargs) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -44,4 +59,52 @@ def load_language_model(name_or_path: str, **model_kwargs) -> tuple[PreTrainedMo
     return AutoModelForCausalLM.from_pretrained(name_or_path, **model_kwargs).eval(), tokenizer
 
 
-__all__ = ["load_language_model"]
+def load_instruct_model(name_or_path: str, dtype: str = "auto") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """
+    Load an instruct language model as [`load_language_model`] does, for generation in batches: on the GPU if there is one, with
+    a tokenizer that pads on the left.
+
+    Raises:
+        ValueError: the tokenizer has no chat template.
+    """
+    model, tokenizer = load_language_model(name_or_path, dtype=dtype)
+    if tokenizer.chat_template is None:
+        raise ValueError(f"Expected an instruct model, got '{name_or_path}', which has no chat template.")
+    tokenizer.padding_side = "left"
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+
+
+def extend_language_model(
+    language_model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    vq_tokenizer: str | os.PathLike | None = None,
+    new_embeddings: str = "mean",
+    seed: int = 0,
+) -> tuple[LlmCxrForCausalLM, LlmCxrProcessor]:
+    """
+    Extend a causal language model by the image tokenizer and the image processor of a checkpoint.
+
+    Args:
+        language_model (`PreTrainedModel`), tokenizer (`PreTrainedTokenizerBase`):
+            The language model, which becomes part of the new model, and its tokenizer.
+        vq_tokenizer (`str` or `os.PathLike`, *optional*):
+            Folder of a [`CXRVQTokenizer`] or of an LLM-CXR, by default the embedded checkpoint.
+        new_embeddings (`str`, *optional*, defaults to `"mean"`), seed (`int`, *optional*, defaults to 0):
+            Initialization of the new embeddings, see [`LlmCxrForCausalLM.from_language_model`].
+    """
+    folder = vq_tokenizer or checkpoint("llm-cxr")
+    loaded = AutoModel.from_pretrained(folder)
+    model, processor = LlmCxrForCausalLM.from_language_model(
+        language_model,
+        tokenizer,
+        loaded if isinstance(loaded, CXRVQTokenizer) else loaded.vq_tokenizer,
+        new_embeddings=new_embeddings,
+        seed=seed,
+    )
+    processor.image_processor = AutoImageProcessor.from_pretrained(folder)
+    model.generation_config.max_new_tokens = 512
+    return model, processor
+
+
+__all__ = ["extend_language_model", "load_instruct_model", "load_language_model"]

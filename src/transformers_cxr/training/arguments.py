@@ -15,8 +15,8 @@ def parse_arguments(*dataclass_types: type) -> tuple:
     """
     Parse the command line into dataclasses.
 
-    `--config FILE.yaml ...` sets defaults. Later files override earlier ones, and the command line overrides all files. A
-    `dict` is written as in YAML: `--ratios "{report: 30, image: 70}"`.
+    `--config FILE.yaml ...` sets defaults. Later files override earlier ones, and the command line overrides all
+    files. A `dict` is written as in YAML: `--ratios "{report: 30, image: 70}"`.
 
     Raises:
         FileNotFoundError: a YAML file does not exist.
@@ -51,8 +51,8 @@ def parse_arguments(*dataclass_types: type) -> tuple:
 
 def run_script(main: Callable, *dataclass_types: type) -> None:
     """
-    Call `main` with the arguments of [`parse_arguments`]. Errors that the user can correct (a wrong setting or file, a missing
-    package) end the process with a message instead of a traceback, and exit code 1.
+    Call `main` with the arguments of [`parse_arguments`]. Errors that the user can correct (a wrong setting or file, a
+    missing package) end the process with a message instead of a traceback, and exit code 1.
     """
     try:
         main(*parse_arguments(*dataclass_types))

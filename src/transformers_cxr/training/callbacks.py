@@ -26,12 +26,13 @@ _MAX_CONVERSATIONS = 1000
 
 class SampleCallback(TrainerCallback):
     """
-    Generate texts and images at regular steps, from the first conversations of the data that start with an X-ray and a text
-    about it, or with a text and its X-ray.
+    Generate texts and images at regular steps, from the first conversations of the data that start with an X-ray and a
+    text about it, or with a text and its X-ray.
 
-    `OUTPUT_DIR/samples/step-STEP.json` holds generated texts and those of the data, `step-STEP.png` reconstructions of the
-    images of the data above generated images. TensorBoard and Weights & Biases get them, too, if the Trainer reports to them.
-    Texts are greedy and images have fixed seeds, so steps are comparable. The random state of training does not change.
+    `OUTPUT_DIR/samples/step-STEP.json` holds generated texts and those of the data, `step-STEP.png` reconstructions of
+    the images of the data above generated images. TensorBoard and Weights & Biases get them, too, if the Trainer
+    reports to them. Texts are greedy and images have fixed seeds, so steps are comparable. The random state of
+    training does not change.
 
     Args:
         trainer (`Trainer`):
@@ -59,8 +60,8 @@ class SampleCallback(TrainerCallback):
     ):
         if trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled():
             raise ValueError(
-                "With FSDP and DeepSpeed ZeRO-3 no process has the whole model to generate samples with. Set `sample_steps` to "
-                "0 and generate samples from the checkpoints."
+                "With FSDP and DeepSpeed ZeRO-3 no process has the whole model to generate samples with. Set "
+                "`sample_steps` to 0 and generate samples from the checkpoints."
             )
         self.trainer = trainer
         self.processor = dataset.processor
@@ -87,8 +88,8 @@ class SampleCallback(TrainerCallback):
         self.text_samples, self.image_samples = self.text_samples[:num_samples], self.image_samples[:num_samples]
         if not (self.text_samples or self.image_samples):
             logger.warning(
-                f"There will be no samples: none of the first {_MAX_CONVERSATIONS} conversations has `image_codes`. Encode the "
-                "images (`transformers-cxr encode`) to get samples."
+                f"There will be no samples: none of the first {_MAX_CONVERSATIONS} conversations has `image_codes`. "
+                "Encode the images (`transformers-cxr encode`) to get samples."
             )
 
     def on_step_end(self, args, state, control, **kwargs):

@@ -11,17 +11,17 @@ class InstructionCollator:
     """
     Collate examples into a batch with one example per row, or with several packed into a row.
 
-    Packed conversations do not attend to each other: `position_ids` restart with each one, from which Transformers builds the
-    attention mask (for "eager", "sdpa" and "flex_attention", and for batches of one row with "flash_attention_*"). The loss
-    equals that of the padded batch.
+    Packed conversations do not attend to each other: `position_ids` restart with each one, from which Transformers
+    builds the attention mask (for "eager", "sdpa" and "flex_attention", and for batches of one row with
+    "flash_attention_*"). The loss equals that of the padded batch.
 
     Args:
         pad_token_id (`int`):
             Id of the padding, which is on the right.
         packing (`str`, *optional*):
-            `"rows"` packs into as few rows as possible that are not longer than the longest example, so that attention costs
-            no more than without packing. `"one_row"`, for flash attention, packs everything into one row. By default examples
-            are not packed.
+            `"rows"` packs into as few rows as possible that are not longer than the longest example, so that attention
+            costs no more than without packing. `"one_row"`, for flash attention, packs everything into one row. By
+            default examples are not packed.
         return_tasks (`bool`, *optional*, defaults to `False`):
             Also return what [`InstructionTrainer`] needs for per-task losses.
     """
@@ -40,10 +40,11 @@ class InstructionCollator:
 
             - `input_ids`, `labels` and `attention_mask`, or with packing `position_ids` (`torch.LongTensor` of shape
               `(num_rows, row_length)`),
-            - `pixel_values` (`torch.FloatTensor` of shape `(num_images, in_channels, image_size, image_size)`) of examples
-              with images,
-            - with `return_tasks`, `tasks` and `skipped` (`torch.LongTensor` of shape `(num_examples,)`), and `examples`
-              (`torch.LongTensor` of shape `(num_rows, row_length)`): the example of each token, -1 for padding.
+            - `pixel_values` (`torch.FloatTensor` of shape `(num_images, in_channels, image_size, image_size)`) of
+              examples with images,
+            - with `return_tasks`, `tasks` and `skipped` (`torch.LongTensor` of shape `(num_examples,)`), and
+              `examples` (`torch.LongTensor` of shape `(num_rows, row_length)`): the example of each token, -1 for
+              padding.
         """
         rows = self._rows([len(example["input_ids"]) for example in examples])
         length = max(sum(len(examples[i]["input_ids"]) for i in row) for row in rows)

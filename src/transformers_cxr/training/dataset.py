@@ -60,8 +60,8 @@ class InstructionDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         """
-        Return the example of [`encode_conversation`] with `skipped` (`int`): 1 if it replaces a conversation that is too
-        long, else 0.
+        Return the example of [`encode_conversation`] with `skipped` (`int`): 1 if it replaces a conversation that is
+        too long, else 0.
 
         Raises:
             IndexError: there are fewer conversations.
@@ -104,12 +104,12 @@ def encode_conversation(processor: LlmCxrProcessor, record: dict) -> dict:
             A conversation as in [`InstructionDataset`].
 
     Returns:
-        `dict` of `input_ids` and `labels` (`torch.LongTensor` of shape `(sequence_length,)`; labels are -100 outside of
-        responses), `task` (`int`, index into `TASKS`) and, for `images`, `pixel_values`.
+        `dict` of `input_ids` and `labels` (`torch.LongTensor` of shape `(sequence_length,)`; labels are -100 outside
+        of responses), `task` (`int`, index into `TASKS`) and, for `images`, `pixel_values`.
 
     Raises:
-        ValueError: the task is unknown, the messages have no response or another format, the images do not match their slots,
-            or a code is outside of the codebook.
+        ValueError: the task is unknown, the messages have no response or another format, the images do not match their
+            slots, or a code is outside of the codebook.
         OSError: an image cannot be read.
         TemplateError: the chat template rejects the messages.
     """
@@ -122,8 +122,8 @@ def encode_conversation(processor: LlmCxrProcessor, record: dict) -> dict:
     for number, message in enumerate(messages, start=1):
         if not _is_content(content := message.get("content")):
             raise ValueError(
-                f"Expected the `content` of message {number} as a string or a list of {{'type': 'text', 'text': ...}} and "
-                f"{{'type': 'image'}}, got {content!r:.200}."
+                f"Expected the `content` of message {number} as a string or a list of {{'type': 'text', 'text': ...}} "
+                f"and {{'type': 'image'}}, got {content!r:.200}."
             )
     # Rows of one table have every column; those that a conversation lacks are None.
     if record.get("image_codes"):

@@ -18,7 +18,7 @@ from ..llm_cxr.processing_llm_cxr import (
 
 
 def new_token_ids(model: LlmCxrForCausalLM, processor: LlmCxrProcessor) -> list[int]:
-    """Return the ids of the tokens that this package adds to a language model and that have an embedding, ascending."""
+    """Return the ids of the tokens that this package adds to a language model, if they have an embedding."""
     tokens = [INSTRUCTION_TOKEN, RESPONSE_TOKEN, END_TOKEN, IMAGE_TOKEN, BOI_TOKEN, EOI_TOKEN]
     tokens += [code_token(code) for code in range(processor.codebook_size)]
     # Not `len(weight)`, which DeepSpeed ZeRO-3 empties.
@@ -49,7 +49,8 @@ def add_lora(
         model ([`LlmCxrForCausalLM`]), processor ([`LlmCxrProcessor`]):
             Model and processor. The weights of the model are frozen.
         train_new_embeddings_only (`bool`, *optional*, defaults to `True`):
-            Train, and save in the adapter, only the embeddings (and rows of an untied head) of new tokens. Otherwise all.
+            Train, and save in the adapter, only the embeddings (and rows of an untied head) of new tokens. Otherwise
+            all.
         **lora_settings:
             Fields of `peft.LoraConfig`, such as `r`, `lora_alpha` and `lora_dropout`. `target_modules` defaults to
             `"all-linear"`, all linear layers but the head.

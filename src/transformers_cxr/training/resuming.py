@@ -13,14 +13,14 @@ from ..files import check_same_settings
 SETTINGS_NAME = "settings.json"
 # Settings of the Trainer that change the trained weights.
 _RESULT_SETTINGS = (
-    "max_steps num_train_epochs learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps weight_decay optim optim_args "
-    "adam_beta1 adam_beta2 adam_epsilon max_grad_norm label_smoothing_factor neftune_noise_alpha bf16 fp16 seed data_seed "
-    "train_sampling_strategy"
+    "max_steps num_train_epochs learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps weight_decay optim "
+    "optim_args adam_beta1 adam_beta2 adam_epsilon max_grad_norm label_smoothing_factor neftune_noise_alpha bf16 fp16 "
+    "seed data_seed train_sampling_strategy"
 ).split()
 
 
 def result_settings(training_args: TrainingArguments) -> dict[str, Any]:
-    """Return the settings that change the trained weights, such as the conversations per step but not their devices."""
+    """Return the settings that change the trained weights: the conversations per step, but not their devices."""
     settings = {name: getattr(training_args, name) for name in _RESULT_SETTINGS}
     settings["conversations_per_step"] = (
         training_args.train_batch_size * training_args.gradient_accumulation_steps * training_args.world_size
@@ -43,13 +43,13 @@ def resume_checkpoint(training_args: TrainingArguments, settings: dict[str, Any]
         `str`, *optional*: `OUTPUT_DIR/checkpoint-STEP`, `None` for a new run.
 
     Raises:
-        ValueError: the checkpoints are those of a run with other settings, or hold the model alone (`save_only_model`); or
-            `resume_from_checkpoint` is set.
+        ValueError: the checkpoints are those of a run with other settings, or hold the model alone
+            (`save_only_model`); or `resume_from_checkpoint` is set.
     """
     if training_args.resume_from_checkpoint:
         raise ValueError(
-            f"Remove `--resume_from_checkpoint {training_args.resume_from_checkpoint}`: training resumes from the newest "
-            f"checkpoint in '{training_args.output_dir}' (`--output_dir`)."
+            f"Remove `--resume_from_checkpoint {training_args.resume_from_checkpoint}`: training resumes from the "
+            f"newest checkpoint in '{training_args.output_dir}' (`--output_dir`)."
         )
     output_dir = Path(training_args.output_dir)
     # The Trainer writes its state last, so a checkpoint that has one is complete.
@@ -63,7 +63,7 @@ def resume_checkpoint(training_args: TrainingArguments, settings: dict[str, Any]
         return None
     if not list(checkpoint.glob("rng_state*.pth")):
         raise ValueError(
-            f"'{checkpoint}' holds the model alone, so training cannot resume from it. Choose another `output_dir`, and remove "
-            "`save_only_model`."
+            f"'{checkpoint}' holds the model alone, so training cannot resume from it. Choose another `output_dir`, "
+            "and remove `save_only_model`."
         )
     return str(checkpoint)

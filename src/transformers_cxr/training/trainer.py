@@ -15,15 +15,16 @@ class InstructionTrainer(Trainer):
     """
     Transformers' `Trainer` that also logs the loss of each task.
 
-    `loss_report`, `loss_image`, `loss_vqa` and `loss_text` cover the steps since the last log, `eval_loss_report` ... an
-    evaluation. Each is the mean over the response tokens of the task on all processes. An evaluation counts each conversation
-    once, and `eval_loss` is the mean over all response tokens. `skipped_conversations` is the number of conversations that
-    were too long so far.
+    `loss_report`, `loss_image`, `loss_vqa` and `loss_text` cover the steps since the last log, `eval_loss_report` ...
+    an evaluation. Each is the mean over the response tokens of the task on all processes. An evaluation counts each
+    conversation once, and `eval_loss` is the mean over all response tokens. `skipped_conversations` is the number of
+    conversations that were too long so far.
 
     The arguments are those of `Trainer`. The collator is an [`InstructionCollator`] with `return_tasks=True`.
 
     Raises:
-        ValueError: packing in several rows with flash attention, which separates packed conversations in a single row only.
+        ValueError: packing in several rows with flash attention, which separates packed conversations in a single row
+            only.
     """
 
     def __init__(self, *args, **kwargs):

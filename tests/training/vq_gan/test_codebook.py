@@ -70,11 +70,17 @@ def test_every_process_takes_the_latents_that_the_main_process_chooses(tokenizer
 def test_perplexity_and_live_fraction_follow_the_usage(tokenizer):
     manager = CodebookManager(tokenizer)
     assert manager.perplexity == pytest.approx(8)
-    assert manager.live_fraction == 1 and not manager.has_collapsed
+    assert manager.live_fraction == 1
     manager.usage.copy_(torch.tensor([4.0, 4.0, 0, 0, 0, 0, 0, 0]))
     assert manager.perplexity == pytest.approx(2)
-    assert manager.live_fraction == 0.25 and not manager.has_collapsed
+    assert manager.live_fraction == 0.25
+
+
+def test_a_collapse_gives_one_warning(tokenizer, caplog):
+    manager = CodebookManager(tokenizer)
     manager.usage = torch.ones(64)
-    for _ in range(400):
+    for step in range(400):
         manager.update(torch.arange(4).repeat(8)[None])
-    assert 4 < manager.perplexity < 6.4 and manager.has_collapsed
+        manager.warn_if_collapsed(step)
+    assert 4 < manager.perplexity < 6.4
+    assert caplog.text.count("The codebook has collapsed at step") == 1

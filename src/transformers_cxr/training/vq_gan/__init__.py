@@ -5,9 +5,10 @@ from ..._lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
+        ".checkpoints": ("last_checkpoint", "save_checkpoint"),
         ".codebook": ("CodebookManager",),
         ".discriminator": ("PatchDiscriminator",),
-        ".images": ("ImageDataset", "ImageStream"),
+        ".images": ("ImageDataset", "ImageStream", "load_training_images"),
         ".losses": (
             "AutoencoderLoss",
             "PerceptualLoss",

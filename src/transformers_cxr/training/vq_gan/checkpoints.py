@@ -10,8 +10,9 @@ from accelerate import Accelerator
 
 def save_checkpoint(accelerator: Accelerator, output_dir: str | Path, step: int) -> None:
     """
-    Save the state of `accelerator` as `OUTPUT_DIR/checkpoint-STEP` and remove older checkpoints. It is written under another
-    name and then renamed, so a checkpoint is complete even if the process is killed. Every process must call this.
+    Save the state of `accelerator` as `OUTPUT_DIR/checkpoint-STEP` and remove older checkpoints. It is written under
+    another name and then renamed, so a checkpoint is complete even if the process is killed. Every process must call
+    this.
     """
     output_dir = Path(output_dir)
     temporary = output_dir / "unfinished-checkpoint"

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import torch
 from accelerate.utils import broadcast
+from transformers.utils import logging
 
 from ...llm_cxr.modeling_cxr_vq_tokenizer import CXRVQTokenizer
+
+logger = logging.get_logger(__name__)
 
 
 class CodebookManager:
     """
-    Track the usage of the codebook, initialize it from encoder outputs, and move dead codes onto encoder outputs (the restarts
-    of Jukebox, arXiv 2005.00341, section 3.1).
+    Track the usage of the codebook, initialize it from encoder outputs, and move dead codes onto encoder outputs (the
+    restarts of Jukebox, arXiv 2005.00341, section 3.1).
 
-    Under Accelerate every process passes the codes and latents of all processes (`Accelerator.gather`) and gets the same
-    codebook, because the main process chooses the latents.
+    Under Accelerate every process passes the codes and latents of all processes (`Accelerator.gather`) and gets the
+    same codebook, because the main process chooses the latents.
 
     Args:
         tokenizer ([`CXRVQTokenizer`]):
@@ -30,6 +33,7 @@ class CodebookManager:
         self.decay = decay
         self.min_usage = min_usage
         self.usage = torch.ones(tokenizer.config.codebook_size, device=tokenizer.device)
+        self._is_collapsed = False
 
     @property
     def live_fraction(self) -> float:
@@ -39,15 +43,20 @@ class CodebookManager:
     @property
     def perplexity(self) -> float:
         """
-        Exponential of the entropy of the usage, in [1, codebook_size]. It starts at `codebook_size` and is meaningful after
-        about `3 / (1 - decay)` steps.
+        Exponential of the entropy of the usage, in [1, codebook_size]. It starts at `codebook_size` and is meaningful
+        after about `3 / (1 - decay)` steps.
         """
         return torch.special.entr(self.usage / self.usage.sum()).sum().exp().item()
 
-    @property
-    def has_collapsed(self) -> bool:
-        """Whether the perplexity is below a tenth of the codebook size."""
-        return self.perplexity < len(self.usage) / 10
+    def warn_if_collapsed(self, step: int) -> None:
+        """Warn when the perplexity falls below a tenth of the codebook size."""
+        was_collapsed, self._is_collapsed = self._is_collapsed, self.perplexity < len(self.usage) / 10
+        if self._is_collapsed and not was_collapsed:
+            logger.warning(
+                f"The codebook has collapsed at step {step}: its perplexity is {self.perplexity:.0f} of "
+                f"{len(self.usage)}. Revive dead codes more often (`revive_every`), initialize the codebook from the "
+                "data (`initialize_codebook_step`), or lower the learning rate."
+            )
 
     @torch.no_grad()
     def initialize(self, latents: torch.FloatTensor) -> None:

@@ -8,8 +8,8 @@ from torch import nn
 
 class PatchDiscriminator(nn.Module):
     """
-    PatchGAN of pix2pix (arXiv 1611.07004, section 6.1.2) as in the VQ-GAN (arXiv 2012.09841, section 3.1): 4x4 convolutions
-    that classify overlapping patches of 70x70 pixels as real or reconstructed.
+    PatchGAN of pix2pix (arXiv 1611.07004, section 6.1.2) as in the VQ-GAN (arXiv 2012.09841, section 3.1): 4x4
+    convolutions that classify overlapping patches of 70x70 pixels as real or reconstructed.
 
     Args:
         in_channels (`int`, *optional*, defaults to 3):
@@ -46,7 +46,7 @@ class PatchDiscriminator(nn.Module):
                 Images in [-1, 1], at least 32 pixels high and wide.
 
         Returns:
-            `torch.FloatTensor` of shape `(batch_size, 1, rows, columns)`: a logit for each patch, positive for real; 30x30
-            logits for 256x256 pixels.
+            `torch.FloatTensor` of shape `(batch_size, 1, rows, columns)`: a logit for each patch, positive for real;
+            30x30 logits for 256x256 pixels.
         """
         return self.layers(pixel_values)

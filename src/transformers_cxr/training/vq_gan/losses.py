@@ -19,8 +19,8 @@ def reconstruction_loss(
     squared_weight: float = 0.0,
 ) -> torch.FloatTensor:
     """
-    Return the mean absolute error of the pixels, plus that of their finite differences, which keeps edges that L1 alone would
-    blur, plus their mean squared error, which PSNR measures.
+    Return the mean absolute error of the pixels, plus that of their finite differences, which keeps edges that L1
+    alone would blur, plus their mean squared error, which PSNR measures.
 
     Args:
         reconstruction, pixel_values (`torch.FloatTensor` of shape `(batch_size, channels, height, width)`):
@@ -42,8 +42,9 @@ def spectral_loss(
     reconstruction: torch.FloatTensor, pixel_values: torch.FloatTensor, window_size: int = 32
 ) -> torch.FloatTensor:
     """
-    Return the mean absolute difference of local Fourier amplitudes. It ignores phases, so fine structure that the codes do not
-    determine keeps its contrast, which a pixel loss would blur. Such losses are used for sound (arXiv 1910.11480, equation 6).
+    Return the mean absolute difference of local Fourier amplitudes. It ignores phases, so fine structure that the
+    codes do not determine keeps its contrast, which a pixel loss would blur. Such losses are used for sound (arXiv
+    1910.11480, equation 6).
 
     Args:
         reconstruction, pixel_values (`torch.FloatTensor` of shape `(batch_size, channels, height, width)`):
@@ -52,8 +53,8 @@ def spectral_loss(
             Side in pixels of the Hann windows, which overlap by half. Smaller images have one window.
 
     Returns:
-        `torch.FloatTensor` of shape `()`, in units of pixels: white noise of standard deviation `s` has amplitudes with a root
-        mean square of `s`.
+        `torch.FloatTensor` of shape `()`, in units of pixels: white noise of standard deviation `s` has amplitudes
+        with a root mean square of `s`.
     """
     size = min(window_size, *pixel_values.shape[-2:])
     window = torch.hann_window(size, device=pixel_values.device)
@@ -84,9 +85,9 @@ def load_lpips() -> nn.Module:
         return lpips.LPIPS(net="vgg", verbose=False)
     except OSError as error:
         raise OSError(
-            f"The VGG-16 weights of torchvision, which LPIPS needs, could not be read or downloaded: {error}. Put the file of "
-            f"{VGG16_Weights.IMAGENET1K_V1.url} into '{torch.hub.get_dir()}/checkpoints', or train without this loss "
-            "(`perceptual_weight: 0`)."
+            f"The VGG-16 weights of torchvision, which LPIPS needs, could not be read or downloaded: {error}. Put the "
+            f"file of {VGG16_Weights.IMAGENET1K_V1.url} into '{torch.hub.get_dir()}/checkpoints', or train without "
+            "this loss (`perceptual_weight: 0`)."
         ) from error
 
 
@@ -117,8 +118,8 @@ class PerceptualLoss(nn.Module):
 
 def hinge_loss(real_logits: torch.FloatTensor, fake_logits: torch.FloatTensor) -> torch.FloatTensor:
     """
-    Return the loss of the discriminator, of shape `()`: the hinge loss of arXiv 1705.02894, halved as in taming-transformers.
-    The adversarial loss of the autoencoder is `-fake_logits.mean()`.
+    Return the loss of the discriminator, of shape `()`: the hinge loss of arXiv 1705.02894, halved as in
+    taming-transformers. The adversarial loss of the autoencoder is `-fake_logits.mean()`.
     """
     return 0.5 * ((1 - real_logits).relu().mean() + (1 + fake_logits).relu().mean())
 
@@ -127,8 +128,8 @@ def adaptive_weight(
     reconstruction_loss: torch.FloatTensor, adversarial_loss: torch.FloatTensor, last_weight: nn.Parameter
 ) -> torch.FloatTensor:
     """
-    Return the weight of the adversarial loss: the ratio of the gradient norms of both losses at the last layer of the decoder,
-    in [0, 1e4] (arXiv 2012.09841, equation 7).
+    Return the weight of the adversarial loss: the ratio of the gradient norms of both losses at the last layer of the
+    decoder, in [0, 1e4] (arXiv 2012.09841, equation 7).
 
     Args:
         reconstruction_loss, adversarial_loss (`torch.FloatTensor` of shape `()`):
@@ -195,7 +196,8 @@ class AutoencoderLoss:
                 Discriminator of the adversarial term, which gets no gradients. Without it there is no such term.
 
         Returns:
-            `tuple`: the loss, of shape `()`, and its unweighted terms by name, each of shape `()` and without gradient.
+            `tuple`: the loss, of shape `()`, and its unweighted terms by name, each of shape `()` and without
+            gradient.
         """
         terms = {}
         reconstruction = reconstruction_loss(
