@@ -3,7 +3,7 @@ Train the image tokenizer (a VQ-GAN) on chest X-rays or any other images.
 
 The recipe of the paper, from the ImageNet model of taming-transformers in the format of this package:
 
-    python examples/train_vq_gan.py --config examples/vq_gan_paper.yaml --data DATA --initial_model IMAGENET_VQ_GAN \
+    python examples/train_vq_gan.py --config examples/vq_gan_paper.yaml --records DATA --initial_model IMAGENET_VQ_GAN \
         --output_dir runs/vq
 
 `DATA` is a Parquet file of records, a folder of images with or without a `metadata.csv` (the train split is used), or
@@ -41,7 +41,7 @@ FREE_SETTINGS = ("output_dir", "dataloader_num_workers", "save_every", "sample_e
 
 @dataclass
 class Arguments:
-    data: str = field(metadata={"help": "records, folder of images, or Parquet or WebDataset files of images"})
+    records: str = field(metadata={"help": "records, folder of images, or Parquet or WebDataset files of images"})
     output_dir: str = field(metadata={"help": "folder of the tokenizer and the checkpoints"})
     model: dict = field(default_factory=dict, metadata={"help": "fields of CXRVQTokenizerConfig"})
     initial_model: str = field(default="", metadata={"help": "tokenizer to start from instead of `model`"})
@@ -135,7 +135,7 @@ def main(args: Arguments):
         size={"shortest_edge": config.image_size}, crop_size=size, do_convert_rgb=is_rgb
     )
     loader, shown = vq_gan.load_training_images(
-        args.data,
+        args.records,
         image_processor,
         args.batch_size,
         num_batches=args.steps * args.gradient_accumulation_steps,

@@ -15,10 +15,10 @@ python "$EXAMPLES/train_classifier.py" --config "$HERE/classifier.yaml" --record
     --output_dir "$OUTPUT/classifier"
 
 # 2. Image tokenizer. The second and third command train the decoder alone, so the codes do not change.
-python "$EXAMPLES/train_vq_gan.py" --config "$HERE/vq_gan.yaml" --data "$DATA" --output_dir "$OUTPUT/vq"
-python "$EXAMPLES/train_vq_gan.py" --config "$HERE/vq_gan_decoder.yaml" --data "$DATA" \
+python "$EXAMPLES/train_vq_gan.py" --config "$HERE/vq_gan.yaml" --records "$DATA" --output_dir "$OUTPUT/vq"
+python "$EXAMPLES/train_vq_gan.py" --config "$HERE/vq_gan_decoder.yaml" --records "$DATA" \
     --initial_model "$OUTPUT/vq" --output_dir "$OUTPUT/vq_decoder"
-python "$EXAMPLES/train_vq_gan.py" --config "$HERE/vq_gan_sharp.yaml" --data "$DATA" \
+python "$EXAMPLES/train_vq_gan.py" --config "$HERE/vq_gan_sharp.yaml" --records "$DATA" \
     --clinical_classifier "$OUTPUT/classifier/final" --initial_model "$OUTPUT/vq_decoder" \
     --output_dir "$OUTPUT/vq_sharp"
 

