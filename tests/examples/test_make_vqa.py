@@ -81,3 +81,20 @@ def test_the_output_is_read_as_questions_about_the_images(make_vqa, arguments, m
         ("image-1", "Are the lungs clear?", "Yes."),
     ]
     assert len(load_records(arguments.records)) == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("Is there edema? No.", "no JSON list"),
+        ('[{"question": "Is there edema?", "answer": "No."', "no valid JSON"),
+        ('[{"question": "Is there edema?"}]', "not an object of 'question' and 'answer'"),
+        ('[{"question": "Is there edema?", "answer": "No.", "question": "A mass?", "answer": "No."}]', "comes twice"),
+        ('[{"question": "Is there edema?", "answer": false}]', "not a text"),
+    ],
+)
+def test_an_invalid_answer_of_the_model_is_an_error(make_vqa, text, reason):
+    with pytest.raises(ValueError, match=reason):
+        make_vqa.parse_question_answers(text)
+    text = 'Here you are:\n[{"question": " Is there edema? ", "answer": "No."}]\nAnything else?'
+    assert make_vqa.parse_question_answers(text) == [{"question": "Is there edema?", "answer": "No."}]
