@@ -12,8 +12,8 @@ from ...llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor
 from ...llm_cxr.modeling_cxr_vq_tokenizer import CXRVQTokenizer
 
 RECONSTRUCTION_NOTICE = "Reconstructed by a VQ-GAN. Synthetic images, for research only, not for clinical use."
-# Five scales with windows of 11 pixels.
-MIN_SIDE_OF_MS_SSIM = 161
+# The last of five scales must have more than 10 pixels for the window of 11.
+MIN_SIDE_OF_MS_SSIM = 176
 
 
 def image_distances(
@@ -29,7 +29,7 @@ def image_distances(
     Returns:
         `dict` of `torch.FloatTensor` of shape `(batch_size,)`: `psnr` in dB for a range of 2; `ssim` (Wang et al.
         2004, Gaussian window of 11 pixels, sigma 1.5) and `ms_ssim` (Wang et al. 2003, five scales), at most 1.
-        `ms_ssim` is missing for images smaller than 161 pixels.
+        `ms_ssim` is missing for images smaller than 176 pixels.
 
     Raises:
         ImportError: torchmetrics is not installed.
