@@ -271,7 +271,9 @@ def test_a_converted_checkpoint_loads_and_runs_as_any_other(official, converted)
     loaded, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     assert not any(info.values()), info
     assert torch.equal(loaded.get_input_embeddings().weight, official[0].get_input_embeddings().weight)
+    config = (folder / "config.json").read_text()
     assert model.config.image_token_offset == TEXT_TOKENS and model.config.image_token_id == VOCABULARY
+    assert model.config.text_config.eos_token_id == 0 and str(official[-1][0]) not in config
     generation = model.generation_config
     assert (generation.do_sample, generation.top_p, generation.top_k) == (True, 0.92, 0)
     assert generation.image_generation["top_p"] == 0.92

@@ -234,6 +234,8 @@ def _save_settings(folder: Path, text_config: PreTrainedConfig, tokenizer, vq_co
     processor = LlmCxrProcessor.from_tokenizer(tokenizer, vq_config, text_image_markers=True)
     processor.report_instruction, processor.image_instruction = REPORT_INSTRUCTION, IMAGE_INSTRUCTION
     processor.save_pretrained(folder)
+    text_config._name_or_path = ""  # a folder of this machine
+    text_config.bos_token_id, text_config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
     LlmCxrConfig(
         text_config=text_config,
         vq_config=vq_config,
