@@ -169,6 +169,7 @@ def test_records_are_those_of_the_split(data_dir, checkpoint_dir, tmp_path):
         (["--tasks", "language", "--records", "DATA"], "The task 'language' needs `--texts`"),
         ([], "nothing to evaluate on: give `--records` or `--texts`"),
         (["--records", "DATA", "--split", "test"], "'test'"),
+        (["--records", "DATA", "--views", "PA"], "Expected at least one example for any task"),
         (["--records", "nowhere"], "'nowhere'"),
         (["--texts", "nowhere.txt"], "nowhere.txt"),
         (["--records", "DATA", "--training-split", "train"], "`--training-split` needs `--records`"),

@@ -70,6 +70,8 @@ def run_evaluation(arguments: EvaluationArguments) -> list[Result] | None:
     examples = {task.name: task.examples(records) for task in tasks}
     # Without `--tasks` a task without examples is left out.
     tasks = [task for task in tasks if arguments.tasks or examples[task.name]]
+    if not tasks:
+        raise ValueError("Expected at least one example for any task, but the records have none.")
     for task in tasks:
         check_examples(examples[task.name], task.name)
     model, processor = load_checkpoint(arguments.model or checkpoint("llm-cxr"), state.device)

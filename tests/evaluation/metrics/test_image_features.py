@@ -35,7 +35,7 @@ def test_a_vision_model_of_transformers_gives_its_pooled_output(tmp_path, images
     processor = ViTImageProcessorPil(size={"height": 28, "width": 28}, image_mean=[0.5] * 3, image_std=[0.2] * 3)
     processor.save_pretrained(tmp_path)
     features = load_image_features(str(tmp_path))(images)
-    # The same preparation by hand: shorter side to 256, centre, then the processor of the vision model.
+    # The same preparation by hand: shorter side to 256, center crop, then the processor of the vision model.
     prepared = [image.resize((256, 295), PIL.Image.Resampling.LANCZOS).crop((0, 19, 256, 275)) for image in images]
     with torch.no_grad():
         inputs = processor([image.convert("RGB") for image in prepared], return_tensors="pt")

@@ -63,8 +63,8 @@ def test_radial_energy_equals_a_loop_over_the_coefficients():
     rings = [[[] for _ in range(5)] for _ in range(2)]
     window = np.hanning(20)
     for i in range(2):
-        grey = pixel_values[i].double().numpy().mean(axis=0)
-        coefficients = np.fft.fft2((grey - grey.mean()) * window[:, None] * window[None])
+        gray = pixel_values[i].double().numpy().mean(axis=0)
+        coefficients = np.fft.fft2((gray - gray.mean()) * window[:, None] * window[None])
         for row in range(20):
             for column in range(20):
                 radius = np.hypot(min(row, 20 - row), min(column, 20 - column)) / 20

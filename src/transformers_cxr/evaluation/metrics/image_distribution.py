@@ -29,10 +29,10 @@ class ImageDistribution(CxrMetric):
     - `kid`: squared maximum mean discrepancy with a cubic kernel (Bińkowski et al. 2018, arXiv 1801.01401), over all
       pairs of images instead of random subsets, lower is better. It is unbiased, so it may be slightly negative.
     - `precision`, `recall` (Kynkäänniemi et al. 2019, arXiv 1904.06991), `density`, `coverage` (Naeem et al. 2020,
-      arXiv 2002.09797): with `nearest_k` nearest neighbours; in [0, 1], density at least 0, higher is better.
+      arXiv 2002.09797): with `nearest_k` nearest neighbors; in [0, 1], density at least 0, higher is better.
 
     NaN for too few images: the distances need two, the others `nearest_k` + 2. A duplicate would be its own nearest
-    neighbour, so intervals use [`bootstrap`] with `distinct=True`.
+    neighbor, so intervals use [`bootstrap`] with `distinct=True`.
 
     A unit is a `np.ndarray` of shape `(2, num_features)`: the features of the generated and of the real image.
 
@@ -40,7 +40,7 @@ class ImageDistribution(CxrMetric):
         features ([`ImageFeatures`]):
             The feature space, see [`load_image_features`].
         nearest_k (`int`, *optional*, defaults to 5):
-            Number of nearest neighbours that define the neighbourhood of an image.
+            Number of nearest neighbors that define the neighborhood of an image.
     """
 
     FEATURES = Features({"predictions": Image(), "references": Image()})
@@ -95,7 +95,7 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
     Compute the Fréchet distance of the normal distributions of two sets of features (Heusel et al. 2017, equation 6).
 
     The trace of the square root of the product of the covariances equals the sum of the singular values of the product
-    of the centred features. This is exact, avoids the square root of a matrix that is singular for few images, and is
+    of the centered features. This is exact, avoids the square root of a matrix that is singular for few images, and is
     fast enough for a bootstrap.
 
     Args:
@@ -104,10 +104,10 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
     """
     factors, traces = [], 0.0
     for features in (first, second):
-        centred = (features - features.mean(axis=0, dtype=np.float64)) / np.sqrt(len(features) - 1)
-        traces += (centred**2).sum()
+        centered = (features - features.mean(axis=0, dtype=np.float64)) / np.sqrt(len(features) - 1)
+        traces += (centered**2).sum()
         # The triangular factor has the same singular values.
-        factors.append(np.linalg.qr(centred, mode="r") if len(centred) > centred.shape[1] else centred)
+        factors.append(np.linalg.qr(centered, mode="r") if len(centered) > centered.shape[1] else centered)
     mean_distance = ((first.mean(axis=0, dtype=np.float64) - second.mean(axis=0, dtype=np.float64)) ** 2).sum()
     shared = np.linalg.svd(factors[0] @ factors[1].T, compute_uv=False).sum()
     return float(mean_distance + traces - 2 * shared)

@@ -20,7 +20,7 @@ RAD_DINO = "microsoft/rad-dino"
 class ImageFeatures:
     """
     Compute features, of shape `(len(images), num_features)`, of PIL images, paths or arrays. All images are first
-    prepared as for the model (gray, shorter side resized to 256 pixels, centre crop), so that real and generated ones
+    prepared as for the model (gray, shorter side resized to 256 pixels, center crop), so that real and generated ones
     differ only in content.
 
     Args:

@@ -67,7 +67,7 @@ def bootstrap(
     Compute values with percentile intervals (Efron and Tibshirani 1993, chapter 13). Patients are resampled with
     replacement, each with all its units, because the studies of a patient are not independent.
 
-    Some values describe a set without duplicates: distances of distributions, nearest neighbours, the number of codes
+    Some values describe a set without duplicates: distances of distributions, nearest neighbors, the number of codes
     in use. With `distinct` a resample is therefore half of the patients, without replacement; the values of
     half-samples spread as those of new samples would (Politis and Romano 1994, with the variance of a finite
     population). As such values also depend on the size of the set, the interval is shifted by the difference between
