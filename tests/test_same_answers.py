@@ -12,7 +12,6 @@ from transformers_cxr import generate_text
 from transformers_cxr.cli.chat import Conversation
 from transformers_cxr.cli.main import app
 from transformers_cxr.cli.models import load_model
-from transformers_cxr.demo.reader import Reader
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +38,9 @@ def answer_of_chat(model, processor, image, question):
 
 
 def answer_of_demo(model, processor, image, question):
+    pytest.importorskip("gradio")
+    from transformers_cxr.demo.reader import Reader
+
     reader = Reader(model, processor)
     return list(reader.write(reader.encode(image).codes, [question]))[-1]
 

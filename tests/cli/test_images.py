@@ -1,8 +1,6 @@
-from pathlib import Path
-
 import pytest
 
-from transformers_cxr.cli.images import ImageReader, list_images
+from transformers_cxr.cli.images import list_images
 
 
 def test_folders_globs_and_files_are_listed_once_and_in_order(images):
@@ -31,16 +29,3 @@ def test_path_without_an_image_is_an_error(images):
     (images / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="No image in '.*empty'"):
         list_images([str(images / "empty")])
-
-
-def test_unreadable_images_are_named_and_counted(images, loaded, capsys):
-    broken = images / "broken.png"
-    broken.write_bytes((images / "a/1.png").read_bytes()[:300])
-    reader = ImageReader(loaded[1].image_processor)
-    paths = [str(images / "a/1.png"), str(broken), str(images / "notes.txt"), str(images / "a/3.png")]
-    readable, pixel_values = reader.read(paths)
-    assert [Path(path).name for path in readable] == ["1.png", "3.png"] and pixel_values.shape == (2, 1, 32, 32)
-    assert reader.read(paths[1:2]) == ([], None)
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == reader.num_failed == 3
-    assert lines[0].startswith(f"Not read: {broken}: ") and lines[1].startswith(f"Not read: {paths[2]}: ")

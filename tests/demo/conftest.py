@@ -11,6 +11,7 @@ pytest.importorskip("gradio", reason="gradio is not installed: `pip install tran
 
 @pytest.fixture(scope="module")
 def short_texts():
+    """Texts of 24 tokens."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr("transformers_cxr.demo.reader.MAX_NEW_TOKENS", 24)
         yield

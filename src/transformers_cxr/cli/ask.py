@@ -33,5 +33,4 @@ def ask(
     if not question.strip():
         raise typer.BadParameter("The question is empty.")
     with cli_errors():
-        fields, key = ("question", "answer"), ("image", "question")
-        write_texts(list_images([image]), question, fields, key, output, generation, model_options)
+        write_texts(list_images([image]), question, ("question", "answer"), output, generation, model_options)

@@ -14,7 +14,7 @@ import typer
 from . import options
 from .errors import cli_errors
 from .images import write_image
-from .json_lines import JsonLines, open_json_lines, print_result
+from .json_lines import JsonLines, open_json_lines
 
 
 class ImageFormat(StrEnum):
@@ -94,7 +94,7 @@ def generate(
                 )
                 for record, image in zip(batch, images):
                     write_image(image, {**record, "generated": True, "notice": GENERATED_NOTICE}, records)
-                    print_result(output / record["file"])
+                    tqdm.write(str(output / record["file"]))
                     progress.update()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,10 +92,3 @@ class JsonLines:
             while lines:
                 lines = lines[self.file.write(lines) :]
         self._add(records)
-
-
-def print_result(text: object) -> None:
-    """Print to the standard output, above a progress bar."""
-    from tqdm import tqdm
-
-    tqdm.write(str(text), file=sys.stdout)

@@ -28,5 +28,4 @@ def report(
     ```
     """
     with cli_errors():
-        fields, key = ("instruction", "report"), ("image",)
-        write_texts(list_images(images), instruction, fields, key, output, generation, model_options)
+        write_texts(list_images(images), instruction, ("instruction", "report"), output, generation, model_options)

@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from .images import ImageReader
-from .json_lines import open_json_lines, print_result
+from .json_lines import open_json_lines
 from .options import BatchTextOptions, ModelOptions
 
 
@@ -16,7 +16,6 @@ def write_texts(
     images: list[str],
     instruction: str | None,
     fields: tuple[str, str],
-    key: tuple[str, ...],
     output: Path | None,
     generation: BatchTextOptions,
     model_options: ModelOptions,
@@ -28,7 +27,6 @@ def write_texts(
         images (`list[str]`): Files and URLs.
         instruction (`str`, *optional*): Instruction or question; the report instruction of the checkpoint by default.
         fields (`tuple[str, str]`): Names of the instruction and of the text in the file.
-        key (`tuple[str, ...]`): Fields that identify a record of the file.
         output (`Path`, *optional*): The file.
         generation ([`BatchTextOptions`]), model_options ([`ModelOptions`]): Options of the command.
     """
@@ -38,7 +36,7 @@ def write_texts(
     from ..llm_cxr.generation_llm_cxr import generate_text
     from ..llm_cxr.processing_llm_cxr import TEXT_NOTICE
 
-    with open_json_lines(output, key) if output else nullcontext() as records:
+    with open_json_lines(output, ("image", fields[0])) if output else nullcontext() as records:
         model, processor = model_options.load()
         instruction = instruction or processor.report_instruction
         settings = model_options.settings | generation.generate_kwargs
@@ -76,5 +74,5 @@ def write_texts(
                 else:
                     for record in new:
                         text = record[fields[1]]
-                        print_result(f"{record['image']}\n{text}\n" if len(images) > 1 else text)
+                        tqdm.write(f"{record['image']}\n{text}\n" if len(images) > 1 else text)
     reader.exit_if_failed()

@@ -9,13 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import gradio as gr
+
 from ..llm_cxr.image_processing_llm_cxr import save_image
 from .reader import Reader
-
-try:
-    import gradio as gr
-except ImportError as error:
-    raise ImportError("The demo page needs gradio: `pip install transformers-cxr[demo]`.") from error
 
 NOTICE = (
     "**Research only.** Every report, answer and image on this page is generated, is often wrong, and must not be "

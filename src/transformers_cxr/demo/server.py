@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import gradio as gr
 from starlette.middleware import Middleware
 
-from .page import CSS, build_page, gr
+from .page import CSS, build_page
 from .reader import Reader
 from .request_limits import RequestLimits
 
