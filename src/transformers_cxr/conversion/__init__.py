@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         ".export": ("export_language_model",),
-        ".language_models": ("load_language_model",),
+        ".language_models": ("extend_language_model", "load_instruct_model", "load_language_model"),
         ".official": ("convert_official_checkpoint",),
         ".official_data": ("convert_code_pickle",),
         ".remote_code": ("save_with_remote_code",),

@@ -61,8 +61,8 @@ def load_language_model(name_or_path: str, **model_kwargs) -> tuple[PreTrainedMo
 
 def load_instruct_model(name_or_path: str, dtype: str = "auto") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """
-    Load an instruct language model as [`load_language_model`] does, for generation in batches: on the GPU if there is one, with
-    a tokenizer that pads on the left.
+    Load an instruct language model as [`load_language_model`] does, for generation in batches: on the GPU if there is
+    one, with a tokenizer that pads on the left.
 
     Raises:
         ValueError: the tokenizer has no chat template.
