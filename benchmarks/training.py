@@ -85,7 +85,7 @@ def write_data(folder: Path, codes_an_image: int, codebook_size: int) -> None:
         messages = [{"role": "user", "content": [{"type": "text", "text": "Write something."}]}]
         messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
         texts.append({"id": str(i), "messages": messages})
-    write_records(records, folder / "records.parquet", codebook_size=codebook_size, num_image_tokens=codes_an_image)
+    write_records(records, folder / "records.parquet")
     write_texts(texts, folder / "texts.parquet")
 
 

@@ -43,7 +43,7 @@ def test_convert_codes_lists_skipped_images(run, tmp_path):
     assert result.exit_code == 0
     assert f"1 images written to {tmp_path / 'codes.parquet'}, 1 skipped." in result.stdout
     assert "Skipped: bad: 1 codes instead of 256" in result.stderr
-    assert pq.read_table(tmp_path / "codes.parquet").to_pylist() == [{"image_id": "good", "codes": codes["good"]}]
+    assert pq.read_table(tmp_path / "codes.parquet").to_pylist() == [{"id": "good", "codes": codes["good"]}]
 
 
 def test_vq_gan_is_converted_and_exported_again(run, tmp_path, vq_gan):

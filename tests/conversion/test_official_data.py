@@ -23,8 +23,8 @@ def convert(tmp_path):
         path.write_bytes(content if isinstance(content, bytes) else pickle.dumps(content, protocol))
         result = convert_code_pickle(path, tmp_path / "codes.parquet")
         table = pq.read_table(tmp_path / "codes.parquet")
-        assert table.schema.equals(pa.schema([("image_id", pa.string()), ("codes", pa.list_(pa.uint16()))]))
-        return result, dict(zip(table["image_id"].to_pylist(), table["codes"].to_pylist(), strict=True))
+        assert table.schema.equals(pa.schema([("id", pa.string()), ("codes", pa.list_(pa.uint16()))]))
+        return result, dict(zip(table["id"].to_pylist(), table["codes"].to_pylist(), strict=True))
 
     return convert
 

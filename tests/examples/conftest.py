@@ -43,7 +43,7 @@ def records(tmp_path):
     ]  # fmt: skip
     codes = np.random.default_rng(0).integers(0, 32, (24, 16)).tolist()
     codes = Dataset.from_dict({"id": [record.id for record in records], "codes": codes})
-    write_records(records, tmp_path / "records.parquet", codes, codebook_size=32, num_image_tokens=16)
+    write_records(records, tmp_path / "records.parquet", codes)
     return tmp_path / "records.parquet"
 
 

@@ -55,7 +55,7 @@ def folder(tmp_path, llama, text_tokenizer, vq_tokenizer):
         )
         for i in range(12)
     ]  # fmt: skip
-    write_records(records, tmp_path / "records.parquet", codebook_size=32, num_image_tokens=64)
+    write_records(records, tmp_path / "records.parquet")
     for part in LlmCxrForCausalLM.from_language_model(llama, text_tokenizer, vq_tokenizer):
         part.save_pretrained(tmp_path / "model")
     vq_tokenizer.save_pretrained(tmp_path / "vq")

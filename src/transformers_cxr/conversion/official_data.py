@@ -12,7 +12,7 @@ from ..files import atomic_write
 
 CODEBOOK_SIZE = 1024
 NUM_IMAGE_TOKENS = 256
-CODES_SCHEMA = pa.schema([("image_id", pa.string()), ("codes", pa.list_(pa.uint16()))])
+CODES_SCHEMA = pa.schema([("id", pa.string()), ("codes", pa.list_(pa.uint16()))])
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -30,7 +30,7 @@ def convert_code_pickle(path: str | os.PathLike, output: str | os.PathLike) -> t
         path (`str` or `os.PathLike`):
             The pickle, of any protocol. A pickle that refers to code is refused, and nothing in it is executed.
         output (`str` or `os.PathLike`):
-            Parquet file to write, with the columns `image_id` (`string`) and `codes` (`list<uint16>`: 256 codes in
+            Parquet file to write, with the columns `id` (`string`) and `codes` (`list<uint16>`: 256 codes in
             raster order, each in `[0, 1024)`).
 
     Returns:

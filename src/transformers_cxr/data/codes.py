@@ -1,13 +1,13 @@
 """
-The code store: images as the codes of an image tokenizer, in Parquet shards.
+Store of VQ codes, written by `transformers-cxr encode`.
 
     FOLDER/codes-00000.parquet, codes-00001.parquet, ...   `id`, `codes` and the metadata of the images
     FOLDER/encoding.json                                   settings of the encoding
-    FOLDER/summary.json                                    numbers of shards and images, once all are encoded
-    FOLDER/skipped.jsonl                                   `{"id", "reason"}` of each image that could not be read
+    FOLDER/summary.json                                    number of shards and images, once all are encoded
+    FOLDER/skipped.jsonl                                   `{"id", "reason"}` of each unreadable image
 
-Shard `i` holds the rows `[i * shard_size, (i + 1) * shard_size)` of the dataset without those that could not be read, whoever
-writes it and whenever. A shard is whole or not there.
+Shard `i` holds the rows `[i * shard_size, (i + 1) * shard_size)` of the dataset without unreadable images. Each shard is written
+in one step, so that an interrupted encoding resumes at the first missing shard.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..files import atomic_write, check_same_settings
@@ -34,17 +33,14 @@ if TYPE_CHECKING:
 ENCODING = "encoding.json"
 SUMMARY = "summary.json"
 SKIPPED = "skipped.jsonl"
-# Under which the metadata of a Parquet file hold what `codes_schema` and `write_shard` say of the shard.
-_METADATA_KEY = b"transformers_cxr"
-# What decides which codes an image has; with another decoder they stay the same.
+# Key of the metadata of a shard that holds its skipped images.
+_SKIPPED_KEY = b"skipped"
+# Codes depend on these weights, and not on the decoder.
 _ENCODER_WEIGHTS = ("vq_model.encoder.", "vq_model.quant_conv.", "vq_model.quantize.")
 
 
 def tokenizer_fingerprint(vq_tokenizer: CXRVQTokenizer) -> str:
-    """
-    SHA-256 of all weights of a tokenizer that its codes depend on (encoder and codebook, not the decoder), as 64 hexadecimal
-    digits. Two tokenizers of the same fingerprint give the same codes.
-    """
+    """Return the SHA-256 of the weights of an image tokenizer that its codes depend on, as 64 hexadecimal digits."""
     digest = hashlib.sha256()
     for name, tensor in sorted(vq_tokenizer.state_dict().items()):
         if name.startswith(_ENCODER_WEIGHTS):
@@ -54,35 +50,20 @@ def tokenizer_fingerprint(vq_tokenizer: CXRVQTokenizer) -> str:
 
 
 def codes_schema(vq_tokenizer: CXRVQTokenizer, metadata: pa.Schema) -> pa.Schema:
-    """
-    The schema of a shard: `id` (string), `codes` (list of `num_image_tokens` uint16) and the columns of `metadata`.
-
-    Raises:
-        ValueError: the metadata have a column `id` or `codes`, or the codebook is too large for uint16.
-    """
-    config = vq_tokenizer.config
+    """Return the schema of a shard: `id`, `codes` and the columns of `metadata`, which must have other names."""
     if taken := {"id", "codes"} & set(metadata.names):
-        raise ValueError(
-            f"The dataset has a column {sorted(taken)}, which is a name of the code store's own: rename it."
-        )
-    if config.codebook_size > 2**16:
-        raise ValueError(f"A codebook of {config.codebook_size} codes is too large: a code is stored in 16 bits.")
-    description = {
-        "tokenizer": tokenizer_fingerprint(vq_tokenizer),
-        "codebook_size": config.codebook_size,
-        "num_image_tokens": config.num_image_tokens,
-    }
-    fields = [pa.field("id", pa.string()), pa.field("codes", pa.list_(pa.uint16(), config.num_image_tokens))]
-    return pa.schema([*fields, *metadata], {_METADATA_KEY: json.dumps(description)})
+        raise ValueError(f"The dataset has a column {sorted(taken)}, which the codes need: rename it.")
+    codes_type = pa.list_(pa.uint16(), vq_tokenizer.config.num_image_tokens)
+    return pa.schema([pa.field("id", pa.string()), pa.field("codes", codes_type), *metadata])
 
 
 def shard_path(folder: str | os.PathLike, shard: int) -> Path:
-    """The file of a shard."""
+    """Return the file of a shard."""
     return Path(folder) / f"codes-{shard:05d}.parquet"
 
 
 def finished_shards(folder: str | os.PathLike) -> set[int]:
-    """The numbers of the shards that are there."""
+    """Return the numbers of the finished shards."""
     return {int(path.stem.removeprefix("codes-")) for path in Path(folder).glob("codes-*.parquet")}
 
 
@@ -94,167 +75,104 @@ def write_shard(
     skipped: Sequence[dict[str, str]],
 ) -> None:
     """
-    Writes a shard, durably and in one step.
+    Write a shard in one step.
 
     Args:
-        path (`str` or `os.PathLike`):
-            The file.
-        schema (`pa.Schema`):
-            Of [`codes_schema`].
-        rows (sequence of `dict`):
-            For each image its `id` and its metadata.
-        codes (`np.ndarray` of dtype `uint16` and shape `(len(rows), num_image_tokens)`):
-            Codes in raster order.
-        skipped (sequence of `dict`):
-            `id` and `reason` of each image of these rows of the dataset that could not be read.
-
-    Raises:
-        OSError: the file cannot be written.
+        path (`str` or `os.PathLike`): the file.
+        schema (`pa.Schema`): schema of [`codes_schema`].
+        rows (sequence of `dict`): `id` and metadata of each image.
+        codes (`np.ndarray` of dtype `uint16` and shape `(len(rows), num_image_tokens)`): codes in raster order.
+        skipped (sequence of `dict`): `id` and `reason` of each unreadable image of the shard.
     """
-    description = json.loads(schema.metadata[_METADATA_KEY]) | {"skipped": list(skipped)}
     columns = [
-        pa.FixedSizeListArray.from_arrays(codes.reshape(-1), schema.field("codes").type.list_size)
+        pa.FixedSizeListArray.from_arrays(codes.reshape(-1), field.type.list_size)
         if field.name == "codes"
         else pa.array([row[field.name] for row in rows], field.type)
         for field in schema
     ]
-    table = pa.table(columns, schema=schema.with_metadata({_METADATA_KEY: json.dumps(description)}))
+    table = pa.table(columns, schema=schema.with_metadata({_SKIPPED_KEY: json.dumps(list(skipped))}))
     with atomic_write(path) as partial:
         pq.write_table(table, partial)
 
 
 def begin_encoding(folder: str | os.PathLike, settings: dict) -> set[int]:
     """
-    Begins a code store in a new or empty folder, or resumes one.
+    Start or resume an encoding, and return the numbers of the finished shards.
 
     Args:
-        folder (`str` or `os.PathLike`):
-            The folder.
-        settings (`dict`):
-            All that the content of the shards depends on.
-
-    Returns:
-        `set[int]`: the shards that are finished.
+        folder (`str` or `os.PathLike`): an empty folder, or that of an interrupted encoding.
+        settings (`dict`): everything that the content of the shards depends on.
 
     Raises:
-        FileExistsError: the folder holds something else.
-        ValueError: it holds codes that were made with other settings.
+        FileExistsError: the folder holds other files.
+        ValueError: the folder holds codes that were made with other settings.
     """
     folder = Path(folder)
-    path = folder / ENCODING
-    if not path.is_file():
-        # What a process that was killed at its first step leaves behind is not a user's file.
-        if others := [entry.name for entry in folder.iterdir() if not entry.name.startswith(".incomplete-")]:
+    if not (folder / ENCODING).is_file():
+        # A process that was killed at its first step leaves an incomplete file.
+        if others := sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith(".incomplete-")):
             raise FileExistsError(
-                f"'{folder}' holds '{sorted(others)[0]}' and no codes. Choose a new or an empty folder for the output."
+                f"'{folder}' holds '{others[0]}' and no codes. Choose a new or an empty folder for the output."
             )
-    check_same_settings(path, settings)
+    check_same_settings(folder / ENCODING, settings)
     return finished_shards(folder)
 
 
 def finish_encoding(folder: str | os.PathLike, num_shards: int) -> tuple[int, int]:
-    """
-    Writes `skipped.jsonl` and marks the store as complete.
-
-    Returns:
-        `tuple[int, int]`: the number of images in it, and of those that were skipped.
-
-    Raises:
-        ValueError: a shard is missing.
-    """
+    """Mark an encoding as complete, write `skipped.jsonl`, and return the number of images and of skipped images."""
     folder = Path(folder)
     if missing := set(range(num_shards)) - finished_shards(folder):
         raise ValueError(f"'{shard_path(folder, min(missing))}' is missing. Run the same command again.")
-    num_images, skipped = 0, []
-    for shard in range(num_shards):
-        file = pq.read_metadata(shard_path(folder, shard))
-        num_images += file.num_rows
-        skipped += json.loads(file.metadata[_METADATA_KEY])["skipped"]
-    with atomic_write(folder / SKIPPED) as partial:
-        partial.write_text(
-            "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in skipped), encoding="utf-8"
-        )
+    shards = [pq.read_metadata(shard_path(folder, shard)) for shard in range(num_shards)]
+    num_images = sum(shard.num_rows for shard in shards)
+    skipped = [entry for shard in shards for entry in json.loads(shard.metadata[_SKIPPED_KEY])]
     counts = {"num_shards": num_shards, "num_images": num_images, "num_skipped": len(skipped)}
-    with atomic_write(folder / SUMMARY) as partial:
-        partial.write_text(json.dumps(counts, indent=2) + "\n", encoding="utf-8")
+    lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in skipped]
+    for name, text in ((SKIPPED, "".join(lines)), (SUMMARY, json.dumps(counts, indent=2) + "\n")):
+        with atomic_write(folder / name) as partial:
+            partial.write_text(text, encoding="utf-8")
     return num_images, len(skipped)
 
 
 def load_codes(folder: str | os.PathLike, vq_tokenizer: CXRVQTokenizer | None = None) -> Dataset:
     """
-    Reads a code store into memory (512 bytes an image of 256 codes, and its metadata).
+    Load codes into memory (512 bytes for an image of 256 codes, and its metadata).
 
     Args:
-        folder (`str` or `os.PathLike`):
-            A folder that `transformers-cxr encode` wrote.
-        vq_tokenizer ([`CXRVQTokenizer`], *optional*):
-            The tokenizer that the codes are for; another decoder does not matter.
+        folder (`str` or `os.PathLike`): a folder of `transformers-cxr encode`.
+        vq_tokenizer ([`CXRVQTokenizer`], *optional*): the tokenizer that the codes must be from; its decoder may
+            differ.
 
     Returns:
         `datasets.Dataset`: `id` (`str`), `codes` (`num_image_tokens` codes in raster order, each in `[0, codebook_size)`) and
-        the metadata columns, in the order of the dataset that was encoded.
+        the metadata, in the order of the encoded dataset.
 
     Raises:
-        FileNotFoundError: there is no code store, or one of its shards is missing.
-        ValueError: the store is not complete, it is of another tokenizer, or a shard holds codes that do not exist or another
-            number of codes than an image has.
+        FileNotFoundError: there is no encoding, or a shard is missing.
+        ValueError: the encoding is not complete, a shard is damaged, or the codes are from another tokenizer.
     """
     from datasets import Dataset, DatasetInfo
 
     folder = Path(folder)
     if not (folder / ENCODING).is_file():
-        raise FileNotFoundError(
-            f"No `{ENCODING}` in '{folder}': expected a folder that `transformers-cxr encode` wrote."
-        )
+        raise FileNotFoundError(f"No `{ENCODING}` in '{folder}': expected a folder of `transformers-cxr encode`.")
     if not (folder / SUMMARY).is_file():
         raise ValueError(f"The codes in '{folder}' are not complete. Run the same `transformers-cxr encode` again.")
-    settings = json.loads((folder / ENCODING).read_text(encoding="utf-8"))
-    summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    fingerprint = settings["tokenizer"] if vq_tokenizer is None else tokenizer_fingerprint(vq_tokenizer)
+    fingerprint = json.loads((folder / ENCODING).read_text(encoding="utf-8"))["tokenizer"]
+    expected = fingerprint if vq_tokenizer is None else tokenizer_fingerprint(vq_tokenizer)
+    if fingerprint != expected:
+        raise ValueError(
+            f"The codes in '{folder}' are from another image tokenizer (expected fingerprint {expected}, got {fingerprint}). "
+            "Encode the images with this one."
+        )
     tables = []
-    for shard in range(summary["num_shards"]):
+    for shard in range(json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["num_shards"]):
         path = shard_path(folder, shard)
         if not path.is_file():
-            raise FileNotFoundError(
-                f"'{path}' is missing. Remove '{folder / ENCODING}' and all shards, and encode anew."
-            )
+            raise FileNotFoundError(f"'{path}' is missing. Remove '{folder}' and encode again.")
         try:
-            table = pq.read_table(path)
+            tables.append(pq.read_table(path).replace_schema_metadata())
         except pa.ArrowInvalid as error:
-            # Before pyarrow 26 also where an image has none.
-            raise ValueError(f"The codes in '{path}' cannot be read, or an image has no codes: {error}") from error
-        _check_shard(path, table, fingerprint)
-        tables.append(table.replace_schema_metadata())
-    # `write_records` notes beside the codes which tokenizer they are of.
+            raise ValueError(f"'{path}' cannot be read as Parquet: {error}") from error
+    # `write_records` stores the fingerprint of the tokenizer beside the codes.
     return Dataset(pa.concat_tables(tables), info=DatasetInfo(description=fingerprint))
-
-
-def _check_shard(path: Path, table: pa.Table, fingerprint: str) -> None:
-    description = json.loads((table.schema.metadata or {}).get(_METADATA_KEY, b"{}"))
-    if description.get("tokenizer") != fingerprint:
-        raise ValueError(
-            f"The codes in '{path}' are of another image tokenizer (fingerprint {description.get('tokenizer')}, expected "
-            f"{fingerprint}). Encode the images with the tokenizer that they are for."
-        )
-    number, size = description["num_image_tokens"], description["codebook_size"]
-    if table.schema.field("codes").type != pa.list_(pa.uint16(), number):
-        raise ValueError(
-            f"Expected {number} codes of 16 bits an image in '{path}', got {table.schema.field('codes').type}."
-        )
-    if table["codes"].null_count:
-        raise ValueError(f"An image in '{path}' has no codes.")
-    values = pc.list_flatten(table["codes"])
-    if len(values) and (largest := pc.max(values).as_py()) >= size:
-        raise ValueError(f"Code {largest} in '{path}' is outside the codebook: codes are in [0, {size}).")
-
-
-__all__ = [
-    "begin_encoding",
-    "codes_schema",
-    "finish_encoding",
-    "finished_shards",
-    "load_codes",
-    "shard_path",
-    "tokenizer_fingerprint",
-    "write_shard",
-]

@@ -27,14 +27,12 @@ def report_conversation(
     Return a conversation in which the assistant reports on an X-ray.
 
     Args:
-        record ([`StudyRecord`]):
-            The X-ray. If it has no report, one is derived from its labels.
-        rng (`random.Random`):
-            Chooses the instruction, and the wording of a label-derived report.
-        sections (`str`, *optional*, defaults to `"findings+impression"`):
-            "findings+impression" for the sections that the report has, or "impression" for that alone.
-        num_questions (`int`, *optional*, defaults to `0`):
-            Number of questions, answered by the labels, in further turns about the same image. The turns are shuffled.
+        record ([`StudyRecord`]): the X-ray. If it has no report, one is derived from its labels.
+        rng (`random.Random`): chooses the instruction, and the wording of a label-derived report.
+        sections (`str`, *optional*, defaults to `"findings+impression"`): "findings+impression" for the sections that
+            the report has, or "impression" for that alone.
+        num_questions (`int`, *optional*, defaults to `0`): number of questions, answered by the labels, in further
+            turns about the same image. The turns are shuffled.
     """
     instruction, report = rng.choice(wording.REPORT_INSTRUCTIONS), report_text(record, rng, sections)
     turns = [text_turn(instruction, report)]
@@ -56,14 +54,12 @@ def image_conversation(
     or the bare impression: always if `sections` is "impression", else half of the time.
 
     Args:
-        record ([`StudyRecord`]):
-            The X-ray. If it has no report, one is derived from its labels.
-        rng (`random.Random`):
-            Chooses the instruction, the form of the prompt, and the wording of a label-derived report.
-        sections (`str`, *optional*, defaults to `"findings+impression"`):
-            As of [`report_conversation`].
-        empty_prompt_ratio (`float`, *optional*, defaults to `0.0`):
-            Share of the conversations without a report, for classifier-free guidance (arXiv 2207.12598).
+        record ([`StudyRecord`]): the X-ray. If it has no report, one is derived from its labels.
+        rng (`random.Random`): chooses the instruction, the form of the prompt, and the wording of a label-derived
+            report.
+        sections (`str`, *optional*, defaults to `"findings+impression"`): as of [`report_conversation`].
+        empty_prompt_ratio (`float`, *optional*, defaults to `0.0`): share of the conversations without a report, for
+            classifier-free guidance (arXiv 2207.12598).
     """
     instruction = rng.choice(wording.IMAGE_INSTRUCTIONS)
     text = report_text(record, rng, sections)

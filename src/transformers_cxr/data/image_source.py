@@ -96,14 +96,13 @@ def open_source(
     Open a dataset as a stream.
 
     Args:
-        dataset (`str`):
-            A folder of images and DICOM files at any depth, optionally with a `metadata.csv` (column `file_name`); a Parquet
-            file of [`write_records`]; a Parquet or WebDataset tar file with images; or a dataset that `datasets.load_dataset`
-            loads: a folder of such files, an imagefolder with other metadata, or a name on the Hub.
-        split (`str`, *optional*):
-            Split of the dataset. By default it is "train" for `load_dataset`, and all images for others.
-        image_column, id_column (`str`, *optional*):
-            Columns of the image and its id, if they are ambiguous.
+        dataset (`str`): A folder of images and DICOM files at any depth, optionally with a `metadata.csv` (column
+            `file_name`); a Parquet file of [`write_records`]; a Parquet or WebDataset tar file with images; or a
+            dataset that `datasets.load_dataset` loads: a folder of such files, an imagefolder with other metadata, or
+            a name on the Hub.
+        split (`str`, *optional*): split of the dataset. By default it is "train" for `load_dataset`, and all images
+            for others.
+        image_column, id_column (`str`, *optional*): columns of the image and its id, if they are ambiguous.
 
     Raises:
         FileNotFoundError: the folder holds no images.

@@ -9,7 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,31 +39,23 @@ def write_records(
     records: Iterable[StudyRecord],
     path: str | os.PathLike,
     codes: datasets.Dataset | None = None,
-    codebook_size: int = 1024,
-    num_image_tokens: int = 256,
     skip_report: SkipReport | None = None,
 ) -> SkipReport:
     """
     Write records to a Parquet file, optionally with the codes of their images. Only ids and patients are kept in memory.
 
     Args:
-        records (iterable of [`StudyRecord`]):
-            The records of one or more readers.
-        path (`str` or `os.PathLike`):
-            Parquet file to write, one column for each field. It appears only when it is complete.
-        codes ([`datasets.Dataset`], *optional*):
-            Columns `id` and `codes`, as [`load_codes`] returns them. A record gets the codes of its id, or else of the only
-            image whose path ends with its id; suffixes are ignored. Without this, records keep the codes that they have.
-        codebook_size (`int`, *optional*, defaults to `1024`):
-            Codes must be in `[0, codebook_size)`.
-        num_image_tokens (`int`, *optional*, defaults to `256`):
-            Number of codes of an image.
-        skip_report ([`SkipReport`], *optional*):
-            The skip report of the reader, to which skipped records are added.
+        records (iterable of [`StudyRecord`]): the records of one or more readers.
+        path (`str` or `os.PathLike`): Parquet file to write, with a column for each field. It appears when it is
+            complete.
+        codes ([`datasets.Dataset`], *optional*): columns `id` and `codes`, as [`load_codes`] returns them. A record
+            gets the codes of its id, or else of the only image whose path ends with its id; suffixes are ignored.
+            Without this, records keep the codes that they have.
+        skip_report ([`SkipReport`], *optional*): the skip report of the reader, to which skipped records are added.
 
     Returns:
-        [`SkipReport`]: records are skipped if their image has no valid codes, if a text contains an image token ("<image>"),
-        or if their id, with the same question, was written before.
+        [`SkipReport`]: records are skipped if their image has no codes, if a text contains an image token ("<image>"), or if
+        their id, with the same question, was written before.
 
     Raises:
         FileExistsError: `path` exists.
@@ -84,11 +76,6 @@ def write_records(
             if (code_row := row_of(row["id"])) is None:
                 return "no codes"
             row["codes"] = codes[code_row]["codes"]
-        if "codes" in row:
-            if len(row["codes"]) != num_image_tokens:
-                return f"not {num_image_tokens} codes"
-            if not 0 <= min(row["codes"]) <= max(row["codes"]) < codebook_size:
-                return f"a code outside of [0, {codebook_size})"
         return None
 
     def usable_rows() -> Iterator[dict]:
@@ -114,7 +101,7 @@ def write_records(
     schema = _CODES_SCHEMA if "codes" in first else _SCHEMA
     if codes is not None:
         schema = schema.with_metadata({_TOKENIZER_KEY: codes.info.description})
-    report.used = _write_rows([first], rows, path, schema)
+    report.used = write_rows(chain([first], rows), path, schema)
     return report
 
 
@@ -150,21 +137,14 @@ def write_rows(rows: Iterable[dict], path: str | os.PathLike, schema: pa.Schema)
         FileExistsError: `path` exists.
         ValueError: there is no row.
     """
-    rows = iter(rows)
-    first = next(rows, None)
-    if first is None:
-        raise ValueError(f"Expected at least one row to write to '{path}', got none.")
-    return _write_rows([first], rows, path, schema)
-
-
-def _write_rows(first: list[dict], rows: Iterator[dict], path: str | os.PathLike, schema: pa.Schema) -> int:
-    count = 0
-    with atomic_write(path, overwrite=False) as partial, pq.ParquetWriter(partial, schema) as writer:
-        group = first + list(islice(rows, _ROW_GROUP_SIZE - 1))
-        while group:
-            writer.write_table(pa.Table.from_pylist(group, schema=schema))
-            count += len(group)
-            group = list(islice(rows, _ROW_GROUP_SIZE))
+    rows, count = iter(rows), 0
+    with atomic_write(path, overwrite=False) as partial:
+        with pq.ParquetWriter(partial, schema) as writer:
+            while group := list(islice(rows, _ROW_GROUP_SIZE)):
+                writer.write_table(pa.Table.from_pylist(group, schema=schema))
+                count += len(group)
+        if not count:
+            raise ValueError(f"Expected at least one row to write to '{path}', got none.")
     return count
 
 
@@ -173,14 +153,9 @@ def load_records(path: str | os.PathLike, cache_dir: str | os.PathLike | None = 
     Open records or texts as memory-mapped rows; [`StudyRecord.from_row`] returns the record of a row.
 
     Args:
-        path (`str` or `os.PathLike`):
-            A Parquet file of [`write_records`] or [`write_texts`], or a folder of such files.
-        cache_dir (`str` or `os.PathLike`, *optional*):
-            Folder of the memory-mapped copy, by default the cache of `datasets`.
-
-    Raises:
-        FileNotFoundError: there is no Parquet file.
-        ValueError: a file cannot be read as Parquet.
+        path (`str` or `os.PathLike`): Parquet file of [`write_records`] or [`write_texts`], or a folder of such files.
+        cache_dir (`str` or `os.PathLike`, *optional*): folder of the memory-mapped copy, by default the cache of
+            `datasets`.
     """
     from datasets import Dataset
 
@@ -195,17 +170,15 @@ def load_records(path: str | os.PathLike, cache_dir: str | os.PathLike | None = 
 
 def open_records(path: str | os.PathLike, split: str | None = None) -> list[StudyRecord]:
     """
-    Read all records of a Parquet file, a folder with a `metadata.csv`, or any folder of images, without their codes.
+    Read all records of a dataset into memory, without their codes.
 
     Args:
-        path (`str` or `os.PathLike`):
-            A Parquet file of [`write_records`] (or a folder of such files), or a folder as [`read_image_folder`] reads it.
-        split (`str`, *optional*):
-            Split to keep, all by default. A folder of images without metadata has no splits, and all images are returned.
+        path (`str` or `os.PathLike`): Parquet file of [`write_records`] or a folder of such files, or a folder of images
+            as [`read_image_folder`] reads it.
+        split (`str`, *optional*): split to keep, all by default. A folder without a `metadata.csv` has no splits.
 
     Raises:
-        FileNotFoundError: there is no such file or folder, or it holds no images.
-        ValueError: the data are not as expected, a patient is in two splits, or the split is empty.
+        ValueError: a patient is in two splits, or no record is of the split.
     """
     if not is_records(path):
         return list(read_image_folder(path, split))
@@ -246,16 +219,11 @@ def _parquet_files(path: str | os.PathLike) -> list[Path]:
 
 def check_tokenizer(path: str | os.PathLike, fingerprint: str) -> None:
     """
-    Raise an error if the codes of a Parquet file are those of another image tokenizer.
+    Raise a `ValueError` if the codes of a Parquet file of [`write_records`] are from another image tokenizer.
 
     Args:
-        path (`str` or `os.PathLike`):
-            A Parquet file of [`write_records`], or a folder of such files.
-        fingerprint (`str`):
-            The [`tokenizer_fingerprint`] of the tokenizer.
-
-    Raises:
-        ValueError: the codes were made by another tokenizer.
+        path (`str` or `os.PathLike`): the file, or a folder of such files.
+        fingerprint (`str`): [`tokenizer_fingerprint`] of the tokenizer.
     """
     for file in _parquet_files(path):
         known = (pq.read_schema(file).metadata or {}).get(_TOKENIZER_KEY, b"").decode()
@@ -289,16 +257,12 @@ def select_records(
     - evaluation: `splits=["validation", "test"], views=["AP", "PA"]`.
 
     Args:
-        rows ([`datasets.Dataset`]):
-            Rows of [`load_records`].
-        splits (`Sequence[str]`, *optional*):
-            Splits to keep, all by default.
-        views (`Sequence[str]`, *optional*):
-            View positions to keep, all by default.
-        first_study (`bool`, *optional*, defaults to `False`):
-            Whether to keep only the first study of each patient.
-        sections (`str`, *optional*):
-            "impression" keeps reports with an impression, and rows without a report, whose report is derived from labels.
+        rows ([`datasets.Dataset`]): rows of [`load_records`].
+        splits (`Sequence[str]`, *optional*): splits to keep, all by default.
+        views (`Sequence[str]`, *optional*): view positions to keep, all by default.
+        first_study (`bool`, *optional*, defaults to `False`): whether to keep only the first study of each patient.
+        sections (`str`, *optional*): "impression" keeps reports with an impression, and rows without a report, whose
+            report is derived from labels.
 
     Raises:
         ValueError: no row is left. The error says how many rows each condition removed.
@@ -335,17 +299,10 @@ def assign_split(
     Assign a split to records that have none. It depends only on the seed, the patient and the dataset.
 
     Args:
-        records (iterable of [`StudyRecord`]):
-            The records.
-        validation (`float`, *optional*, defaults to `0.1`):
-            Expected share of the patients in "validation".
-        test (`float`, *optional*, defaults to `0.2`):
-            Expected share of the patients in "test"; the others are in "train".
-        seed (`int`, *optional*, defaults to `0`):
-            Seed of the split.
-
-    Raises:
-        ValueError: a share is not in [0, 1], or their sum is above 1.
+        records (iterable of [`StudyRecord`]): the records.
+        validation (`float`, *optional*, defaults to `0.1`): expected share of the patients in "validation".
+        test (`float`, *optional*, defaults to `0.2`): expected share of the patients in "test"; others are in "train".
+        seed (`int`, *optional*, defaults to `0`): seed of the split.
     """
     if min(validation, test) < 0 or validation + test > 1:
         raise ValueError(
@@ -362,17 +319,10 @@ def assign_split(
 
 def check_patients(**splits: Iterable[StudyRecord] | datasets.Dataset) -> dict[str, int]:
     """
-    Check that no patient is in two sets, for example `check_patients(train=train_records, validation=validation_records)`.
+    Return the number of patients of each set, or raise a `ValueError` if a patient is in two of them.
 
     Args:
-        splits (records or rows of [`load_records`]):
-            The sets.
-
-    Returns:
-        `dict[str, int]`: number of patients of each set.
-
-    Raises:
-        ValueError: patients are in two sets. The error gives their number and the pseudonym of one.
+        splits (records, or rows of [`load_records`]): the sets, such as `train=train_records, test=test_records`.
     """
     from datasets import Dataset
 

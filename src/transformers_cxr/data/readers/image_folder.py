@@ -30,12 +30,12 @@ def read_image_folder(data_dir: str | os.PathLike, split: str | None = None) -> 
     Read a folder of images: X-rays, slices of CT or MRI, or any other images.
 
     Args:
-        data_dir (`str` or `os.PathLike`):
-            A folder with a `metadata.csv` (columns `file_name`, `split`, `source`, `patient_id`, `view`, `age_group`, `sex`,
-            `finding_labels` separated by `|`, `etiology`). Without it, all images at any depth are read as [`walk_images`]
-            finds them; their source is the subfolder of `data_dir`, and each is a patient.
-        split (`str`, *optional*):
-            Split of the metadata to read, all by default. Without metadata all images are read, as images of this split.
+        data_dir (`str` or `os.PathLike`): A folder with a `metadata.csv` (columns `file_name`, `split`, `source`,
+            `patient_id`, `view`, `age_group`, `sex`, `finding_labels` separated by `|`, `etiology`). Without it, all
+            images at any depth are read as [`walk_images`] finds them; their source is the subfolder of `data_dir`,
+            and each is a patient.
+        split (`str`, *optional*): split of the metadata to read, all by default. Without metadata all images are read,
+            as images of this split.
 
     Yields:
         [`StudyRecord`] of each image; the id is its path in the folder.

@@ -25,15 +25,14 @@ def read_mimic_cxr(
     Read MIMIC-CXR-JPG in the layout of PhysioNet.
 
     Args:
-        jpg_dir (`str` or `os.PathLike`):
-            MIMIC-CXR-JPG: `mimic-cxr-2.0.0-metadata.csv`, `-split.csv` and `-chexpert.csv`, each optionally as `.csv.gz`, and
-            the images `files/p10/p10000032/s50414267/DICOM_ID.jpg`.
-        reports_dir (`str` or `os.PathLike`):
-            The unpacked `mimic-cxr-reports.zip` of MIMIC-CXR: the folder with `files/p10/p10000032/s50414267.txt`.
-        skip_report ([`SkipReport`], *optional*):
-            Counts skipped images (no image file, report file, split or report text) and reports of studies without an image.
-        images_needed (`bool`, *optional*, defaults to `True`):
-            Whether to skip images that have no file. Training from codes needs no files.
+        jpg_dir (`str` or `os.PathLike`): MIMIC-CXR-JPG: `mimic-cxr-2.0.0-metadata.csv`, `-split.csv` and
+            `-chexpert.csv`, each optionally as `.csv.gz`, and the images `files/p10/p10000032/s50414267/DICOM_ID.jpg`.
+        reports_dir (`str` or `os.PathLike`): the unpacked `mimic-cxr-reports.zip` of MIMIC-CXR: the folder with
+            `files/p10/p10000032/s50414267.txt`.
+        skip_report ([`SkipReport`], *optional*): counts skipped images (no image file, report file, split or report
+            text) and reports of studies without an image.
+        images_needed (`bool`, *optional*, defaults to `True`): whether to skip images that have no file. Training from
+            codes needs no files.
 
     Yields:
         [`StudyRecord`] of each image, in the order of the metadata. The id is the `dicom_id`, labels are those of CheXpert, and
@@ -41,7 +40,7 @@ def read_mimic_cxr(
 
     Raises:
         FileNotFoundError: a table or the folder of reports is missing.
-        ValueError: a table cannot be read, lacks a column, or has an invalid label.
+        ValueError: a table cannot be read, or has an invalid label.
     """
     report = SkipReport() if skip_report is None else skip_report
     jpg_dir, reports_dir = Path(jpg_dir), Path(reports_dir)

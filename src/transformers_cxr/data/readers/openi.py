@@ -44,16 +44,14 @@ def read_openi(
     Read Open-i. It has no splits (see [`assign_split`]) and does not name patients: each report counts as one.
 
     Args:
-        reports (`str` or `os.PathLike`):
-            `NLMCXR_reports.tgz`, or a folder with its XML files at any depth.
-        images_dir (`str` or `os.PathLike`, *optional*):
-            Folder of `NLMCXR_png.tgz`, with files such as `CXR1_1_IM-0001-3001.png`. Without it the paths of images are their
-            names, which is enough to train from codes.
-        views (`str` or `os.PathLike`, *optional*):
-            CSV file, optionally `.csv.gz`, with the columns `imageid` and `View Position` of the DICOM headers. The XML files
-            do not say which image is frontal.
-        skip_report ([`SkipReport`], *optional*):
-            Counts skipped images (no image file, no report text), reports without an image, and files of another kind.
+        reports (`str` or `os.PathLike`): `NLMCXR_reports.tgz`, or a folder with its XML files at any depth.
+        images_dir (`str` or `os.PathLike`, *optional*): folder of `NLMCXR_png.tgz`, with files such as
+            `CXR1_1_IM-0001-3001.png`. Without it the paths of images are their names, which is enough to train from
+            codes.
+        views (`str` or `os.PathLike`, *optional*): CSV file, optionally `.csv.gz`, with the columns `imageid` and
+            `View Position` of the DICOM headers. The XML files do not say which image is frontal.
+        skip_report ([`SkipReport`], *optional*): counts skipped images (no image file, no report text), reports
+            without an image, and files of another kind.
 
     Yields:
         [`StudyRecord`] of each image. Labels are the indexed findings (the tag `major`) and present; others are unknown.

@@ -26,10 +26,9 @@ def read_rows(path: str | os.PathLike, columns: Collection[str] = ()) -> Iterato
     Yield the rows of a file. All cells of CSV and TSV files are `str`.
 
     Args:
-        path (`str` or `os.PathLike`):
-            A `.csv`, `.tsv`, `.jsonl`, `.json` (a list of objects) or `.parquet` file; text files optionally as `.gz`.
-        columns (collection of `str`, *optional*):
-            Columns that every row must have.
+        path (`str` or `os.PathLike`): A `.csv`, `.tsv`, `.jsonl`, `.json` (a list of objects) or `.parquet` file; text
+            files optionally as `.gz`.
+        columns (collection of `str`, *optional*): columns that every row must have.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -33,28 +33,25 @@ def read_table(
     Read a table with one row for each X-ray.
 
     Args:
-        path (`str` or `os.PathLike`):
-            A file as [`read_rows`] reads it, or an `imagefolder` of `datasets` with `metadata.csv`, `.jsonl` or `.parquet`.
-        columns (`Mapping[str, str]`):
-            The column of each field of [`StudyRecord`], such as `{"image": "file_name", "patient": "patient_id", "report":
-            "text"}`. `image` is required: a path, or an image of `datasets` with a path. `report` is a whole report, from which
-            [`parse_report`] takes the sections. `labels` are the present labels as a list or a text with "|" between them, or
-            an object of labels with 1, 0 or -1. By default, the id is the path of the image in the table, and study and patient
-            are the id.
-        label_columns (`Sequence[str]`, *optional*):
-            Columns named after a label, with 1, 0, -1 or nothing, as in CheXpert.
-        images_dir (`str` or `os.PathLike`, *optional*):
-            Folder that paths of images are relative to, by default the folder of the table.
-        source (`str`, *optional*):
-            Name of the dataset if no column has it, by default the folder of the table, so that patients of `train.csv` and
-            `validation.csv` are the same.
-        split (`str`, *optional*):
-            Split if no column has it. "val", "valid", "validate" and "dev" are read as "validation", "training" as "train", and
-            "testing" as "test".
-        skip_report ([`SkipReport`], *optional*):
-            Counts skipped rows: without an image, image file, report or label, or with an invalid label, sex or age group.
-        images_needed (`bool`, *optional*, defaults to `True`):
-            Whether to skip images that have no file. Training from codes needs no files.
+        path (`str` or `os.PathLike`): A file as [`read_rows`] reads it, or an `imagefolder` of `datasets` with
+            `metadata.csv`, `.jsonl` or `.parquet`.
+        columns (`Mapping[str, str]`): the column of each field of [`StudyRecord`], such as `{"image": "file_name",
+            "patient": "patient_id", "report": "text"}`. `image` is required: a path, or an image of `datasets` with a
+            path. `report` is a whole report, from which [`parse_report`] takes the sections. `labels` are the present
+            labels as a list or a text with "|" between them, or an object of labels with 1, 0 or -1. By default, the
+            id is the path of the image in the table, and study and patient are the id.
+        label_columns (`Sequence[str]`, *optional*): columns named after a label, with 1, 0, -1 or nothing, as in
+            CheXpert.
+        images_dir (`str` or `os.PathLike`, *optional*): folder that paths of images are relative to, by default the
+            folder of the table.
+        source (`str`, *optional*): name of the dataset if no column has it, by default the folder of the table, so
+            that patients of `train.csv` and `validation.csv` are the same.
+        split (`str`, *optional*): split if no column has it. "val", "valid", "validate" and "dev" are read as
+            "validation", "training" as "train", and "testing" as "test".
+        skip_report ([`SkipReport`], *optional*): counts skipped rows: without an image, image file, report or label,
+            or with an invalid label, sex or age group.
+        images_needed (`bool`, *optional*, defaults to `True`): whether to skip images that have no file. Training from
+            codes needs no files.
 
     Yields:
         [`StudyRecord`] of each row that is not skipped.

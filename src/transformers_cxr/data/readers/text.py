@@ -23,12 +23,11 @@ def read_texts(path: str | os.PathLike, skip_report: SkipReport | None = None) -
     Read conversations.
 
     Args:
-        path (`str` or `os.PathLike`):
-            A file as [`read_rows`] reads it. A row has `messages` (a list of `{"role", "content"}`, the content a text or a
-            list of text parts), or `instruction`, `response` and optionally `context`, as `databricks-dolly-15k.jsonl`.
-        skip_report ([`SkipReport`], *optional*):
-            Counts skipped rows: with roles other than user and assistant in turn, an empty message, other parts than text, or
-            an image token ("<image>").
+        path (`str` or `os.PathLike`): A file as [`read_rows`] reads it. A row has `messages` (a list of `{"role",
+            "content"}`, the content a text or a list of text parts), or `instruction`, `response` and optionally
+            `context`, as `databricks-dolly-15k.jsonl`.
+        skip_report ([`SkipReport`], *optional*): counts skipped rows: with roles other than user and assistant in
+            turn, an empty message, other parts than text, or an image token ("<image>").
 
     Yields:
         `dict` of `id` (file name and number of the row) and `messages` in the format of Transformers' chat templates.

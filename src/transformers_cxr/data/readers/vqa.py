@@ -31,27 +31,23 @@ def read_vqa(
     Read questions with their answers.
 
     Args:
-        path (`str` or `os.PathLike`):
-            A file as [`read_rows`] reads it. A row has `question` and `answer`, or a list of such objects as `questions`, and
-            an image (`image`, `image_name`, `img_name`, `file_name` or `image_path`: VQA-RAD, SLAKE) or a study (`study` or
-            `study_id`: `examples/make_vqa.py`), optionally with its `source`. An image is a path, or an image of `datasets`
-            with a path.
-        images_dir (`str` or `os.PathLike`, *optional*):
-            Folder that paths of images are relative to, by default the folder of the file.
-        records (iterable of [`StudyRecord`], *optional*):
-            Records of the studies. A question about a study is asked about each of its images.
-        where (`Mapping`, *optional*):
-            Values that rows must have, such as `{"modality": "X-Ray", "location": ["Lung", "Chest"], "q_lang": "en"}` for
-            SLAKE, or `{"image_organ": "CHEST"}` for VQA-RAD.
-        source (`str`, *optional*):
-            Name of the dataset of questions about images, by default the folder of the file.
-        split (`str`, *optional*):
-            Split of questions about images if no column `split` has it.
-        skip_report ([`SkipReport`], *optional*):
-            Counts skipped rows: left out by `where`, without a question or an answer, without an image or a study, with a
-            missing image file, or with a study that is not among the records or, without `source`, in two datasets of them.
-        images_needed (`bool`, *optional*, defaults to `True`):
-            Whether to skip images that have no file. Training from codes needs no files.
+        path (`str` or `os.PathLike`): A file as [`read_rows`] reads it. A row has `question` and `answer`, or a list
+            of such objects as `questions`, and an image (`image`, `image_name`, `img_name`, `file_name` or
+            `image_path`: VQA-RAD, SLAKE) or a study (`study` or `study_id`: `examples/make_vqa.py`), optionally with
+            its `source`. An image is a path, or an image of `datasets` with a path.
+        images_dir (`str` or `os.PathLike`, *optional*): folder that paths of images are relative to, by default the
+            folder of the file.
+        records (iterable of [`StudyRecord`], *optional*): records of the studies. A question about a study is asked
+            about each of its images.
+        where (`Mapping`, *optional*): values that rows must have, such as `{"modality": "X-Ray", "location": ["Lung",
+            "Chest"], "q_lang": "en"}` for SLAKE, or `{"image_organ": "CHEST"}` for VQA-RAD.
+        source (`str`, *optional*): name of the dataset of questions about images, by default the folder of the file.
+        split (`str`, *optional*): split of questions about images if no column `split` has it.
+        skip_report ([`SkipReport`], *optional*): counts skipped rows: left out by `where`, without a question or an
+            answer, without an image or a study, with a missing image file, or with a study that is not among the
+            records or, without `source`, in two datasets of them.
+        images_needed (`bool`, *optional*, defaults to `True`): whether to skip images that have no file. Training from
+            codes needs no files.
 
     Yields:
         [`StudyRecord`] of each question. For a question about an image, the path of the image in the file is id, study and
