@@ -1,4 +1,3 @@
-import errno
 import io
 import json
 import os
@@ -158,25 +157,6 @@ def test_two_processes_write_the_same_files_as_one(encode, encode_in_process, im
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
     shards = [(tmp_path / f"rank-{rank}").read_text() for rank in range(2)]
     assert shards == ["codes-00000.parquetcodes-00002.parquet", "codes-00001.parquetcodes-00003.parquet"]
-
-
-def test_full_disk_keeps_finished_shards(encode, images, tmp_path, monkeypatch):
-    write = pq.write_table
-
-    def full_at_second(table, path):
-        write(table, path)
-        if "00001" in path.name:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(pq, "write_table", full_at_second)
-    result = encode(images, tmp_path / "codes")
-    assert result.exit_code == 1 and len(result.stderr.splitlines()) == 1
-    assert "No space left on the disk. Finished work is kept" in result.stderr
-    assert sorted(contents(tmp_path / "codes")) == ["codes-00000.parquet", "encoding.json"]
-    monkeypatch.undo()
-    assert encode(images, tmp_path / "codes").exit_code == 0
-    assert encode(images, tmp_path / "whole").exit_code == 0
-    assert contents(tmp_path / "codes") == contents(tmp_path / "whole")
 
 
 def test_errors_are_one_message(encode, images, loaded, tmp_path):

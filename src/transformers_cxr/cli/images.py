@@ -23,7 +23,7 @@ def list_images(arguments: Sequence[str]) -> list[str]:
     Return the images of files, folders, globs and URLs, each once.
 
     Raises:
-        FileNotFoundError: If a path does not exist or a folder has no image.
+        FileNotFoundError: a path does not exist or a folder has no image.
     """
     from ..data.readers.image_folder import IMAGE_SUFFIXES, walk_images
 

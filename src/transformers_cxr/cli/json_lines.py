@@ -21,8 +21,8 @@ def open_json_lines(path: Path, key: tuple[str, ...]) -> Iterator[JsonLines]:
         key (`tuple[str, ...]`): Fields that identify a record; the first is the first field of every record.
 
     Raises:
-        BlockingIOError: If another process writes to the file.
-        FileExistsError: If the file has other content.
+        BlockingIOError: another process writes to the file.
+        FileExistsError: the file has other content.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b", buffering=0) as file, lock(path):
@@ -71,7 +71,7 @@ class JsonLines:
         Return the record that has the key of `expected`.
 
         Raises:
-            ValueError: If another field of `expected`, or one of its settings, has another value in the record.
+            ValueError: another field of `expected`, or one of its settings, has another value in the record.
         """
         record = self.records.get(self._key_of(expected))
         if record is None:

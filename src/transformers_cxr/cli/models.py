@@ -58,7 +58,7 @@ def load_model(
         dtype (`str`, *optional*): Dtype of the language model; that of the checkpoint by default.
 
     Raises:
-        ValueError, OSError: If the device or the checkpoint does not exist, or the checkpoint is of another model.
+        ValueError, OSError: the device or the checkpoint does not exist, or the checkpoint is of another model.
     """
     from transformers import AutoProcessor
 

@@ -56,7 +56,7 @@ class Reader:
         Read and encode an image file.
 
         Raises:
-            ValueError: If the file is unreadable. The message names it without its folder.
+            ValueError: the file is unreadable. The message names it without its folder.
                 folder.
         """
         try:
@@ -87,7 +87,7 @@ class Reader:
             `Iterator[str]`: the text so far after every token, at last the whole text.
 
         Raises:
-            ValueError: If the conversation does not fit into the context.
+            ValueError: the conversation does not fit into the context.
         """
         *earlier, text = turns
         roles = ["user", "assistant"] * len(turns)
@@ -134,7 +134,7 @@ class Reader:
             `Iterator[list[PIL.Image.Image]]`: the images after every row of codes, black below it.
 
         Raises:
-            ValueError: If the text does not fit into the context.
+            ValueError: the text does not fit into the context.
         """
         grid_size = self.model.config.vq_config.grid_size
         codes: list[torch.LongTensor] = []

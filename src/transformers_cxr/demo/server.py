@@ -47,7 +47,7 @@ def serve(
         `Iterator[str]`: the URL of the page.
 
     Raises:
-        OSError: If the port is in use.
+        OSError: the port is in use.
     """
     with tempfile.TemporaryDirectory(prefix="transformers-cxr-demo-") as folder, _upload_folder(folder):
         page = build_page(Reader(model, processor), title)
