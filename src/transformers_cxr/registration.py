@@ -1,8 +1,8 @@
 """
-Registration of the classes and pipelines with Transformers' Auto classes, put off until these are used.
+Lazy registration with Transformers' Auto classes and pipelines.
 
-Importing Transformers' Auto classes imports torch and takes seconds. So `import transformers_cxr` registers at once only
-with what is imported already, and with every other module right after its own import.
+The Auto classes import torch, which takes seconds. `import transformers_cxr` therefore registers at once only with those of
+their modules that are imported already, and with each of the others when it is imported.
 """
 
 from __future__ import annotations
@@ -14,40 +14,45 @@ from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 
 
-def _register_configs():
+def _register_configs() -> None:
     from transformers import AutoConfig
 
     from .llm_cxr.configuration_llm_cxr import CXRVQTokenizerConfig, LlmCxrConfig
 
-    AutoConfig.register(CXRVQTokenizerConfig.model_type, CXRVQTokenizerConfig, exist_ok=True)
-    AutoConfig.register(LlmCxrConfig.model_type, LlmCxrConfig, exist_ok=True)
+    for config in (CXRVQTokenizerConfig, LlmCxrConfig):
+        AutoConfig.register(config.model_type, config, exist_ok=True)
 
 
-def _register_models():
-    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
+def _register_models() -> None:
+    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM
+    from transformers.models.auto import modeling_auto
 
     from .llm_cxr.configuration_llm_cxr import CXRVQTokenizerConfig, LlmCxrConfig
     from .llm_cxr.modeling_cxr_vq_tokenizer import CXRVQTokenizer
     from .llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
 
     AutoModel.register(CXRVQTokenizerConfig, CXRVQTokenizer, exist_ok=True)
-    for auto_class in (AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText):
+    for auto_class in (AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM):
         auto_class.register(LlmCxrConfig, LlmCxrForCausalLM, exist_ok=True)
+    # By these names the Trainer decides whether label smoothing shifts the labels, and pipelines which models they accept.
+    for task in ("CAUSAL_LM", "IMAGE_TEXT_TO_TEXT", "MULTIMODAL_LM"):
+        names = getattr(modeling_auto, f"MODEL_FOR_{task}_MAPPING_NAMES")
+        names[LlmCxrConfig.model_type] = LlmCxrForCausalLM.__name__
 
 
-def _register_image_processor():
+def _register_image_processor() -> None:
     from transformers import AutoImageProcessor
 
     from .llm_cxr.configuration_llm_cxr import CXRVQTokenizerConfig, LlmCxrConfig
     from .llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor
 
-    # There is one for both backends: without the second, loading it warns that torchvision is not available.
+    # The same for both backends: without the second, loading it warns that torchvision is not available.
     classes = {"pil": LlmCxrImageProcessor, "torchvision": LlmCxrImageProcessor}
     for config in (CXRVQTokenizerConfig, LlmCxrConfig):
         AutoImageProcessor.register(config, image_processor_classes=classes, exist_ok=True)
 
 
-def _register_processor():
+def _register_processor() -> None:
     from transformers import AutoProcessor
 
     from .llm_cxr.configuration_llm_cxr import LlmCxrConfig
@@ -56,7 +61,7 @@ def _register_processor():
     AutoProcessor.register(LlmCxrConfig, LlmCxrProcessor, exist_ok=True)
 
 
-def _register_pipelines():
+def _register_pipelines() -> None:
     from transformers.pipelines import PIPELINE_REGISTRY
 
     from .checkpoints import FOLDER
@@ -64,11 +69,7 @@ def _register_pipelines():
     from .pipelines.cxr_generation import CxrGenerationPipeline
     from .pipelines.cxr_text import CxrReportPipeline, CxrVqaPipeline
 
-    pipelines = {
-        "cxr-report": CxrReportPipeline,
-        "cxr-vqa": CxrVqaPipeline,
-        "cxr-generation": CxrGenerationPipeline,
-    }
+    pipelines = {"cxr-report": CxrReportPipeline, "cxr-vqa": CxrVqaPipeline, "cxr-generation": CxrGenerationPipeline}
     for task, pipeline_class in pipelines.items():
         PIPELINE_REGISTRY.register_pipeline(
             task,
@@ -86,28 +87,25 @@ _REGISTER_AFTER_IMPORT: dict[str, Callable[[], None]] = {
     "transformers.models.auto.processing_auto": _register_processor,
     "transformers.pipelines": _register_pipelines,
 }
+# Registration imports these packages, so it waits until none of their modules is half imported.
+_PACKAGES = {__package__, "transformers", "diffusers", "peft"}
 
 
-# Registering imports these packages. None of their modules may be half imported then: Transformers' Auto classes import each
-# other, and diffusers and PEFT import them.
-_WHOLE_BEFORE_REGISTERING = {__package__, "transformers", "diffusers", "peft"}
-
-
-class _OfThisThread(threading.local):
-    imports_under_way = 0
+class _Thread(threading.local):
+    num_imports = 0
 
 
 class _RegisterAfterImport(importlib.abc.MetaPathFinder):
-    """Lets Python find and run a module as always, and registers afterwards."""
+    """Import hook that leaves imports to the other finders, and registers after them."""
 
     def __init__(self):
         self.waiting = dict(_REGISTER_AFTER_IMPORT)
-        self.ready: list[Callable[[], None]] = []
-        # For a module that another thread imports, Python itself waits.
-        self.of_this_thread = _OfThisThread()
+        self.ready = [self.waiting.pop(name) for name in _REGISTER_AFTER_IMPORT if name in sys.modules]
+        # Python itself waits for a module that another thread is importing.
+        self.thread = _Thread()
 
     def find_spec(self, fullname, path=None, target=None) -> ModuleSpec | None:
-        if fullname.partition(".")[0] not in _WHOLE_BEFORE_REGISTERING:
+        if fullname.partition(".")[0] not in _PACKAGES:
             return None
         others = (finder.find_spec(fullname, path, target) for finder in sys.meta_path if finder is not self)
         spec = next(filter(None, others), None)
@@ -116,11 +114,11 @@ class _RegisterAfterImport(importlib.abc.MetaPathFinder):
         execute = spec.loader.exec_module
 
         def execute_and_register(module):
-            self.of_this_thread.imports_under_way += 1
+            self.thread.num_imports += 1
             try:
                 execute(module)
             finally:
-                self.of_this_thread.imports_under_way -= 1
+                self.thread.num_imports -= 1
             if fullname in self.waiting:
                 self.ready.append(self.waiting.pop(fullname))
             self.register_ready()
@@ -128,16 +126,13 @@ class _RegisterAfterImport(importlib.abc.MetaPathFinder):
         spec.loader.exec_module = execute_and_register
         return spec
 
-    def register_ready(self):
-        if not self.of_this_thread.imports_under_way:
-            ready, self.ready = self.ready, []
-            for register_one in ready:
-                register_one()
+    def register_ready(self) -> None:
+        while self.ready and not self.thread.num_imports:
+            self.ready.pop(0)()
 
 
 def register() -> None:
-    """Registers everything with Transformers, now where its Auto classes are imported and later where not."""
+    """Register all classes and pipelines: now if Transformers' Auto classes are imported, else when they are."""
     finder = _RegisterAfterImport()
     sys.meta_path.insert(0, finder)
-    finder.ready = [finder.waiting.pop(name) for name in list(finder.waiting) if name in sys.modules]
     finder.register_ready()

@@ -483,44 +483,36 @@ class LlmCxrProcessor(ProcessorMixin):
         return not self.text_image_markers or 0 <= following < self.codebook_size
 
     def post_process_multimodal_output(
-        self, generated_outputs, skip_special_tokens=True, generation_mode=None, **kwargs
-    ) -> list[str] | list[list[PIL.Image.Image]] | list[list[str | PIL.Image.Image]]:
+        self, generated_outputs, skip_special_tokens: bool = True, generation_mode: str | None = None, **kwargs
+    ) -> list[str] | list[list[PIL.Image.Image]]:
         """
-        Generated ids to text and images.
+        Convert the output of `generate` to text or images. [`~LlmCxrProcessor.split_interleaved`] gives both.
 
         Args:
             generated_outputs (`torch.LongTensor` of shape `(batch_size, sequence_length)` or `(sequence_length,)`):
-                Output of `generate`.
+                Token ids; or, for images, pixels of shape `(num_images, channels, height, width)` in [-1, 1].
             skip_special_tokens (`bool`, *optional*, defaults to `True`):
                 Leave special tokens out of the text.
-            generation_mode (`str`, *optional*):
-                `"text"` gives a string a sequence, `"image"` a list of images a sequence; by default a sequence is a list
-                of strings and images in their order.
+            generation_mode (`str`, *optional*, defaults to `"text"`):
+                `"text"` gives a string for each sequence; `"image"` a list of images for each sequence, or an image for each
+                row of pixels.
 
         Raises:
-            ValueError: images are asked for and `vq_tokenizer` is not set, an image does not have all its codes, or another
-                `generation_mode`.
+            ValueError: Ids are to be decoded to images and `vq_tokenizer` is not set, an image does not have all its codes,
+                or `generation_mode` is unknown.
         """
         if generation_mode not in (None, "text", "image"):
-            raise ValueError(f"`generation_mode` must be None, 'text' or 'image', got {generation_mode!r}.")
+            raise ValueError(f"`generation_mode` must be 'text' or 'image', got {generation_mode!r}.")
+        if getattr(generated_outputs, "ndim", 2) == 4:
+            # The any-to-any pipeline decodes with the model.
+            return self.postprocess(generated_outputs)
         rows = [generated_outputs] if np.ndim(generated_outputs[0]) == 0 else generated_outputs
-        if generation_mode == "text":
-            if self.text_image_markers:
-                # The codes and the image tokens are special tokens; these markers are not, and belong to no text.
-                rows = [[i for text in self._split_ids(row)[0] for i in text] for row in rows]
-            return self.tokenizer.batch_decode(rows, skip_special_tokens=skip_special_tokens, **kwargs)
-        outputs = []
-        for row in rows:
-            # By ids, not by the decoded text: a model can also spell `<image>` letter by letter.
-            texts, image_codes = self._split_ids(row)
-            images = self.decode_codes(image_codes) if image_codes else []
-            if generation_mode == "image":
-                outputs.append(images)
-                continue
-            texts = self.tokenizer.batch_decode(texts, skip_special_tokens=skip_special_tokens, **kwargs)
-            parts = [part for pair in zip(texts, images) for part in pair] + texts[-1:]
-            outputs.append([part for part in parts if not isinstance(part, str) or part.strip()])
-        return outputs
+        if generation_mode == "image":
+            return [self.decode_codes(codes) if codes else [] for _, codes in map(self._split_ids, rows)]
+        if self.text_image_markers:
+            # Codes are special tokens; these markers are not, but belong to no text.
+            rows = [[i for text in self._split_ids(row)[0] for i in text] for row in rows]
+        return self.tokenizer.batch_decode(rows, skip_special_tokens=skip_special_tokens, **kwargs)
 
     def decode_codes(self, image_codes: Sequence[Sequence[int]] | torch.LongTensor) -> list[PIL.Image.Image]:
         """Codes (`(num_images, num_image_tokens)`) to images, marked as generated. Needs `vq_tokenizer`."""
