@@ -1,10 +1,8 @@
 import logging
 import re
 import sys
-import threading
 import traceback
 import warnings
-import zlib
 from io import BytesIO
 from pathlib import Path
 
@@ -18,7 +16,6 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels import apply_modality_lut, apply_voi, apply_windowing
 from pydicom.uid import (
-    DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -134,12 +131,6 @@ def test_windows_equal_pydicom_value_for_value(generator, photometric_interpreta
     np.testing.assert_array_equal(pixels_of(dataset), expected)
 
 
-def test_a_window_of_width_one_is_a_threshold(grey):
-    dataset = make_dataset(grey, WindowCenter=100, WindowWidth=1)
-    np.testing.assert_array_equal(pixels_of(dataset), np.where(grey > 99, 255, 0))
-    np.testing.assert_array_equal(pixels_of(dataset), oracle(dataset))
-
-
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])
 @pytest.mark.parametrize("first", [0, 300])
 def test_voi_tables_equal_pydicom_value_for_value(generator, syntax, first):
@@ -157,26 +148,6 @@ def test_voi_tables_equal_pydicom_value_for_value(generator, syntax, first):
     np.testing.assert_array_equal(pixels_of(to_bytes(dataset)), expected)
 
 
-def test_a_table_of_eight_bits_may_have_more_than_256_entries_in_words_or_bytes():
-    # pydicom 3.0's `apply_voi` counts the entries of such a table in 8 bits.
-    pixels = np.array([[0, 100, 1000, 4095]] * 2, dtype=np.uint16)
-    dataset = make_dataset(pixels, 12, VOILUTSequence=make_table(np.arange(4096) // 16, 0, 8))
-    expected = [[0, 6, 62, 255]] * 2
-    assert pixels_of(dataset).tolist() == expected
-    dataset.VOILUTSequence[0].LUTData = (np.arange(4096) // 16).astype(np.uint8).tobytes()
-    assert pixels_of(dataset).tolist() == expected
-
-
-def test_modality_table_is_applied_before_the_window(generator):
-    pixels = generator.integers(-2048, 2048, (HEIGHT, WIDTH)).astype(np.int16)
-    entries = np.linspace(4000, 100, 4096).round()
-    dataset = make_dataset(pixels, 12, ModalityLUTSequence=make_table(entries, -2048, 16))
-    dataset.WindowCenter, dataset.WindowWidth = 2000, 3000
-    values = apply_modality_lut(pixels.astype(np.int32), dataset).astype(float)
-    expected = (255 * ((values - 1999.5) / 2999 + 0.5).clip(0, 1)).round()
-    np.testing.assert_array_equal(pixels_of(to_bytes(dataset)), expected)
-
-
 @pytest.mark.parametrize("name", ["RG1_UNCR.dcm", "RG3_UNCI.dcm", "vlut_04.dcm", "MR_small.dcm", "693_UNCR.dcm"])
 def test_real_files_equal_pydicom_value_for_value(name):
     dataset = pydicom.dcmread(sample(name))
@@ -188,19 +159,12 @@ def test_real_files_equal_pydicom_value_for_value(name):
     assert len(np.unique(actual)) > 50
 
 
-def test_a_real_modality_table_is_applied_to_signed_pixels():
-    dataset = pydicom.dcmread(sample("mlut_18.dcm"))
-    values = apply_modality_lut(dataset.pixel_array, dataset).astype(float)
-    expected = (255 * (values - values.min()) / (values.max() - values.min())).round()
-    np.testing.assert_array_equal(pixels_of(sample("mlut_18.dcm"), force=True), expected)
-
-
 def test_the_real_chest_x_ray_gives_the_same_codes_uncompressed_and_as_jpeg_2000():
     processor = LlmCxrImageProcessor.from_pretrained(checkpoint("llm-cxr"))
-    codec = LlmCxrForCausalLM.from_pretrained(checkpoint("llm-cxr")).vq_tokenizer
+    vq_tokenizer = LlmCxrForCausalLM.from_pretrained(checkpoint("llm-cxr")).vq_tokenizer
     codes = {}
     for name in ("UNCR", "J2KR", "UNCI", "J2KI"):
-        codes[name] = codec.encode(processor(sample(f"RG1_{name}.dcm"), return_tensors="pt").pixel_values)
+        codes[name] = vq_tokenizer.encode(processor(sample(f"RG1_{name}.dcm"), return_tensors="pt").pixel_values)
     assert torch.equal(codes["UNCR"], codes["J2KR"]) and torch.equal(codes["UNCI"], codes["J2KI"])
     assert len(codes["UNCR"].unique()) > 50
     # Lossy compression (the "I" files) changes few codes.
@@ -226,12 +190,6 @@ def test_every_transfer_syntax_gives_the_pixels_of_the_uncompressed_file(compres
     assert np.abs(difference).max() <= (2 if "+eb" in compressed or "ybr" in compressed else 0)
 
 
-def test_deflated_files_are_read():
-    dataset = pydicom.dcmread(sample("image_dfl.dcm"))
-    assert dataset.file_meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian
-    np.testing.assert_array_equal(pixels_of(sample("image_dfl.dcm"), force=True), dataset.pixel_array)
-
-
 @pytest.mark.parametrize("dtype", ["u2", "i2"])
 def test_stored_bits_are_found_anywhere_in_the_allocated_ones(generator, dtype):
     low = -512 if dtype == "i2" else 0
@@ -245,23 +203,6 @@ def test_stored_bits_are_found_anywhere_in_the_allocated_ones(generator, dtype):
     overlay = make_dataset(pixels, 10, **window)
     overlay.PixelData = ((pixels & 1023) | (generator.integers(0, 64, pixels.shape) << 10).astype(dtype)).tobytes()
     np.testing.assert_array_equal(pixels_of(overlay), expected)
-
-
-def test_without_a_window_wide_pixels_are_read_as_the_same_pixels_of_a_png_are(generator):
-    pixels = generator.integers(300, 3000, (HEIGHT, WIDTH)).astype(np.uint16)
-    processor = LlmCxrImageProcessor()
-    expected = processor(pixels, return_tensors="pt").pixel_values
-    assert torch.equal(processor(make_dataset(pixels, 12), return_tensors="pt").pixel_values, expected)
-    inverted = make_dataset(3299 - pixels, 12, PhotometricInterpretation="MONOCHROME1")
-    torch.testing.assert_close(processor(inverted, return_tensors="pt").pixel_values, expected, rtol=0, atol=0.02)
-
-
-def test_without_a_window_eight_bits_are_kept(grey):
-    grey = grey // 2
-    np.testing.assert_array_equal(pixels_of(make_dataset(grey)), grey)
-    np.testing.assert_array_equal(pixels_of(make_dataset(grey, RescaleSlope=1, RescaleIntercept=-1024)), grey)
-    signed = (grey.astype(int) - 128).astype(np.int8)
-    np.testing.assert_array_equal(pixels_of(make_dataset(signed)), grey)
 
 
 @pytest.mark.parametrize("photometric_interpretation", ["MONOCHROME1", "MONOCHROME2"])
@@ -282,30 +223,12 @@ def test_padding_is_black_and_does_not_count_for_the_window(generator, photometr
     np.testing.assert_array_equal(actual[9:], expected[9:])
 
 
-def test_images_of_one_value_or_of_padding_alone_are_black():
-    pixels = np.full((HEIGHT, WIDTH), 700, dtype=np.uint16)
-    assert not pixels_of(make_dataset(pixels, 12)).any()
-    assert not pixels_of(make_dataset(pixels, 12, PixelPaddingValue=700)).any()
-
-
 def test_the_inverse_presentation_inverts_once(grey):
     inverse = make_dataset(grey, PresentationLUTShape="INVERSE")
     np.testing.assert_array_equal(pixels_of(inverse), 255 - grey)
     inverse.PhotometricInterpretation = "MONOCHROME1"
     np.testing.assert_array_equal(pixels_of(inverse), 255 - grey)
     np.testing.assert_array_equal(pixels_of(make_dataset(grey, PresentationLUTShape="IDENTITY")), grey)
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-@pytest.mark.parametrize("planar", [0, 1])
-def test_colour_secondary_captures_are_read_in_colour(generator, dtype, planar):
-    colours = generator.integers(0, 256, (HEIGHT, WIDTH, 3)).astype(dtype)
-    dataset = make_dataset(colours * (257 if dtype == np.uint16 else 1), Modality="OT", PlanarConfiguration=planar)
-    if planar:
-        dataset.PixelData = np.moveaxis(colours * (257 if dtype == np.uint16 else 1), -1, 0).tobytes()
-    image = read_dicom(dataset)
-    assert image.mode == "RGB"
-    np.testing.assert_array_equal(np.asarray(image), colours)
 
 
 # pydicom's own, of making such a dataset.
@@ -344,28 +267,6 @@ def test_other_images_are_refused_unless_forced(grey, tmp_path, elements, messag
     assert LlmCxrImageProcessor()(read_dicom(path, force=True), return_tensors="pt").pixel_values.shape[-1] == 256
 
 
-@pytest.mark.parametrize("name", ["RG3_UNCR.dcm", "CT_small.dcm", "MR_small.dcm", "US1_UNCR.dcm", "JPEG2000_UNC.dcm"])
-def test_real_files_of_other_kinds_are_refused_unless_forced(name):
-    with pytest.raises(ValueError, match="Expected a chest X-ray, got an image of"):
-        read_dicom(sample(name))
-    assert read_dicom(sample(name), force=True).size
-
-
-@pytest.mark.parametrize(
-    ("code", "accepted"), [("816094009", True), ("T-D3000", True), ("416550000", True), ("85562004", False)]
-)
-def test_the_anatomic_region_stands_for_a_missing_body_part(grey, code, accepted):
-    region = pydicom.Dataset()
-    region.CodeValue, region.CodingSchemeDesignator, region.CodeMeaning = code, "SCT", "meaning"
-    dataset = make_dataset(grey, AnatomicRegionSequence=[region])
-    del dataset.BodyPartExamined
-    if accepted:
-        assert read_dicom(to_bytes(dataset)).info["BodyPartExamined"] == "CHEST"
-    else:
-        with pytest.raises(ValueError, match=f"body part {code}"):
-            read_dicom(to_bytes(dataset))
-
-
 @pytest.mark.parametrize(
     ("removed", "elements", "message"),
     [
@@ -387,35 +288,6 @@ def test_what_is_missing_or_in_doubt_warns_once_only(grey, removed, elements, me
     for _ in range(3):
         np.testing.assert_array_equal(pixels_of(dataset), grey)
     assert len(warned.records) == 1 and re.search(message, warned.text)
-
-
-@pytest.mark.parametrize("view", ["AP", "PA", "AP AXIAL", "PA LLD"])
-def test_frontal_views_do_not_warn(grey, view, warned):
-    assert read_dicom(make_dataset(grey, ViewPosition=view)).info["ViewPosition"] == view
-    assert not warned.records
-
-
-@pytest.mark.parametrize("name", ["color3d_jpeg_baseline.dcm", "emri_small.dcm", "SC_rgb_rle_2frame.dcm"])
-def test_several_frames_are_refused(name):
-    with pytest.raises(ValueError, match=r"it holds \d+ frames, and a chest X-ray has one"):
-        read_dicom(sample(name), force=True)
-
-
-@pytest.mark.parametrize("name", ["test-SR.dcm", "rtplan.dcm", "DICOMDIR", "waveform_ecg.dcm"])
-def test_dicom_without_an_image_is_refused(name):
-    with pytest.raises(ValueError, match="it is truncated, or holds no image: it has no Rows, Columns"):
-        read_dicom(sample(name), force=True)
-
-
-@pytest.mark.parametrize("name", ["rtdose_1frame.dcm", "liver_1frame.dcm"])
-def test_pixels_of_other_depths_are_refused(name):
-    with pytest.raises(ValueError, match="expected pixels of 8 to 16 bits, got (32|1) bits stored in (32|1)"):
-        read_dicom(sample(name), force=True)
-
-
-def test_palette_colours_are_refused():
-    with pytest.raises(ValueError, match="expected pixels that are grey or RGB, got PALETTE COLOR"):
-        read_dicom(sample("OBXXXX1A.dcm"), force=True)
 
 
 @pytest.mark.parametrize("elements", [{"WindowWidth": 0}, {"WindowWidth": -5}, {"VOILUTFunction": "CUBIC"}])
@@ -452,28 +324,6 @@ def test_a_small_header_on_a_large_compressed_image_is_refused(name, size):
         read_dicom(dataset, force=True)
 
 
-def test_a_jpeg_2000_bomb_is_refused_without_being_decoded(grey):
-    # The header of a JPEG 2000 image of 65535x65535 pixels.
-    siz = b"\xff\x4f\xff\x51\0\x29\0\0" + np.array([65535, 65535, 0, 0, 65535, 65535, 0, 0], ">u4").tobytes()
-    dataset = make_dataset(grey)
-    dataset.file_meta.TransferSyntaxUID = JPEG2000Lossless
-    dataset.PixelData = encapsulate([siz + b"\0\1\7\1\1"])
-    with pytest.raises(ValueError, match="its compressed image has 65535x65535 pixels"):
-        read_dicom(to_bytes(dataset))
-
-
-def test_a_deflated_bomb_is_refused_without_being_inflated(monkeypatch):
-    data = sample("image_dfl.dcm").read_bytes()
-    header = data[: data.index(b"1.2.840.10008.1.2.1.99") + 22]
-    header += data[len(header) :][: 132 + 12 + int.from_bytes(data[140:144], "little") - len(header)]
-    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 10**6)
-    compressor = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    bomb = header + compressor.compress(bytes(10**7)) + compressor.flush()
-    assert len(bomb) < 20_000
-    with pytest.raises(ValueError, match="would take more than 8000000 bytes, could be a decompression bomb"):
-        read_dicom(bomb)
-
-
 @pytest.mark.parametrize(
     "name", ["RG1_UNCR.dcm", "MR_small_jp2klossless.dcm", "JPEG-LL.dcm", "MR_small_RLE.dcm", "image_dfl.dcm"]
 )
@@ -493,14 +343,6 @@ def test_pixels_that_no_decoder_can_read_are_refused(grey):
             ValueError, match=f"no decoder .* can read its {re.escape(syntax.name)}; it may be damaged"
         ):
             read_dicom(to_bytes(dataset))
-
-
-def test_transfer_syntaxes_of_no_image_are_refused(grey):
-    dataset = make_dataset(grey)
-    dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.100"
-    dataset.PixelData = encapsulate([b"MPEG2 film"])
-    with pytest.raises(ValueError, match="its transfer syntax is not one of images"):
-        read_dicom(to_bytes(dataset))
 
 
 def test_a_missing_decoder_is_named_with_the_extra_that_brings_it(monkeypatch):
@@ -531,19 +373,6 @@ def test_datasets_are_left_as_they_are(grey):
     assert read_dicom(dataset).size == (WIDTH, HEIGHT)
 
 
-def test_filters_of_warnings_and_log_levels_are_as_before_after_many_threads(grey):
-    data = to_bytes(make_dataset(grey))
-    before, level = list(warnings.filters), logging.getLogger("pydicom").level
-    results = []
-    threads = [threading.Thread(target=lambda: results.append(pixels_of(data))) for _ in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert all((result == grey).all() for result in results) and len(results) == 16
-    assert warnings.filters == before and logging.getLogger("pydicom").level == level
-
-
 def test_pydicom_is_imported_when_it_is_needed_and_not_asked_for_by_remote_code():
     assert "pydicom" not in get_imports(dicom_llm_cxr.__file__)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(ImportError, match="`pip install pydicom`"):
@@ -551,112 +380,57 @@ def test_pydicom_is_imported_when_it_is_needed_and_not_asked_for_by_remote_code(
         read_dicom(bytes(128) + b"DICM")
 
 
-# What identifies a patient or a hospital, one mark each.
-IDENTIFYING = {
-    "PatientName": "QCANARYNAME^JANE",
-    "PatientID": "QCANARYID7",
-    "OtherPatientIDs": "QCANARYOTHER",
-    "PatientBirthDate": "19131211",
-    "PatientAddress": "QCANARY STREET",
-    "PatientComments": "QCANARY COMMENT",
-    "InstitutionName": "QCANARY HOSPITAL",
-    "ReferringPhysicianName": "QCANARY^DOCTOR",
-    "OperatorsName": "QCANARY^OPERATOR",
-    "StationName": "QCANARYSTATION",
-    "AccessionNumber": "QCANARYACC",
-    "StudyDate": "19131212",
-    "StudyTime": "131211",
-    "StudyDescription": "QCANARY STUDY",
-    "SeriesDescription": "QCANARY SERIES",
-    "ImageComments": "QCANARY IMAGE",
-    "DeviceSerialNumber": "QCANARYDEVICE",
-    "StudyInstanceUID": "1.2.9131211.1",
-    "SeriesInstanceUID": "1.2.9131211.2",
-    "SOPInstanceUID": "1.2.9131211.3",
-}
-
-
-def identified(dataset: pydicom.Dataset) -> pydicom.Dataset:
-    for keyword, value in IDENTIFYING.items():
-        setattr(dataset, keyword, value)
-    private = dataset.private_block(0x0011, "QCANARY CREATOR", create=True)
-    private.add_new(1, "LO", "QCANARY PRIVATE")
-    request = pydicom.Dataset()
-    request.RequestedProcedureID = "QCANARYREQUEST"
-    dataset.RequestAttributesSequence = [request]
-    return dataset
-
-
-def damaged(dataset: pydicom.Dataset, keyword: str, value: str, raw: str) -> bytes:
-    """The bytes of a file in which an element has a value that its VR does not allow."""
-    setattr(dataset, keyword, value)
-    data = to_bytes(dataset)
-    assert data.count(value.encode()) == 1 and len(value) == len(raw)
-    return data.replace(value.encode(), raw.encode())
-
-
-def with_identity_everywhere(grey) -> dict[str, bytes | pydicom.Dataset]:
-    """Sources that are read and sources that fail, each in another way."""
-    plain = lambda **elements: identified(make_dataset(grey, **elements))  # noqa: E731
-    compressed = plain()
-    compressed.file_meta.TransferSyntaxUID = JPEG2000Lossless
-    compressed.PixelData = encapsulate([b"QCANARYPIXELS" * 30])
-    short = plain()
-    short.PixelData = short.PixelData[:100]
-    foreign = plain()
-    foreign.file_meta.TransferSyntaxUID = "1.2.9131211.4"
-    misplaced = plain(PatientName="x")
-    misplaced.add_new("NumberOfFrames", "LO", "QCANARY")
-    data = to_bytes(plain())
-    sources = {
-        "read": data,
-        "read dataset": plain(),
-        "read without body part": plain(BodyPartExamined=""),
-        "refused": to_bytes(plain(Modality="CT")),
-        "refused body part": plain(BodyPartExamined="QCANARYNAME^JANE"),
-        "several frames": plain(NumberOfFrames=3),
-        "huge": plain(Rows=60000, Columns=60000),
-        "compressed": compressed,
-        "short": short,
-        "transfer syntax": foreign,
-        "frames are text": misplaced,
-        "window is text": damaged(plain(WindowWidth=5), "WindowCenter", "1111111111", "QCANARYWIN"),
-        "slope is text": damaged(plain(RescaleIntercept=5), "RescaleSlope", "1111111111", "QCANARYSLO"),
-        "number is text": damaged(plain(), "NumberOfFrames", "1111111111", "QCANARYFRA"),
-        "modality is long": damaged(plain(), "Modality", "A" * 16, "QCANARY^MODALITY"),
-        "character set": damaged(plain(), "SpecificCharacterSet", "ISO_IR 192", "QCANARYSET"),
-    }
-    sources |= {f"truncated to {n}": data[:n] for n in range(133, len(data), 61)}
-    # Damage anywhere in the header: lengths and tags that are wrong make one value part of another.
-    generator = np.random.default_rng(5)
-    for i in range(150):
-        broken = bytearray(data)
-        broken[generator.integers(132, data.index(b"QCANARYREQUEST") + 300)] = generator.integers(0, 256)
-        sources[f"damaged {i}"] = bytes(broken)
-    return sources
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("color3d_jpeg_baseline.dcm", r"it holds \d+ frames, and a chest X-ray has one"),
+        ("SC_rgb_rle_2frame.dcm", r"it holds 2 frames, and a chest X-ray has one"),
+        ("test-SR.dcm", "it is truncated, or holds no image: it has no Rows, Columns"),
+        ("DICOMDIR", "it is truncated, or holds no image: it has no Rows, Columns"),
+        ("rtdose_1frame.dcm", "expected pixels of 8 to 16 bits, got 32 bits stored in 32"),
+        ("liver_1frame.dcm", "expected pixels of 8 to 16 bits, got 1 bits stored in 1"),
+        ("OBXXXX1A.dcm", "expected pixels that are grey or RGB, got PALETTE COLOR"),
+    ],
+)
+def test_real_files_that_hold_no_x_ray_are_refused(name, message):
+    with pytest.raises(ValueError, match=message):
+        read_dicom(sample(name), force=True)
 
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR")
-def test_nothing_that_identifies_a_patient_comes_out(grey, warned, capfd):
-    sources = with_identity_everywhere(grey)
-    capfd.readouterr()
+def test_errors_warnings_and_info_do_not_identify_a_patient(grey, warned, capfd):
+    secrets = {
+        "PatientName": "QCANARY^JANE",
+        "PatientID": "QCANARYID",
+        "InstitutionName": "QCANARY HOSPITAL",
+        "StudyDate": "19131212",
+        "SOPInstanceUID": "1.2.9131211.3",
+        "BodyPartExamined": "CHEST",
+    }
+    data = to_bytes(make_dataset(grey, **secrets))
+    sources = [data, make_dataset(grey, **secrets, Modality="CT"), make_dataset(grey, **secrets, NumberOfFrames=3)]
+    sources += [make_dataset(grey, **secrets | {"BodyPartExamined": "QCANARY^JANE"})]
+    sources += [data[:length] for length in range(133, len(data), 61)]
+    # Damage anywhere in the header: wrong lengths and tags make one value part of another.
+    generator = np.random.default_rng(5)
+    for _ in range(60):
+        broken = bytearray(data)
+        broken[generator.integers(132, 900)] = generator.integers(0, 256)
+        sources.append(bytes(broken))
     warned.clear()
     warned.set_level(logging.DEBUG)
-    outcomes = {"image": 0, "error": 0}
-    texts = []
-    for source in sources.values():
+    texts, num_read = [], 0
+    for source in sources:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
-                image = read_dicom(source)
-                texts.append(repr(image.info))
-                outcomes["image"] += 1
+                texts.append(repr(read_dicom(source).info))
+                num_read += 1
             except ValueError as error:
                 assert error.__cause__ is None and error.__context__ is None
                 texts.append("".join(traceback.format_exception(error)))
-                outcomes["error"] += 1
         texts += [str(warning.message) for warning in caught]
     text = "\n".join(texts) + warned.text + "".join(capfd.readouterr())
-    assert min(outcomes.values()) > 20
-    for mark in ("CANARY", "19131211", "19131212", "9131211", "131211"):
-        assert mark not in text, text[max(0, text.index(mark) - 300) : text.index(mark) + 100]
+    assert 10 < num_read < len(sources) - 10
+    found = re.search("CANARY|1913121|9131211", text)
+    assert found is None, text[found.start() - 300 : found.end() + 100]

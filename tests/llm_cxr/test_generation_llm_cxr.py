@@ -14,7 +14,7 @@ NUM_CODES = 16
 
 
 def prompts(processor, texts=("Normal.",), boi=True):
-    rows = [f"Draw: {text}" + processor.boi_token * boi for text in texts]
+    rows = [f"Generate: {text}" + processor.boi_token * boi for text in texts]
     return processor(text=rows, return_tensors="pt", padding=True)
 
 
@@ -49,17 +49,6 @@ def assert_well_formed(row, config, begun=False, cut=False):
     assert left is None, "the row ends inside an image"
 
 
-def test_grammar_closes_every_image_at_temperature_two(any_model):
-    model, processor = any_model
-    inputs = prompts(processor, ["Normal.", "Signs of viral pneumonia, a longer one."] * 8)
-    # Any text token may end the sequence, so generation goes on to its length.
-    torch.manual_seed(0)
-    output = model.generate(**inputs, do_sample=True, temperature=2.0, top_k=0, max_new_tokens=60, eos_token_id=-1)
-    new = output[:, inputs.input_ids.shape[1] :]
-    for row in new:
-        assert_well_formed(row, model.config, begun=True)
-
-
 @pytest.mark.parametrize(
     "kwargs",
     [
@@ -67,7 +56,9 @@ def test_grammar_closes_every_image_at_temperature_two(any_model):
         {"do_sample": True, "top_k": 5},
         {"num_beams": 3, "do_sample": False},
         {"do_sample": False, "cache_implementation": "static"},
-        {"do_sample": True, "top_p": 0.3, "temperature": 3.0},
+        {"do_sample": True, "temperature": 2.0, "top_k": 0},
+        # No token twice, and never the end of an image.
+        {"do_sample": False, "no_repeat_ngram_size": 1, "bad_words_ids": [[405]]},
     ],
     ids=str,
 )
@@ -90,24 +81,13 @@ def test_output_is_well_formed_in_every_way_of_decoding(tiny_model, kwargs):
     assert_well_formed(new[2], model.config)
 
 
-@pytest.mark.parametrize("do_sample", [True, False])
-def test_images_are_whole_where_another_processor_forbids_what_they_need(tiny_model, do_sample):
-    model, processor = tiny_model
-    inputs = prompts(processor)
-    torch.manual_seed(0)
-    # No token twice, and never the end of an image.
-    kwargs = {"no_repeat_ngram_size": 1, "bad_words_ids": [[model.config.eoi_token_id]]}
-    output = model.generate(**inputs, do_sample=do_sample, max_new_tokens=60, eos_token_id=-1, **kwargs)
-    assert_well_formed(output[0, inputs.input_ids.shape[1] :], model.config, begun=True)
-
-
 def test_generate_image_gives_the_codes_of_plain_generate_under_greedy(any_model):
     model, processor = any_model
     inputs = prompts(processor, ["Normal.", "Signs of viral pneumonia in an adult."])
-    drawn = model.generate_image(**inputs, do_sample=False)
+    generated = model.generate_image(**inputs, do_sample=False)
     plain = model.generate(**inputs, do_sample=False, max_new_tokens=NUM_CODES)[:, -NUM_CODES:]
-    assert torch.equal(drawn + model.config.image_token_offset, plain)
-    assert len(drawn.unique(dim=0)) == 2, "both prompts drew the same image: the test would not see a mix-up"
+    assert torch.equal(generated + model.config.image_token_offset, plain)
+    assert len(generated.unique(dim=0)) == 2, "both prompts gave the same image: the test would not see a mix-up"
 
 
 def test_several_images_of_a_backbone_that_is_partly_recurrent(model_of):
@@ -167,45 +147,19 @@ class RecordingStreamer(BaseStreamer):
 def test_streamer_receives_the_codes_of_every_step_and_the_end(tiny_model):
     model, processor = tiny_model
     streamer = RecordingStreamer()
-    drawn = model.generate_image(
+    generated = model.generate_image(
         **prompts(processor, ["Normal.", "Pneumonia."]), num_images=2, seed=0, streamer=streamer
     )
-    assert torch.equal(torch.stack(streamer.puts, dim=1), drawn) and streamer.ended
+    assert torch.equal(torch.stack(streamer.puts, dim=1), generated) and streamer.ended
     assert torch.equal(
-        drawn, model.generate_image(**prompts(processor, ["Normal.", "Pneumonia."]), num_images=2, seed=0)
+        generated, model.generate_image(**prompts(processor, ["Normal.", "Pneumonia."]), num_images=2, seed=0)
     )
-
-
-def test_streamer_can_end_the_drawing(tiny_model):
-    model, processor = tiny_model
-    streamer = RecordingStreamer(puts_until_error=3)
-    with pytest.raises(InterruptedError, match="has left"):
-        generate_image(model, processor, "Normal.", streamer=streamer)
-    assert len(streamer.puts) == 3 and not streamer.ended
-
-
-def test_unseeded_images_follow_the_global_seed(tiny_model):
-    model, processor = tiny_model
-    draws = []
-    for seed in (0, 0, 1):
-        torch.manual_seed(seed)
-        draws.append(model.generate_image(**prompts(processor)))
-    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
-
-
-def test_top_k_of_one_is_greedy_and_temperature_is_applied(tiny_model):
-    model, processor = tiny_model
-    inputs = prompts(processor)
-    greedy = model.generate_image(**inputs, do_sample=False)
-    assert torch.equal(model.generate_image(**inputs, top_k=1, seed=3), greedy)
-    assert torch.equal(model.generate_image(**inputs, temperature=1e-4, seed=3), greedy)
-    assert not torch.equal(model.generate_image(**inputs, temperature=3.0, seed=3), greedy)
 
 
 def test_guidance_equals_two_forwards_a_step(tiny_model):
     model, processor = tiny_model
     inputs, negative = prompts(processor, ["Signs of viral pneumonia."]), prompts(processor, [""])
-    drawn = model.generate_image(
+    generated = model.generate_image(
         **inputs, guidance_scale=3.0, negative_input_ids=negative.input_ids, do_sample=False, num_images=2
     )
     offset = model.config.image_token_offset
@@ -216,11 +170,11 @@ def test_guidance_equals_two_forwards_a_step(tiny_model):
             code = (logits[1] + 3.0 * (logits[0] - logits[1])).argmax().view(1, 1) + offset
             rows = [torch.cat([row, code], dim=1) for row in rows]
     expected = rows[0][:, -NUM_CODES:] - offset
-    assert torch.equal(drawn, expected.repeat(2, 1))
+    assert torch.equal(generated, expected.repeat(2, 1))
     assert not torch.equal(expected, model.generate_image(**inputs, do_sample=False))
 
 
-def test_a_checkpoint_says_how_it_draws(tiny_model, tmp_path):
+def test_the_checkpoint_has_settings_for_image_generation(tiny_model, tmp_path):
     model, processor = tiny_model
     given = {"guidance_scale": 3.0, "temperature": 0.5, "top_k": 5, "top_p": 0.8}
     explicit = generate_image(model, processor, "Normal.", seed=1, **given)[0]
@@ -230,7 +184,7 @@ def test_a_checkpoint_says_how_it_draws(tiny_model, tmp_path):
     model.generation_config.image_generation = {}
     other = LlmCxrForCausalLM.from_pretrained(tmp_path)
     assert np.array_equal(generate_image(other, processor, "Normal.", seed=1)[0], explicit)
-    # An argument goes before it.
+    # Arguments override it.
     whole = {"guidance_scale": 1.0, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
     assert np.array_equal(generate_image(other, processor, "Normal.", seed=1, **whole)[0], plain)
     assert not np.array_equal(plain, explicit)
@@ -240,48 +194,20 @@ def test_a_checkpoint_says_how_it_draws(tiny_model, tmp_path):
     assert torch.equal(other.generate_image(**inputs, seed=1), model.generate_image(**inputs, seed=1, **sampling))
 
 
-def test_guidance_of_one_is_no_guidance(tiny_model):
-    model, processor = tiny_model
-    negative = prompts(processor, [""]).input_ids
-    with_negative = model.generate_image(**prompts(processor), guidance_scale=1.0, negative_input_ids=negative, seed=1)
-    assert torch.equal(with_negative, model.generate_image(**prompts(processor), seed=1))
-
-
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
         ({"num_images": 0}, "`num_images` must be a whole number of at least 1, got 0"),
         ({"guidance_scale": 0.5}, "`guidance_scale` must be at least 1 .*got 0.5"),
-        ({"guidance_scale": float("nan")}, "`guidance_scale` must be at least 1 .*got nan"),
-        ({"guidance_scale": float("inf")}, "`guidance_scale` must be at least 1 .*got inf"),
         ({"guidance_scale": 2.0}, "needs `negative_input_ids`"),
-        ({"temperature": 0}, "`temperature`.*strictly positive"),
-        ({"top_p": 2.0}, "`top_p`.* 2.0"),
-        ({"num_images": 1.5}, "`num_images` must be a whole number of at least 1, got 1.5"),
         ({"num_images": 3, "seed": [1, 2]}, "one seed for each of the 3 images, got 2"),
         ({"seed": 1.5}, "`seed` must be an integer or a list of integers, got 1.5"),
-        ({"seed": ["a"]}, r"`seed` must be an integer or a list of integers, got \['a'\]"),
     ],
 )
 def test_generate_image_refuses_wrong_arguments(tiny_model, kwargs, message):
     model, processor = tiny_model
     with pytest.raises(ValueError, match=message):
         model.generate_image(**prompts(processor), **kwargs)
-
-
-def test_prompts_that_are_no_batch_are_refused(tiny_model):
-    model, processor = tiny_model
-    with pytest.raises(ValueError, match=r"shape \(batch_size, sequence_length\), got \([0-9]+,\)"):
-        model.generate_image(prompts(processor).input_ids[0])
-
-
-def test_prompt_of_embeddings_is_continued_as_its_ids(tiny_model):
-    model, processor = tiny_model
-    inputs = prompts(processor, boi=False)
-    embeddings = model.get_input_embeddings()(inputs.input_ids)
-    kwargs = {"attention_mask": inputs.attention_mask, "max_new_tokens": 8, "do_sample": False}
-    new = model.generate(inputs.input_ids, **kwargs)[:, inputs.input_ids.shape[1] :]
-    assert torch.equal(model.generate(inputs_embeds=embeddings, **kwargs), new)
 
 
 def test_prompt_that_leaves_no_room_for_an_image_is_refused(tiny_model):
@@ -314,26 +240,12 @@ def test_progress_is_shown_on_a_terminal_and_nowhere_else(tiny_model, monkeypatc
         (["Normal. " * 300], ValueError, "at least [0-9]+ tokens.*context of 256"),
     ],
 )
-def test_helper_refuses_what_is_no_text_to_draw(tiny_model, text, error, message):
+def test_generate_image_refuses_texts_that_are_not_texts(tiny_model, text, error, message):
     with pytest.raises(error, match=message):
         generate_image(*tiny_model, text)
 
 
-def test_text_and_images_of_one_generation_come_apart_in_order(tiny_model):
-    model, processor = tiny_model
-    processor.vq_tokenizer = model.vq_tokenizer
-    torch.manual_seed(0)
-    inputs = prompts(processor)
-    output = model.generate(**inputs, do_sample=True, max_new_tokens=40, eos_token_id=-1)
-    (parts,) = processor.post_process_multimodal_output(output)
-    kinds = [type(part) for part in parts]
-    assert kinds[0] is str and PIL.Image.Image in kinds
-    start = inputs.input_ids.shape[1]
-    (codes,) = processor.split_interleaved(output[0])[1][:1]
-    assert codes == (output[0, start : start + NUM_CODES] - model.config.image_token_offset).tolist()
-
-
-def test_helper_draws_num_images_for_each_text_and_marks_them_in_the_file(tiny_model, tmp_path):
+def test_generate_image_makes_num_images_for_each_text_and_marks_them_in_the_file(tiny_model, tmp_path):
     model, processor = tiny_model
     images = generate_image(model, processor, ["Normal.", "Pneumonia."], num_images=2, guidance_scale=2.0, seed=0)
     assert [image.size for image in images] == [(32, 32)] * 4
@@ -343,7 +255,7 @@ def test_helper_draws_num_images_for_each_text_and_marks_them_in_the_file(tiny_m
             assert "research only" in str(file.info.get("Comment", file.info.get("comment")))
 
 
-def test_without_the_grammar_the_same_model_draws_broken_images(tiny_model):
+def test_without_the_grammar_the_same_model_generates_broken_images(tiny_model):
     model, processor = tiny_model
     inputs = prompts(processor)
     torch.manual_seed(0)
@@ -396,15 +308,3 @@ def test_prompt_is_prefilled_once_and_only_the_code_rows_are_computed(tiny_model
     model.generate_image(**inputs, num_images=3, seed=0)
     assert calls == [tuple(inputs.input_ids.shape)] + [(6, 1)] * (NUM_CODES - 1)
     assert not head_calls
-
-
-def test_images_of_the_prompt_are_drawn_from_and_may_not_be_missing(tiny_model):
-    model, processor = tiny_model
-    images = [torch.arange(1024, dtype=torch.uint8).view(32, 32)]
-    pixels = processor(text=["Draw <image> again: "], images=images, return_tensors="pt")
-    processor.vq_tokenizer = model.vq_tokenizer
-    codes = processor(text=["Draw <image> again: "], images=images, return_tensors="pt")
-    from_pixels = model.generate_image(**pixels, do_sample=False)
-    assert torch.equal(from_pixels, model.generate_image(**codes, do_sample=False))
-    with pytest.raises(ValueError, match=r"image placeholders \(id \d+\), but `pixel_values` is missing"):
-        model.generate_image(pixels.input_ids)

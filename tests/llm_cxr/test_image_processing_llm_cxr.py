@@ -1,15 +1,11 @@
 import base64
-import struct
 import textwrap
 import threading
 import time
-import zlib
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from io import BytesIO
 from pathlib import Path
-from tempfile import SpooledTemporaryFile
 
-import fsspec
 import numpy as np
 import PIL.Image
 import pytest
@@ -18,7 +14,7 @@ from transformers import AutoImageProcessor
 from transformers.models.auto import image_processing_auto
 
 from transformers_cxr.data.dicom_output import image_to_dicom
-from transformers_cxr.llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor, open_image
+from transformers_cxr.llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor
 
 WIDTH, HEIGHT = 72, 90
 
@@ -126,12 +122,6 @@ def test_grey_processor_gives_one_channel(grey_array):
     np.testing.assert_allclose(pixel_values[0, 0].numpy(), expected, rtol=0, atol=1e-6)
 
 
-def test_grey_processor_takes_the_luminance_of_a_colour_image(rgb_array):
-    image = PIL.Image.fromarray(rgb_array)
-    pixel_values = LlmCxrImageProcessor(do_convert_rgb=False)(image, return_tensors="pt").pixel_values
-    np.testing.assert_allclose(pixel_values[0, 0].numpy(), oracle(image.convert("L")), rtol=0, atol=1e-6)
-
-
 @pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK", "YCbCr"])
 def test_pil_mode_gives_the_pixels_of_its_rgb_conversion(processor, grey_array, mode):
     image = PIL.Image.fromarray(grey_array).convert(mode)
@@ -156,28 +146,6 @@ def test_transparent_pixels_are_black(processor, mode):
     assert (pixel_values[:, -110:] == 1).all()
 
 
-def test_palette_transparency_is_black(processor):
-    image = PIL.Image.new("P", (64, 64), 0)
-    image.putpalette([255, 255, 255, 255, 255, 255])
-    image.paste(1, (0, 32, 64, 64))
-    image.info["transparency"] = 0
-    pixel_values = pixels(processor, image)
-    assert (pixel_values[:, :110] == -1).all()
-    assert (pixel_values[:, -110:] == 1).all()
-
-
-@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I", "F"])
-def test_wide_pil_modes_are_windowed(processor, wide_array, mode):
-    image = {
-        "I;16": lambda: PIL.Image.fromarray(wide_array),
-        "I;16B": lambda: PIL.Image.frombytes("I;16B", (WIDTH, HEIGHT), wide_array.astype(">u2").tobytes()),
-        "I": lambda: PIL.Image.fromarray(wide_array.astype(np.int32)),
-        "F": lambda: PIL.Image.fromarray(wide_array.astype(np.float32)),
-    }[mode]()
-    assert image.mode == mode
-    assert torch.equal(pixels(processor, image), pixels(processor, as_rgb(windowed(wide_array))))
-
-
 def test_16_bit_png_is_windowed_before_it_is_resized(processor, wide_array, tmp_path):
     path = tmp_path / "wide.png"
     PIL.Image.fromarray(wide_array).save(path)
@@ -193,15 +161,6 @@ def test_16_bit_png_is_windowed_before_it_is_resized(processor, wide_array, tmp_
 def test_values_beyond_8_bits_are_windowed_whatever_their_dtype(processor, wide_array, dtype):
     expected = pixels(processor, as_rgb(windowed(wide_array)))
     assert torch.equal(pixels(processor, wide_array.astype(dtype)), expected)
-
-
-def test_negative_values_are_windowed(processor, grey_array):
-    image = pixels(processor, grey_array.astype(np.int16) - 1024)
-    assert torch.equal(image, pixels(processor, as_rgb(windowed(grey_array))))
-
-
-def test_a_constant_wide_image_is_black(processor):
-    assert (pixels(processor, np.full((HEIGHT, WIDTH), 4000, dtype=np.uint16)) == -1).all()
 
 
 @pytest.mark.parametrize("kind", ["numpy", "torch"])
@@ -227,37 +186,12 @@ def test_arrays_of_any_layout_and_dtype(processor, grey_array, rgb_array, kind, 
     assert torch.equal(pixels(processor, array), expected)
 
 
-def test_input_data_format_settles_an_ambiguous_array(processor):
-    array = np.random.default_rng(4).integers(0, 256, (64, 64, 4), dtype=np.uint8)
-    array[..., 3] = 255
-    expected = pixels(processor, PIL.Image.fromarray(array[..., :3]))
-    assert torch.equal(pixels(processor, array, input_data_format="channels_last"), expected)
-    assert torch.equal(pixels(processor, np.moveaxis(array, -1, 0), input_data_format="channels_first"), expected)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_tensors_that_require_grad(processor, dtype):
-    tensor = torch.tensor([[0.0], [1.0]], dtype=dtype).repeat_interleave(32, 0).repeat(1, 64).requires_grad_()
-    pixel_values = pixels(processor, tensor)
-    assert (pixel_values[:, :110] == -1).all()
-    assert (pixel_values[:, -110:] == 1).all()
-
-
 def test_paths_bytes_and_data_uris_give_the_same_pixels(processor, rgb_array, rgb_path):
     expected = pixels(processor, PIL.Image.fromarray(rgb_array))
     data = rgb_path.read_bytes()
     uri = "data:image/png;base64," + base64.b64encode(data).decode()
     for source in (str(rgb_path), rgb_path, data, uri):
         assert torch.equal(pixels(processor, source), expected)
-
-
-def test_open_files_give_the_same_pixels(processor, rgb_array, rgb_path):
-    expected = pixels(processor, PIL.Image.fromarray(rgb_array))
-    with rgb_path.open("rb") as file, rgb_path.open("rb", buffering=0) as raw, SpooledTemporaryFile() as upload:
-        upload.write(rgb_path.read_bytes())
-        upload.seek(0)
-        for source in (file, raw, upload, BytesIO(rgb_path.read_bytes()), fsspec.open(str(rgb_path)).open()):
-            assert torch.equal(pixels(processor, source), expected)
 
 
 def test_dicom_of_every_kind_gives_the_same_pixels(processor, grey_array, tmp_path):
@@ -290,26 +224,6 @@ def test_a_download_that_fails_names_the_url(processor, server, monkeypatch):
         processor(f"{server}/slow.png")
 
 
-def test_images_of_different_sizes_and_kinds_make_a_batch(processor, rgb_array, grey_array, rgb_path):
-    images = [PIL.Image.new("L", (300, 400), 128), rgb_path, np.moveaxis(rgb_array, -1, 0), grey_array, str(rgb_path)]
-    batch = processor(images, return_tensors="pt").pixel_values
-    assert batch.shape == (5, 3, 256, 256)
-    for image, expected in zip(images, batch):
-        assert torch.equal(pixels(processor, image), expected)
-
-
-def test_a_batched_array_is_one_image_a_row(processor, rgb_array):
-    batch = np.stack([rgb_array, rgb_array[::-1]])
-    pixel_values = processor(batch, return_tensors="pt").pixel_values
-    assert torch.equal(pixel_values[1], pixels(processor, rgb_array[::-1]))
-
-
-def test_processing_leaves_the_given_array_alone(processor, wide_array):
-    before = wide_array.copy()
-    processor(wide_array)
-    np.testing.assert_array_equal(wide_array, before)
-
-
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF"])
 @pytest.mark.parametrize("given_as", ["path", "bytes", "PIL"])
 def test_exif_rotation_is_applied_once(processor, tmp_path, format, given_as):
@@ -323,27 +237,6 @@ def test_exif_rotation_is_applied_once(processor, tmp_path, format, given_as):
     pixel_values = pixels(processor, source)
     assert (pixel_values[:, :110] > 0.9).all()
     assert (pixel_values[:, -110:] < -0.9).all()
-
-
-def test_open_image_keeps_16_bits(wide_array):
-    image = open_image(encoded(PIL.Image.fromarray(wide_array)))
-    np.testing.assert_array_equal(np.asarray(image), wide_array)
-
-
-def test_images_smaller_than_the_crop_are_upscaled_not_padded(processor):
-    assert (pixels(processor, PIL.Image.new("RGB", (40, 30), "white")) == 1).all()
-
-
-def test_save_and_load_keep_the_settings(tmp_path, rgb_array):
-    processor = LlmCxrImageProcessor(
-        size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}, do_convert_rgb=False
-    )
-    processor.save_pretrained(tmp_path)
-    loaded = LlmCxrImageProcessor.from_pretrained(tmp_path)
-    assert loaded.to_dict() == processor.to_dict()
-    expected = processor(rgb_array, return_tensors="pt").pixel_values
-    assert expected.shape == (1, 1, 64, 64)
-    assert torch.equal(loaded(rgb_array, return_tensors="pt").pixel_values, expected)
 
 
 def test_auto_image_processor_loads_it(tmp_path, processor, rgb_array, monkeypatch):
@@ -363,19 +256,6 @@ def test_postprocess_inverts_preprocessing(processor, channels, mode):
     back = np.stack([np.asarray(image).reshape(20, 24, channels) for image in images]) / 127.5 - 1
     expected = pixel_values.detach().permute(0, 2, 3, 1).numpy()
     np.testing.assert_allclose(back, expected, rtol=0, atol=1 / 255 + 1e-6)
-
-
-def test_postprocess_returns_the_8_bit_pixels_that_were_given():
-    processor = LlmCxrImageProcessor(do_resize=False, do_center_crop=False)
-    array = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    (image,) = processor.postprocess(processor(array, return_tensors="pt").pixel_values)
-    np.testing.assert_array_equal(np.asarray(image)[..., 0], array)
-
-
-def test_postprocess_clips_and_takes_bfloat16(processor):
-    pixel_values = torch.tensor([-3.0, -1.0, 1.0, 7.0], dtype=torch.bfloat16).view(1, 1, 2, 2)
-    (image,) = processor.postprocess(pixel_values)
-    assert np.asarray(image).tolist() == [[0, 0], [255, 255]]
 
 
 def test_files_that_are_no_images_are_refused_by_name(processor, tmp_path):
@@ -403,11 +283,6 @@ def test_truncated_files_are_refused_wherever_they_end(processor, tmp_path, rgb_
             processor(data[:length])
 
 
-def test_a_broken_header_is_refused(processor):
-    with pytest.raises(ValueError, match="Cannot read 'image of 30 bytes' as an image"):
-        processor(b"P5\n4\xc0 40\n255\n".ljust(30, b"\0"))
-
-
 @pytest.mark.parametrize("size", [(1, 1), (15, 300), (16, 4000), (4000, 16)])
 def test_shapes_that_cannot_be_a_radiograph_are_refused(processor, size):
     message = f"An image of {size[0]}x{size[1]} pixels cannot be a chest X-ray"
@@ -426,29 +301,10 @@ def test_pixels_that_are_not_finite_are_refused(processor, value):
             processor(image)
 
 
-@pytest.mark.parametrize("shape", [(0, 0), (0, 64), (0, 0, 3), (3, 0, 64)])
-def test_empty_arrays_are_refused(processor, shape):
-    for image in (np.zeros(shape, dtype=np.uint8), torch.zeros(shape)):
-        with pytest.raises(ValueError, match="The image is empty"):
-            processor(image)
-
-
-@pytest.mark.parametrize("images", [[], np.zeros((0, 3, 64, 64), dtype=np.uint8)])
-def test_an_empty_batch_is_refused(processor, images):
-    with pytest.raises(ValueError, match="at least one image"):
-        processor(images)
-
-
 @pytest.mark.parametrize("shape", [(64,), (64, 64, 2), (5, 64, 64), (1, 1, 3, 64, 64)])
 def test_array_shapes_that_are_no_image_are_refused(processor, shape):
     with pytest.raises(ValueError, match="Expected an image as .height, width.*got an array of shape"):
         processor(np.zeros(shape, dtype=np.uint8))
-
-
-@pytest.mark.parametrize("dtype", [complex, "datetime64[s]", "<U1", object])
-def test_array_dtypes_that_are_no_pixels_are_refused(processor, dtype):
-    with pytest.raises(ValueError, match="Expected pixels that are integers, floats or booleans"):
-        processor(np.zeros((64, 64), dtype=dtype))
 
 
 @pytest.mark.parametrize("image", [3, None, {"bytes": b""}, bytearray(b"image")])
@@ -456,12 +312,6 @@ def test_other_types_are_refused_by_name(processor, image):
     for images in (image, [image], [PIL.Image.new("L", (64, 64)), image]):
         with pytest.raises(TypeError, match=f"Expected an image as .* got {type(image).__name__}"):
             processor(images)
-
-
-@pytest.mark.parametrize("payload", ["abc", "a*==", "é"])
-def test_broken_base64_is_refused(processor, payload):
-    with pytest.raises(ValueError, match="not valid base64"):
-        processor(f"data:image/png;base64,{payload}")
 
 
 def test_base64_by_itself_is_an_image_and_not_a_path(processor, rgb_array):
@@ -473,11 +323,6 @@ def test_base64_by_itself_is_an_image_and_not_a_path(processor, rgb_array):
     assert data[:50] in str(error.value) and len(str(error.value)) < 300
 
 
-def test_base64_of_something_else_is_refused(processor):
-    with pytest.raises(ValueError, match="Cannot read 'base64 image' as an image"):
-        processor("data:image/png;base64," + base64.b64encode(b"no image").decode())
-
-
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("limit", [100, WIDTH * HEIGHT - 1])
 def test_a_decompression_bomb_is_refused(processor, rgb_path, monkeypatch, limit):
@@ -487,20 +332,3 @@ def test_a_decompression_bomb_is_refused(processor, rgb_path, monkeypatch, limit
             processor(source)
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", WIDTH * HEIGHT)
     processor(rgb_path)
-
-
-def test_a_png_that_unpacks_to_gigabytes_is_refused_at_once(processor):
-    def chunk(name, content):
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 100_000, 100_000, 8, 0, 0, 0, 0))
-    with pytest.raises(ValueError, match="as an image: .*decompression bomb"):
-        processor(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(10**6))) + chunk(b"IEND", b""))
-
-
-@pytest.mark.parametrize(
-    "data", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\n{} loop\n", b"%PDF-1.7\n", b"PK\3\4"]
-)
-def test_documents_and_programs_are_refused_and_not_run(processor, data):
-    with pytest.raises(ValueError, match="as an image: cannot identify image file"):
-        processor(data.ljust(500, b"\n"))

@@ -3,10 +3,9 @@ import copy
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from transformers_cxr.llm_cxr.configuration_llm_cxr import CXRVQTokenizerConfig
-from transformers_cxr.llm_cxr.modeling_cxr_vq_tokenizer import CXRVQTokenizer, CXRVQTokenizerOutput
+from transformers_cxr.llm_cxr.modeling_cxr_vq_tokenizer import CXRVQTokenizer
 
 
 def tiny_config(**overrides) -> CXRVQTokenizerConfig:
@@ -74,32 +73,6 @@ def test_shapes_follow_from_the_config(in_channels, block_out_channels, attentio
     assert tokenizer.codebook.shape == (config.codebook_size, config.codebook_dim)
 
 
-def test_the_default_config_makes_256_codes_of_an_image():
-    config = CXRVQTokenizerConfig()
-    assert (config.grid_size, config.num_image_tokens, config.codebook_size) == (16, 256, 1024)
-
-
-def test_forward_returns_what_its_docstring_says(tokenizer, pixel_values):
-    output = tokenizer(pixel_values)
-    assert isinstance(output, CXRVQTokenizerOutput)
-    assert {name: (tuple(value.shape), value.dtype) for name, value in output.items()} == {
-        "reconstruction": ((3, 1, 32, 32), torch.float32),
-        "commitment_loss": ((), torch.float32),
-        "codes": ((3, 64), torch.int64),
-        "latents": ((3, 4, 8, 8), torch.float32),
-        "codebook_usage": ((), torch.float32),
-        "codebook_perplexity": ((), torch.float32),
-    }
-
-
-def test_return_dict_false_gives_the_same_values_as_a_tuple(tokenizer, pixel_values):
-    output, values = tokenizer(pixel_values), tokenizer(pixel_values, return_dict=False)
-    assert isinstance(values, tuple)
-    assert len(values) == len(output)
-    for value, expected in zip(values, output.values()):
-        assert torch.equal(value, expected)
-
-
 @torch.no_grad()
 def test_codes_are_the_nearest_codebook_vectors(tokenizer, pixel_values):
     output = tokenizer(pixel_values)
@@ -117,22 +90,6 @@ def test_encode_gives_the_codes_of_forward(tokenizer, pixel_values):
     codes = tokenizer.encode(pixel_values)
     assert torch.equal(codes, tokenizer(pixel_values).codes)
     assert codes.unique().numel() > 4
-
-
-def test_encode_keeps_nothing_for_a_backward_pass(tokenizer, pixel_values):
-    seen = []
-    tokenizer.vq_model.encoder.register_forward_hook(lambda module, args, output: seen.append(output.requires_grad))
-    tokenizer.encode(pixel_values)
-    tokenizer(pixel_values)
-    assert seen == [False, True]
-
-
-@torch.no_grad()
-def test_a_batch_has_the_codes_of_its_images_one_by_one(tokenizer, pixel_values):
-    codes = tokenizer.encode(pixel_values)
-    assert torch.equal(codes, torch.cat([tokenizer.encode(image[None]) for image in pixel_values]))
-    images = torch.cat([tokenizer.decode(row[None]) for row in codes])
-    torch.testing.assert_close(tokenizer.decode(codes), images, rtol=0, atol=1e-5)
 
 
 @torch.no_grad()
@@ -155,21 +112,6 @@ def test_decode_reads_codes_in_raster_order(tokenizer):
         assert torch.equal(decoder_input[0][0, :, row, column], tokenizer.codebook[token % 16])
 
 
-@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8, torch.uint16])
-def test_decode_takes_codes_of_any_integer_type(tokenizer, pixel_values, dtype):
-    codes = tokenizer.encode(pixel_values)
-    assert torch.equal(tokenizer.decode(codes.to(dtype)), tokenizer.decode(codes))
-
-
-def test_the_seed_fixes_the_weights_and_the_codes():
-    first, same, other = make_tokenizer(0), make_tokenizer(0), make_tokenizer(1)
-    images = random_images(first.config, 2)
-    for (name, value), (_, again) in zip(first.state_dict().items(), same.state_dict().items()):
-        assert torch.equal(value, again), name
-    assert torch.equal(first.encode(images), same.encode(images))
-    assert not torch.equal(first.codebook, other.codebook)
-
-
 def test_save_and_load_are_bit_equal(tokenizer, pixel_values, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     loaded = CXRVQTokenizer.from_pretrained(tmp_path)
@@ -181,17 +123,6 @@ def test_save_and_load_are_bit_equal(tokenizer, pixel_values, tmp_path):
     assert not loaded.training
     assert torch.equal(loaded.encode(pixel_values), tokenizer.encode(pixel_values))
     assert torch.equal(loaded(pixel_values).reconstruction, tokenizer(pixel_values).reconstruction)
-
-
-def test_a_parameter_missing_from_a_checkpoint_does_not_redraw_its_neighbours(tokenizer, tmp_path):
-    tokenizer.save_pretrained(tmp_path)
-    state = load_file(tmp_path / "model.safetensors")
-    del state["vq_model.quant_conv.bias"]
-    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    loaded = CXRVQTokenizer.from_pretrained(tmp_path).state_dict()
-    assert (loaded["vq_model.quant_conv.bias"] == 0).all()
-    for name, value in state.items():
-        assert torch.equal(loaded[name], value), name
 
 
 @torch.no_grad()
@@ -234,12 +165,6 @@ def test_loading_in_half_precision_keeps_fp32(tokenizer, pixel_values, tmp_path,
     loaded = CXRVQTokenizer.from_pretrained(tmp_path, dtype=dtype)
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
     assert torch.equal(loaded.encode(pixel_values), tokenizer.encode(pixel_values))
-
-
-def test_half_precision_pixels_are_computed_in_fp32(tokenizer, pixel_values):
-    low = pixel_values.bfloat16()
-    assert torch.equal(tokenizer.encode(low), tokenizer.encode(low.float()))
-    assert tokenizer(low).reconstruction.dtype == torch.float32
 
 
 def test_reconstruction_reaches_the_encoder_straight_through_but_not_the_codebook(tokenizer, pixel_values):
@@ -287,14 +212,6 @@ def test_usage_and_perplexity_equal_numpy(tokenizer, pixel_values):
     assert output.codebook_perplexity.item() == pytest.approx(np.exp(-(frequencies * np.log(frequencies)).sum()))
 
 
-def test_perplexity_of_a_single_code_is_one(tokenizer, pixel_values):
-    with torch.no_grad():
-        tokenizer.codebook[1:] = 1e3
-    output = tokenizer(pixel_values)
-    assert output.codebook_usage.item() == 1 / 16
-    assert output.codebook_perplexity.item() == pytest.approx(1)
-
-
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_fresh_encoder_does_not_collapse_once_the_codebook_is_filled_from_data(seed):
     tokenizer = make_tokenizer(seed)
@@ -316,20 +233,6 @@ def test_pixels_of_another_shape_are_refused(tokenizer, shape):
     for call in (tokenizer, tokenizer.encode):
         with pytest.raises(ValueError, match=r"Expected pixel_values of shape \(batch_size, 1, 32, 32\), got"):
             call(torch.zeros(shape))
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_pixels_that_are_not_finite_are_refused(tokenizer, pixel_values, value):
-    pixel_values[1, 0, 2, 3] = value
-    for call in (tokenizer, tokenizer.encode):
-        with pytest.raises(ValueError, match="NaN or infinite"):
-            call(pixel_values)
-
-
-def test_pixels_of_8_bits_are_refused(tokenizer):
-    for call in (tokenizer, tokenizer.encode):
-        with pytest.raises(ValueError, match=r"Expected pixel_values in \[-1, 1\], got torch.uint8"):
-            call(torch.zeros((2, 1, 32, 32), dtype=torch.uint8))
 
 
 @pytest.mark.parametrize("shape", [(2, 63), (2, 65), (64,), (1, 8, 8)])
@@ -359,22 +262,9 @@ def test_codes_that_are_not_integers_are_refused(tokenizer, dtype):
         ("image_size", 34, "`image_size` 34 is not a multiple of 4"),
         ("image_size", 0, "`image_size` must be at least 1, got 0"),
         ("norm_num_groups", 3, "`norm_num_groups` 3 must divide"),
-        ("norm_num_groups", 0, "`norm_num_groups` must be at least 1, got 0"),
-        ("block_out_channels", (8, 8, 18), "`norm_num_groups` 4 must divide"),
-        ("block_out_channels", (), "`block_out_channels` must name"),
         ("attention_levels", (3,), "`attention_levels` names level 3, but .* has the levels 0 to 2"),
-        ("attention_levels", (-1,), "`attention_levels` names level -1"),
-        ("codebook_size", 0, "`codebook_size` must be at least 1, got 0"),
     ],
 )
 def test_bad_config_values_are_refused(field, value, message):
     with pytest.raises(ValueError, match=message):
         tiny_config(**{field: value})
-
-
-def test_a_config_survives_saving(tmp_path):
-    config = tiny_config(in_channels=3)
-    config.save_pretrained(tmp_path)
-    loaded = CXRVQTokenizerConfig.from_pretrained(tmp_path)
-    assert list(loaded.block_out_channels) == [8, 8, 16]
-    assert (loaded.in_channels, loaded.num_image_tokens, loaded.codebook_dim) == (3, 64, 4)
