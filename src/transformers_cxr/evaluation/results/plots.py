@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from .tables import Result
@@ -23,7 +22,7 @@ def interval_plots(results: Sequence[Result]) -> list[tuple[str, Figure]]:
         `list[tuple[str, Figure]]`: titles and plots, with at most 24 metrics each.
     """
     group = next((r.group for r in results), "")
-    own = [r for r in results if r.group == group and _is_share(r)]
+    own = [r for r in results if r.group == group and 0 <= r.estimate.low <= r.estimate.high <= 1]
     plots = []
     for start in range(0, len(own) if len(own) > 1 else 0, METRICS_PER_PLOT):
         part = own[start : start + METRICS_PER_PLOT]
@@ -45,19 +44,14 @@ def interval_plots(results: Sequence[Result]) -> list[tuple[str, Figure]]:
 
 def curve_plots(results: Sequence[Result], clean: str) -> list[tuple[str, Figure]]:
     """
-    Plot all metrics in [0, 1] against the level of a corruption.
-
-    Args:
-        results (`Sequence[Result]`):
-            Results of a task whose groups are "NAME LEVEL".
-        clean (`str`):
-            The group without corruption, which is level 0 of all of them.
+    Plot all metrics in [0, 1] of a task whose groups are "NAME LEVEL" against the level, one plot per name. The group
+    `clean` is level 0 of all names.
 
     Returns:
-        `list[tuple[str, Figure]]`: names and plots, one a corruption.
+        `list[tuple[str, Figure]]`: names and plots.
     """
     metrics = dict.fromkeys(r.metric for r in results if r.group == clean)
-    metrics = [metric for metric in metrics if all(_is_share(r) for r in results if r.metric == metric)]
+    metrics = [m for m in metrics if all(0 <= r.estimate.value <= 1 for r in results if r.metric == m)]
     names = dict.fromkeys(r.group.split(" ")[0] for r in results if r.group != clean)
     plots = []
     for name in names:
@@ -78,8 +72,3 @@ def curve_plots(results: Sequence[Result], clean: str) -> list[tuple[str, Figure
             axes.legend(fontsize=7, loc="lower left")
         plots.append((name, figure))
     return plots
-
-
-def _is_share(result: Result) -> bool:
-    estimate = result.estimate
-    return not math.isnan(estimate.low) and 0 <= estimate.low <= estimate.high <= 1
