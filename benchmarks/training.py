@@ -1,18 +1,18 @@
 """
-Training the language model: packing against padding and bf16 against fp32, and the data pipeline against the model's need, in
-one run, as ratios.
+Training of the language model: packing against padding, bf16 against fp32, and the speed of the data pipeline.
 
     python benchmarks/training.py
     python benchmarks/training.py --models embedded random --batch_size 8 --steps 4 --repeats 3 --output training.json
 
-Models: `embedded` is the checkpoint of the package, `random` a Llama of the shape of SmolLM2-135M with random weights. The data
-are conversations in the ratios of the paper's first stage (30/30/20/20): label-derived reports, drawings and questions about
-random codes, and texts of 20 to 400 words, read from Parquet files through `TaskMixture`.
+`embedded` is the embedded checkpoint, `random` a Llama of the shape of SmolLM2-135M with random weights. The data are
+conversations with the ratios of stage 1 of the paper (30/30/20/20): label-derived reports, images and questions on
+random codes, and texts of 20 to 400 words, read from Parquet files.
 
-A process for each way loads the model and makes a step to warm up, while its memory is watched; then the ways take turns for
-`--repeats` rounds of `--steps` optimizer steps (AdamW) on the same conversations. The table gives medians. "Real tokens" are
-those of conversations, without padding; "loss" is the mean of the first round, which begins at the same weights, and
-"difference" the largest of a step from padding in fp32. "Peak memory" is what a step needs above the loaded model.
+For each setting, a process loads the model and trains one step while its memory is measured. Then the settings
+alternate for `--repeats` rounds of `--steps` optimizer steps (AdamW) on the same conversations. The table has medians.
+"Real tokens" excludes padding, "loss" is the mean of the first round, which starts at the same weights, and
+"difference" is the largest difference of a step from padding in fp32. "Peak memory" is what a step needs beside the
+loaded model.
 
 The data pipeline reads, tokenizes and packs in one process, as a worker of a DataLoader does.
 """
@@ -44,11 +44,11 @@ from transformers_cxr.data.store import load_records, write_records
 from transformers_cxr.training import InstructionCollator, InstructionDataset
 
 WORDS = "the lungs are clear and there is no pleural effusion or pneumothorax seen on this view".split()
-NUM_STUDIES = 500
+NUM_RECORDS = 500
 
 
 @dataclass(frozen=True)
-class Way:
+class Setting:
     model: str
     packing: str | None
     dtype: str
@@ -69,18 +69,18 @@ class Round:
     losses: list[float] = field(default_factory=list)
 
 
-def write_data(folder: Path, codes_an_image: int, codebook_size: int) -> None:
+def write_data(folder: Path, codes_per_image: int, codebook_size: int) -> None:
     rng = random.Random(0)
     records = [
         StudyRecord(
             id=str(i), patient=str(i), image="", source="benchmark", split="train", view=rng.choice(["AP", "PA"]),
             study_order=1, sex=rng.choice("MF"), labels={rng.choice(["No Finding", "Pneumonia", "Effusion"]): 1},
-            age_group="adult", codes=[rng.randrange(codebook_size) for _ in range(codes_an_image)],
+            age_group="adult", codes=[rng.randrange(codebook_size) for _ in range(codes_per_image)],
         )
-        for i in range(NUM_STUDIES)
+        for i in range(NUM_RECORDS)
     ]  # fmt: skip
     texts = []
-    for i in range(NUM_STUDIES):
+    for i in range(NUM_RECORDS):
         answer = " ".join(rng.choice(WORDS) for _ in range(rng.randint(20, 400)))
         messages = [{"role": "user", "content": [{"type": "text", "text": "Write something."}]}]
         messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
@@ -89,7 +89,7 @@ def write_data(folder: Path, codes_an_image: int, codebook_size: int) -> None:
     write_texts(texts, folder / "texts.parquet")
 
 
-def dataset_of(args: argparse.Namespace, size: int) -> InstructionDataset:
+def load_dataset(args: argparse.Namespace, size: int) -> InstructionDataset:
     records, texts = (
         load_records(Path(args.data) / f"{name}.parquet", cache_dir=Path(args.data) / "cache")
         for name in ("records", "texts")
@@ -116,21 +116,21 @@ def load_model(args: argparse.Namespace, name: str) -> LlmCxrForCausalLM:
     return LlmCxrForCausalLM(LlmCxrConfig(**{**embedded.to_dict(), "text_config": text_config}))
 
 
-def work(connection: Connection, args: argparse.Namespace, way: Way) -> None:
-    """Sends the peak memory in bytes of a first step; then a [`Round`] for everything that it receives but `None`."""
+def work(connection: Connection, args: argparse.Namespace, setting: Setting) -> None:
+    """Send the peak memory of a step in bytes, then a [`Round`] for each message that is not `None`."""
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     device = torch.device(args.device)
-    model = load_model(args, way.model).to(device).train()
-    dataset = dataset_of(args, args.steps * args.batch_size)
-    collator = InstructionCollator(dataset.processor.tokenizer.pad_token_id, way.packing)
+    model = load_model(args, setting.model).to(device).train()
+    dataset = load_dataset(args, args.steps * args.batch_size)
+    collator = InstructionCollator(dataset.processor.tokenizer.pad_token_id, setting.packing)
     batches = list(DataLoader(dataset, args.batch_size, collate_fn=collator))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=args.learning_rate)
 
     def step(batch: dict[str, torch.Tensor]) -> float:
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
-        with torch.autocast(device.type, torch.bfloat16, enabled=way.dtype == "bf16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=setting.dtype == "bf16"):
             loss = model(**batch).loss
         loss.backward()
         optimizer.step()
@@ -151,9 +151,9 @@ def work(connection: Connection, args: argparse.Namespace, way: Way) -> None:
 
 
 def pipeline_rate(args: argparse.Namespace) -> float:
-    """Conversations a second that one process reads, tokenizes and packs; the median of the rounds."""
+    """Return the conversations per second that one process reads, tokenizes and packs, the median of the rounds."""
     number = args.pipeline_batches * args.batch_size
-    dataset = dataset_of(args, number * args.repeats + args.batch_size)
+    dataset = load_dataset(args, number * args.repeats + args.batch_size)
     collator = InstructionCollator(dataset.processor.tokenizer.pad_token_id, "rows")
     batches = iter(DataLoader(dataset, args.batch_size, collate_fn=collator))
     next(batches)
@@ -169,7 +169,7 @@ def pipeline_rate(args: argparse.Namespace) -> float:
 def main(args: argparse.Namespace) -> None:
     vq_config = LlmCxrConfig.from_pretrained(args.checkpoint).vq_config
     write_data(Path(args.data), vq_config.num_image_tokens, vq_config.codebook_size)
-    dataset = dataset_of(args, args.steps * args.batch_size)
+    dataset = load_dataset(args, args.steps * args.batch_size)
     examples = [dataset[i] for i in range(len(dataset))]
     real_tokens = sum(len(example["input_ids"]) for example in examples)
     slots = {}
@@ -185,31 +185,33 @@ def main(args: argparse.Namespace) -> None:
         f"{args.steps} steps of {args.batch_size} conversations, {real_tokens} real tokens\n"
     )
     print(
-        "| model | way | real tokens/s | / padding, fp32 | padding | peak memory | / padding, fp32 | loss | difference | "
-        "data pipeline / need |"
+        "| model | setting | real tokens/s | / padding, fp32 | padding | peak memory | / padding, fp32 | loss | "
+        "difference | data pipeline / need |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|")
     results = []
     for model in args.models:
-        ways = [Way(model, packing, dtype) for dtype in ("fp32", "bf16") for packing in (None, "rows")]
-        measured = measure(work, args, ways)
+        settings = [Setting(model, packing, dtype) for dtype in ("fp32", "bf16") for packing in (None, "rows")]
+        measured = measure(work, args, settings)
         (_, base_peak, base_rounds) = measured[0]
-        seconds = {way: statistics.median(r.seconds for r in rounds) for way, _, rounds in measured}
-        for way, peak, rounds in measured:
+        seconds = {setting: statistics.median(r.seconds for r in rounds) for setting, _, rounds in measured}
+        for setting, peak, rounds in measured:
             difference = max(abs(a - b) for a, b in zip(rounds[0].losses, base_rounds[0].losses))
+            need = len(examples) / seconds[setting]
             print(
-                f"| {model} | {way.name} | {real_tokens / seconds[way]:.0f} | {seconds[ways[0]] / seconds[way]:.2f} | "
-                f"{1 - real_tokens / slots[way.packing]:.0%} | {peak / 2**20:.0f} MiB | {peak / base_peak:.2f} | "
-                f"{statistics.mean(rounds[0].losses):.4f} | {difference:.1e} | {rate * seconds[way] / len(examples):.1f} |",
+                f"| {model} | {setting.name} | {real_tokens / seconds[setting]:.0f} | "
+                f"{seconds[settings[0]] / seconds[setting]:.2f} | "
+                f"{1 - real_tokens / slots[setting.packing]:.0%} | {peak / 2**20:.0f} MiB | {peak / base_peak:.2f} | "
+                f"{statistics.mean(rounds[0].losses):.4f} | {difference:.1e} | {rate / need:.1f} |",
                 flush=True,
             )
-            results.append({**asdict(way), "peak_memory_bytes": peak, "rounds": [asdict(r) for r in rounds]})
-    print(f"\nThe data pipeline gives {rate:.0f} conversations/s in one process.")
+            results.append({**asdict(setting), "peak_memory_bytes": peak, "rounds": [asdict(r) for r in rounds]})
+    print(f"\nThe data pipeline reads {rate:.0f} conversations/s in one process.")
     if args.output:
         content = {
             "torch": torch.__version__, "transformers": transformers.__version__, "device": args.device,
             "threads": torch.get_num_threads(), "real_tokens": real_tokens, "conversations": len(examples),
-            "pipeline_conversations_a_second": rate, "results": results,
+            "pipeline_conversations_per_second": rate, "results": results,
         }  # fmt: skip
         with open(args.output, "w", encoding="utf-8") as file:
             json.dump(content, file, indent=2)
@@ -218,15 +220,15 @@ def main(args: argparse.Namespace) -> None:
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=["embedded", "random"], default=["embedded", "random"])
-    parser.add_argument("--batch_size", type=int, default=8, help="conversations a step")
-    parser.add_argument("--steps", type=int, default=4, help="steps a round")
+    parser.add_argument("--batch_size", type=int, default=8, help="conversations per step")
+    parser.add_argument("--steps", type=int, default=4, help="steps per round")
     parser.add_argument("--repeats", type=int, default=3, help="rounds; the table gives medians")
     parser.add_argument("--learning_rate", type=float, default=1e-4, help="learning rate of AdamW")
-    parser.add_argument("--pipeline_batches", type=int, default=20, help="batches a round of the data pipeline")
+    parser.add_argument("--pipeline_batches", type=int, default=20, help="batches per round of the data pipeline")
     parser.add_argument("--random_layers", type=int, default=30, help="layers of the random Llama, 30 in SmolLM2-135M")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--checkpoint", help="folder in place of the embedded checkpoint")
-    parser.add_argument("--output", help="JSON file for the single rounds")
+    parser.add_argument("--checkpoint", help="folder instead of the embedded checkpoint")
+    parser.add_argument("--output", help="JSON file of all rounds")
     args = parser.parse_args()
     args.checkpoint = args.checkpoint or str(transformers_cxr.checkpoint("llm-cxr"))
     return args

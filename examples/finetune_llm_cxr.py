@@ -29,15 +29,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from datasets import Dataset
 from transformers import TrainingArguments, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from transformers_cxr import LlmCxrForCausalLM, LlmCxrProcessor, training
 from transformers_cxr.conversion.language_models import extend_language_model, load_language_model
-from transformers_cxr.data import STAGE_1, Stage, load_records, stage_mixture, tokenizer_fingerprint
+from transformers_cxr.data import STAGE_1, Stage, load_records, open_records, stage_mixture, tokenizer_fingerprint
 from transformers_cxr.data.readers.rows import read_rows
 from transformers_cxr.data.records import PatientSplits
-from transformers_cxr.data.store import check_tokenizer, iterate
+from transformers_cxr.data.store import check_tokenizer, is_records, iterate
 from transformers_cxr.files import disk_full_error, file_fingerprint
 
 TRAIN_FILES = ("conversations", "records", "questions", "texts")
@@ -66,7 +67,7 @@ class DataArguments:
     conversations: str = field(default="", metadata={"help": "conversations to train on, .jsonl or .parquet"})
     eval_conversations: str = field(default="", metadata={"help": "conversations to evaluate on"})
 
-    records: str = field(default="", metadata={"help": "records instead of `conversations`, .parquet"})
+    records: str = field(default="", metadata={"help": "records, .parquet or folder with a metadata.csv"})
     questions: str = field(default="", metadata={"help": "records with questions; default: questions on labels"})
     texts: str = field(default="", metadata={"help": "conversations without images, .parquet"})
     eval_texts: str = field(default="", metadata={"help": "conversations without images to evaluate on"})
@@ -97,6 +98,13 @@ def load_conversations(path: str) -> Sequence[dict]:
     return load_records(path) if path.endswith(".parquet") or Path(path).is_dir() else list(read_rows(path))
 
 
+def load_rows(path: str) -> Dataset:
+    """Load records or texts, memory-mapped from Parquet, or the records of a folder with a `metadata.csv`."""
+    if (Path(path) / "metadata.csv").is_file():
+        return Dataset.from_list([record.to_row() for record in open_records(path)])
+    return load_records(path)
+
+
 def load_data(args: DataArguments, training_args: TrainingArguments) -> tuple[Sequence[dict], Sequence[dict] | None]:
     """Return the conversations to train on and those to evaluate on, if any."""
     if bool(args.conversations) == bool(args.records or args.questions or args.texts):
@@ -113,7 +121,7 @@ def load_data(args: DataArguments, training_args: TrainingArguments) -> tuple[Se
         )
     stage = Stage(args.ratios, tuple(args.views) or None, args.first_study, args.sections)
     paths = (args.records, args.questions, args.texts, args.eval_texts)
-    records, questions, texts, eval_texts = (load_records(path) if path else None for path in paths)
+    records, questions, texts, eval_texts = (load_rows(path) if path else None for path in paths)
     names = ("both_directions", "empty_prompt_ratio", "source_weights", "balanced", "num_questions")
     options = {name: getattr(args, name) for name in names}
     size = training_args.max_steps * training_args.train_batch_size * training_args.gradient_accumulation_steps
@@ -187,14 +195,15 @@ def main(
     sharded = training_args.fsdp or is_deepspeed_zero3_enabled()
     if not sharded:
         fingerprint = tokenizer_fingerprint(model.vq_tokenizer)
-        for path in filter(None, (data_args.records, data_args.questions)):
+        for path in filter(is_records, filter(None, (data_args.records, data_args.questions))):
             check_tokenizer(path, fingerprint)
     # The result depends on the content of the data, not on their paths.
     free = {*TRAIN_FILES, "eval_conversations", "eval_texts", "eval_size"}
     settings = asdict(model_args) | {name: value for name, value in asdict(data_args).items() if name not in free}
     for name in TRAIN_FILES:
         if path := getattr(data_args, name):
-            settings[f"{name}_fingerprint"] = file_fingerprint(path)
+            metadata = Path(path) / "metadata.csv"
+            settings[f"{name}_fingerprint"] = file_fingerprint(metadata if metadata.is_file() else path)
     resume_from = training.resume_checkpoint(training_args, settings)
 
     # Not every backbone has a maximum.

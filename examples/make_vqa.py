@@ -93,7 +93,7 @@ def generate_answers(
 
 def parse_question_answers(text: str) -> list[dict[str, str]]:
     """
-    Return the questions and answers of a JSON list of `{"question": ..., "answer": ...}`, with or without text around it.
+    Return the questions and answers of a JSON list of `{"question": ..., "answer": ...}`, which may be inside of text.
 
     Raises:
         ValueError: there is no such list.
@@ -114,7 +114,7 @@ def parse_question_answers(text: str) -> list[dict[str, str]]:
 
 
 def unique_keys(pairs: list[tuple[str, object]]) -> dict:
-    """Return the object of the pairs. By default Python keeps the last of several questions, with another's answer."""
+    """Return the object of the pairs. By default, Python keeps only the last of equal keys."""
     if len(dict(pairs)) < len(pairs):
         raise ValueError("a key comes twice in an object")
     return dict(pairs)

@@ -3,8 +3,8 @@ Train the image tokenizer (a VQ-GAN) on chest X-rays or any other images.
 
 The recipe of the paper, from the ImageNet model of taming-transformers in the format of this package:
 
-    python examples/train_vq_gan.py --config examples/vq_gan_paper.yaml --records DATA --initial_model IMAGENET_VQ_GAN \
-        --output_dir runs/vq
+    python examples/train_vq_gan.py --config examples/vq_gan_paper.yaml --records DATA \
+        --initial_model IMAGENET_VQ_GAN --output_dir runs/vq
 
 `DATA` is a Parquet file of records, a folder of images with or without a `metadata.csv` (the train split is used), or
 Parquet or WebDataset files of images, which are streamed. `accelerate launch` instead of `python` trains on several
@@ -112,13 +112,12 @@ def main(args: Arguments):
         tokenizer.vq_model.post_quant_conv.requires_grad_(True)
     trained = [parameter for parameter in tokenizer.parameters() if parameter.requires_grad]
     last_weight = tokenizer.vq_model.decoder.conv_out.weight
-    autoencoder_loss = vq_gan.AutoencoderLoss(
-        **{name: getattr(args, name) for name in vars(args) if name.endswith("_weight")},
-        perceptual=vq_gan.PerceptualLoss(vq_gan.load_lpips()).to(accelerator.device)
-        if args.perceptual_weight
-        else None,
-        clinical=load_classifier(args.clinical_classifier).to(accelerator.device) if args.clinical_weight else None,
-    )
+    weights = {name: value for name, value in asdict(args).items() if name.endswith("_weight")}
+    autoencoder_loss = vq_gan.AutoencoderLoss(**weights)
+    if args.perceptual_weight:
+        autoencoder_loss.perceptual = vq_gan.PerceptualLoss(vq_gan.load_lpips()).to(accelerator.device)
+    if args.clinical_weight:
+        autoencoder_loss.clinical = load_classifier(args.clinical_classifier).to(accelerator.device)
     discriminator = vq_gan.PatchDiscriminator(config.in_channels, args.disc_channels) if args.disc_weight else None
 
     # Resume.

@@ -211,8 +211,6 @@ def test_errors_of_the_user(run, plain, monkeypatch, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"No image in '.*empty'"):
         run(replace(plain, records=str(tmp_path / "empty")))
-    with pytest.raises(ImportError, match="tracker 'comet_ml' is not installed: `pip install comet_ml`"):
-        run(replace(plain, report_to="comet_ml"))
     monkeypatch.setattr(sys, "argv", ["train", "--records", str(tmp_path / "no"), "--output_dir", str(tmp_path / "o")])
     with pytest.raises(SystemExit, match="^Error: There is no folder"):
         runpy.run_path(str(EXAMPLES / "train_vq_gan.py"), run_name="__main__")
