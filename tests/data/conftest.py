@@ -8,11 +8,7 @@ from PIL import Image
 
 from transformers_cxr.data.records import StudyRecord
 
-METADATA_COLUMNS = [
-    "dicom_id", "subject_id", "study_id", "PerformedProcedureStepDescription", "ViewPosition", "Rows", "Columns", "StudyDate",
-    "StudyTime", "ProcedureCodeSequence_CodeMeaning", "ViewCodeSequence_CodeMeaning",
-    "PatientOrientationCodeSequence_CodeMeaning",
-]  # fmt: skip
+METADATA_COLUMNS = ["dicom_id", "subject_id", "study_id", "ViewPosition", "Rows", "StudyDate", "StudyTime"]
 CHEXPERT_COLUMNS = [
     "subject_id",
     "study_id",

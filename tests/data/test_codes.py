@@ -39,7 +39,9 @@ def test_records_know_the_tokenizer_of_their_codes(store, vq_tokenizer, make_rec
     path = tmp_path / "records.parquet"
     write_records([make_record(0, id="1-0")], path, load_codes(store))
     check_tokenizer(path, tokenizer_fingerprint(vq_tokenizer))
-    with pytest.raises(ValueError, match=f"The codes in '{path}' were made by another image tokenizer than the model's"):
+    with pytest.raises(
+        ValueError, match=f"The codes in '{path}' were made by another image tokenizer than the model's"
+    ):
         check_tokenizer(path, "another")
     write_records([make_record(0)], tmp_path / "without.parquet")
     check_tokenizer(tmp_path / "without.parquet", "any")

@@ -24,7 +24,14 @@ REPORT = StudyRecord(
 
 def make_record(labels, view="AP", age_group="child", sex=""):
     return StudyRecord(
-        id="1.png", patient="p1", image="images/1.png", source="made", view=view, age_group=age_group, sex=sex, labels=labels
+        id="1.png",
+        patient="p1",
+        image="images/1.png",
+        source="made",
+        view=view,
+        age_group=age_group,
+        sex=sex,
+        labels=labels,
     )
 
 
@@ -179,7 +186,9 @@ def test_support_devices_are_not_a_finding():
     for report in reports(edema):
         assert "edema" in report.lower() and "edema and" not in report and "Support devices are in place." in report
         assert "lateral" in report.lower() and "a man" in report
-    questions = {question for kind, question, _ in asked(make_record({"Support Devices": 1, "Edema": 0})) if kind == "label"}
+    questions = {
+        question for kind, question, _ in asked(make_record({"Support Devices": 1, "Edema": 0})) if kind == "label"
+    }
     assert "Is there support devices?" not in questions and "Can you see support devices?" in questions
 
 
@@ -208,7 +217,7 @@ def asked(record):
         (BACTERIAL, {"view": {"AP."}, "age_group": {"A child."}, "etiology": {"Bacterial pneumonia."}}),
         (UNLABELLED, {"view": {"PA."}, "age_group": {"An adult."}, "sex": {"Female."}}),
         (NORMAL_ADULT, {"view": {"PA."}, "age_group": {"An adult."}, "sex": {"Male."}, "label": {"No."}}),
-        (EFFUSION_AND_MASS, {"view": {"AP."}, "age_group": {"An adult."}, "sex": {"Female."}, "label": {"Yes.", "No."}}),
+        (make_record({"Edema": 1, "Mass": 0}, "PA", ""), {"view": {"PA."}, "label": {"Yes.", "No."}}),
         (make_record({}, view="LATERAL", age_group=""), {"view": {"Lateral."}}),
     ],
 )  # fmt: skip

@@ -5,41 +5,34 @@ from collections import Counter
 import pyarrow as pa
 import pytest
 from datasets import Dataset
-from torch.utils.data import DataLoader, SequentialSampler
+from torch.utils.data import DataLoader
 
-from transformers_cxr.data.mixture import (
+from transformers_cxr.data import (
     STAGE_1,
     STAGE_2,
     Stage,
+    StudyRecord,
     Task,
     TaskMixture,
-    permuted,
+    load_records,
     stage_mixture,
     weighted_rows,
+    write_records,
+    write_texts,
 )
-from transformers_cxr.data.readers.text import write_texts
-from transformers_cxr.data.records import StudyRecord
-from transformers_cxr.data.store import load_records, write_records
 
 
-def name_row(row, rng):
-    return {"row": row, "draw": rng.random()}
+def write(row, rng):
+    return {"task": row.split("-")[0], "row": row, "random": rng.random()}
 
 
 def make_mixture(sizes, ratios, size, seed=0):
-    tasks = {name: Task([f"{name}-{n}" for n in range(count)], name_row) for name, count in sizes.items()}
+    tasks = {name: Task([f"{name}-{n}" for n in range(count)], write) for name, count in sizes.items()}
     return TaskMixture(tasks, ratios, size, seed)
 
 
-def tasks_of(examples):
-    return Counter(example["row"].split("-")[0] for example in examples)
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 5, 16, 17, 100, 257, 1000])
-def test_permutation_is_one_and_depends_on_its_key(size):
-    first, second = ([permuted(i, size, key) for i in range(size)] for key in ("a", "b"))
-    assert sorted(first) == sorted(second) == list(range(size))
-    assert size < 16 or first != second != list(range(size))
+def count_tasks(examples):
+    return Counter(example["task"] for example in examples)
 
 
 @pytest.mark.parametrize("stage", [STAGE_1, STAGE_2])
@@ -47,57 +40,63 @@ def test_ratios_of_the_paper_are_exact_in_every_thousand(stage):
     mixture = make_mixture(dict.fromkeys(stage.ratios, 50), stage.ratios, 3000)
     assert sum(stage.ratios.values()) == 100
     for start in (0, 1000, 2000):
-        counts = tasks_of(mixture[i] for i in range(start, start + 1000))
+        counts = count_tasks(mixture[i] for i in range(start, start + 1000))
         assert counts == {name: 10 * ratio for name, ratio in stage.ratios.items()}
-    # They hold nearly in any run, too, since the tasks are shuffled.
-    for name, count in tasks_of(mixture[i] for i in range(300)).items():
+    # Tasks are shuffled, so that any run of examples has nearly the same ratios.
+    for name, count in count_tasks(mixture[i] for i in range(300)).items():
         assert abs(count / 300 - stage.ratios[name] / 100) < 0.1
 
 
 def test_ratios_in_any_unit_are_rounded_to_a_thousandth():
     mixture = make_mixture({"a": 5, "b": 5, "c": 5}, {"a": 1 / 3, "b": 1 / 3, "c": 1 / 3}, 1000)
-    assert sorted(tasks_of(mixture).values()) == [333, 333, 334]
-    assert tasks_of(make_mixture({"a": 5, "b": 5}, {"a": 0.8, "b": 0.2}, 1000)) == {"a": 800, "b": 200}
+    assert sorted(count_tasks(mixture).values()) == [333, 333, 334]
+    assert count_tasks(make_mixture({"a": 5, "b": 5}, {"a": 0.8, "b": 0.2}, 1000)) == {"a": 800, "b": 200}
 
 
-def test_every_row_is_used_once_before_any_is_used_again_in_another_order():
-    mixture = make_mixture({"a": 70, "b": 5}, {"a": 70, "b": 30}, 1000)
-    rows = [example["row"] for example in mixture if example["row"].startswith("a")]
-    # Within a block the places of a task are shuffled too, so what is compared are whole blocks.
-    assert Counter(rows) == dict.fromkeys((f"a-{n}" for n in range(70)), 10)
-    orders = [example["row"] for example in make_mixture({"a": 1000}, {"a": 1}, 2000)]
-    assert sorted(orders[:1000]) == sorted(orders[1000:]) and orders[:1000] != orders[1000:]
+@pytest.mark.parametrize("number", [1, 2, 3, 16, 17, 100, 257, 1000])
+def test_every_row_is_used_once_before_any_is_used_again(number):
+    for size in (1000, 2000):
+        counts = Counter(example["row"] for example in make_mixture({"a": number}, {"a": 1}, size))
+        assert len(counts) == number and max(counts.values()) - min(counts.values()) <= 1
 
 
-def test_example_depends_on_the_seed_and_its_place_alone():
+def test_example_depends_only_on_the_seed_and_its_index():
     mixture, again = (make_mixture({"a": 30, "b": 7}, {"a": 1, "b": 1}, 2500) for _ in range(2))
     forwards = [mixture[i] for i in range(2500)]
     assert forwards == [again[i] for i in reversed(range(2500))][::-1]
-    assert [example["draw"] for example in forwards[:50]] != [example["draw"] for example in forwards[1000:1050]]
+    assert [example["random"] for example in forwards[:50]] != [example["random"] for example in forwards[1000:1050]]
+    assert [example["row"] for example in forwards[:1000]] != [example["row"] for example in forwards[1000:2000]]
     assert forwards != list(make_mixture({"a": 30, "b": 7}, {"a": 1, "b": 1}, 2500, seed=1))
     assert mixture[-1] == forwards[-1]
     with pytest.raises(IndexError, match="Example 2500 of 2500"):
         mixture[2500]
 
 
-def test_reading_goes_on_in_the_middle_with_workers_as_without_an_interruption():
+def test_reading_resumes_in_the_middle_with_workers():
     mixture = make_mixture({"a": 30, "b": 7}, {"a": 3, "b": 1}, 64)
-    whole = list(DataLoader(mixture, batch_size=4, sampler=SequentialSampler(mixture)))
+    whole = list(DataLoader(mixture, batch_size=4))
     rest = list(DataLoader(pickle.loads(pickle.dumps(mixture)), batch_size=4, sampler=range(24, 64), num_workers=1))
     assert [batch["row"] for batch in rest] == [batch["row"] for batch in whole[6:]]
 
 
-def test_mixtures_that_cannot_be_are_refused_and_named():
-    sizes = {"report": 5, "vqa": 0}
-    with pytest.raises(ValueError, match="Task 'vqa' has a ratio of 20 and no rows"):
-        make_mixture(sizes, {"report": 80, "vqa": 20}, 10)
-    with pytest.raises(ValueError, match=r"asks for task 'text', but data are given only for \['report', 'vqa'\]"):
-        make_mixture(sizes, {"report": 80, "text": 20}, 10)
-    with pytest.raises(ValueError, match="above 0 for at least one"):
-        make_mixture(sizes, {"report": 0, "vqa": 0}, 10)
-    with pytest.raises(ValueError, match=r"\['b'\] are below 1 in 1000"):
-        make_mixture({"a": 1, "b": 1}, {"a": 1e6, "b": 1}, 10)
-    assert len(make_mixture(sizes, {"report": 80, "vqa": 0}, 10)) == 10
+@pytest.mark.parametrize(
+    ("ratios", "message"),
+    [
+        ({"report": 80, "vqa": 20}, "Task 'vqa' has a ratio of 20 and no rows"),
+        (
+            {"report": 80, "text": 20},
+            r"asks for task 'text', but data are given only for \['image', 'report', 'vqa'\]",
+        ),
+        ({"report": 0, "vqa": 0}, "above 0 for at least one"),
+        ({"report": 1e6, "image": 1}, r"\['image'\] are below 1 in 1000"),
+    ],
+)
+def test_wrong_ratios_are_errors(ratios, message):
+    with pytest.raises(ValueError, match=message):
+        make_mixture({"report": 5, "vqa": 0, "image": 1}, ratios, 10)
+
+
+def test_unknown_sections_are_an_error():
     with pytest.raises(ValueError, match="Expected sections from"):
         Stage({"report": 1}, sections="findings")
 
@@ -122,8 +121,8 @@ def sources():
     return Dataset.from_list(
         [
             StudyRecord(
-                id=f"{source}-{''.join(labels)}-{number}", patient=f"{number}", image="x.png", source=source, split="train",
-                view="PA", sex="M", age_group="adult", study_order=1, labels=labels, codes=[number] * 16,
+                id=f"{source}-{''.join(labels)}-{number}", patient=f"{number}", image="x.png", source=source, study_order=1,
+                split="train", view="PA", sex="M", age_group="adult", labels=labels, codes=[number] * 16,
             ).to_row()
             for source, labels, count in groups
             for number in range(count)

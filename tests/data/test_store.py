@@ -107,7 +107,7 @@ def test_records_of_one_split_are_opened_without_their_codes(tmp_path, make_reco
     codes = codes_of([record.id for record in records])
     write_records(records, tmp_path / "records.parquet", codes)
     assert open_records(tmp_path / "records.parquet", "train") == records[1:]
-    with pytest.raises(ValueError, match=r"split 'validation' in .*, got none; it has the splits \['test', 'train'\]"):
+    with pytest.raises(ValueError, match=r"split 'validation' in .*, got none; it has \['test', 'train'\]"):
         open_records(tmp_path / "records.parquet", "validation")
 
 

@@ -6,8 +6,8 @@ Store of VQ codes, written by `transformers-cxr encode`.
     FOLDER/summary.json                                    number of shards and images, once all are encoded
     FOLDER/skipped.jsonl                                   `{"id", "reason"}` of each unreadable image
 
-Shard `i` holds the rows `[i * shard_size, (i + 1) * shard_size)` of the dataset without unreadable images. Each shard is written
-in one step, so that an interrupted encoding resumes at the first missing shard.
+Shard `i` holds the rows `[i * shard_size, (i + 1) * shard_size)` of the dataset without unreadable images. Each shard
+is written in one step, so that an interrupted encoding resumes at the first missing shard.
 """
 
 from __future__ import annotations
@@ -144,8 +144,8 @@ def load_codes(folder: str | os.PathLike, vq_tokenizer: CXRVQTokenizer | None = 
             differ.
 
     Returns:
-        `datasets.Dataset`: `id` (`str`), `codes` (`num_image_tokens` codes in raster order, each in `[0, codebook_size)`) and
-        the metadata, in the order of the encoded dataset.
+        `datasets.Dataset`: `id` (`str`), `codes` (`num_image_tokens` codes in raster order, each in `[0,
+        codebook_size)`) and the metadata, in the order of the encoded dataset.
 
     Raises:
         FileNotFoundError: there is no encoding, or a shard is missing.
@@ -162,8 +162,8 @@ def load_codes(folder: str | os.PathLike, vq_tokenizer: CXRVQTokenizer | None = 
     expected = fingerprint if vq_tokenizer is None else tokenizer_fingerprint(vq_tokenizer)
     if fingerprint != expected:
         raise ValueError(
-            f"The codes in '{folder}' are from another image tokenizer (expected fingerprint {expected}, got {fingerprint}). "
-            "Encode the images with this one."
+            f"The codes in '{folder}' are from another image tokenizer (expected fingerprint {expected}, got "
+            f"{fingerprint}). Encode the images with this one."
         )
     tables = []
     for shard in range(json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["num_shards"]):

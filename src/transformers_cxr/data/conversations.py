@@ -50,8 +50,8 @@ def image_conversation(
     empty_prompt_ratio: float = 0.0,
 ) -> dict:
     """
-    Return a conversation in which the assistant generates the X-ray of a report. The prompt is the report with its headings,
-    or the bare impression: always if `sections` is "impression", else half of the time.
+    Return a conversation in which the assistant generates the X-ray of a report. The prompt is the report with its
+    headings, or the bare impression: always if `sections` is "impression", else half of the time.
 
     Args:
         record ([`StudyRecord`]): the X-ray. If it has no report, one is derived from its labels.
@@ -62,10 +62,9 @@ def image_conversation(
             classifier-free guidance (arXiv 2207.12598).
     """
     instruction = rng.choice(wording.IMAGE_INSTRUCTIONS)
-    text = report_text(record, rng, sections)
-    impression = parse_report(text).impression
-    if impression and (sections == "impression" or rng.random() < 0.5):
-        text = impression
+    findings, impression = _sections_of(record, rng, sections)
+    is_bare = impression and (sections == "impression" or rng.random() < 0.5)
+    text = impression if is_bare else compose_report(findings, impression)
     if rng.random() < empty_prompt_ratio:
         text = ""
     messages = [message("user", text_part(instruction), text_part(text)), message("assistant", {"type": "image"})]
@@ -93,24 +92,22 @@ def text_conversation(row: dict, rng: random.Random | None = None) -> dict:
 
 def report_text(record: StudyRecord, rng: random.Random, sections: str = "findings+impression") -> str:
     """Return the report of a record, or the [`label_report`] of one without a report, with the given sections."""
-    findings, impression = record.findings, record.impression
-    if not findings and not impression:
-        findings, impression = parse_report(label_report(record, rng))
-    return compose_report("" if sections == "impression" else findings, impression)
+    return compose_report(*_sections_of(record, rng, sections))
 
 
 def label_report(record: StudyRecord, rng: random.Random) -> str:
     """
-    Return a report derived from the labels, the view, the sex and the age group of a record. It says nothing else about the
-    image.
+    Return a report derived from the labels, the view, the sex and the age group of a record. It says nothing else
+    about the image.
 
     Args:
         record ([`StudyRecord`]): the X-ray.
         rng (`random.Random`): chooses the wording.
 
     Returns:
-        `str`: "FINDINGS: ...\\nIMPRESSION: ...", in ASCII. It affirms pneumonia only if the record is labelled so. Without
-        present findings, and without "No Finding", it names the absent findings, or says that the image is not labelled.
+        `str`: "FINDINGS: ...\\nIMPRESSION: ...", in ASCII. It affirms pneumonia only if the record is labelled so.
+        Without present findings, and without "No Finding", it names the absent findings, or says that the image is not
+        labelled.
     """
     person = wording.PERSONS[record.age_group, record.sex]
     view = "lateral" if record.view == "LATERAL" else record.view
@@ -145,8 +142,8 @@ def question_answers(record: StudyRecord, rng: random.Random) -> list[tuple[str,
     Returns:
         `list[tuple[str, str, str]]`: (question type, question, answer) in random order. The types are
 
-        - "finding": whether there is pneumonia or whether the X-ray is normal, at even odds if both are known, so that "Yes."
-          and "No." are balanced for normal and for pneumonia,
+        - "finding": whether there is pneumonia or whether the X-ray is normal, at even odds if both are known, so that
+          "Yes." and "No." are balanced for normal and for pneumonia,
         - "etiology": bacterial or viral,
         - "view", "age_group" and "sex",
         - "label": one absent and one present label, if more than one label is known.
@@ -207,6 +204,13 @@ def about_one_image(turns: list[list[dict]]) -> list[dict]:
 
 def _texts(message: dict) -> list[dict]:
     return [part for part in message["content"] if part["type"] == "text"]
+
+
+def _sections_of(record: StudyRecord, rng: random.Random, sections: str) -> tuple[str, str]:
+    findings, impression = record.findings, record.impression
+    if not findings and not impression:
+        findings, impression = parse_report(label_report(record, rng))
+    return "" if sections == "impression" else findings, impression
 
 
 def _image_of(record: StudyRecord) -> dict:

@@ -82,7 +82,9 @@ class ImageSource:
 
 
 def is_streamed(path: str | Path) -> bool:
-    """Return whether a path is a WebDataset, or Parquet files that hold images and are no records, or a folder of these."""
+    """
+    Return whether a path is a WebDataset, or Parquet files that hold images and are no records, or a folder of these.
+    """
     path = Path(path)
     if (path / "metadata.csv").is_file() or is_records(path):
         return False
@@ -96,7 +98,7 @@ def open_source(
     Open a dataset as a stream.
 
     Args:
-        dataset (`str`): A folder of images and DICOM files at any depth, optionally with a `metadata.csv` (column
+        dataset (`str`): a folder of images and DICOM files at any depth, optionally with a `metadata.csv` (column
             `file_name`); a Parquet file of [`write_records`]; a Parquet or WebDataset tar file with images; or a
             dataset that `datasets.load_dataset` loads: a folder of such files, an imagefolder with other metadata, or
             a name on the Hub.
@@ -105,7 +107,7 @@ def open_source(
         image_column, id_column (`str`, *optional*): columns of the image and its id, if they are ambiguous.
 
     Raises:
-        FileNotFoundError: the folder holds no images.
+        FileNotFoundError: the folder or the split holds no images.
         ValueError: the format is not supported, or there is no such split or column.
     """
     path = Path(dataset)
@@ -138,7 +140,9 @@ def open_source(
 def _open_listing(
     path: Path, read: Callable[[], Iterator[dict]], split: str | None, image_column: str, id_column: str | None
 ) -> ImageSource:
-    """Return a source of the rows that `read` yields each time. They are read once for their number and fingerprint."""
+    """
+    Return a source of the rows that `read` yields each time. They are read once for their number and fingerprint.
+    """
     digest, total, row = hashlib.sha256(), 0, {}
     for row in read():
         digest.update(f"{row}\n".encode())
@@ -146,7 +150,7 @@ def _open_listing(
     if not total:
         where = f" of split '{split}'" if split else ""
         raise FileNotFoundError(
-            f"No image{where} in '{path}': expected files {', '.join(IMAGE_SUFFIXES)} at any depth, or rows that name them."
+            f"No image{where} in '{path}': expected files {', '.join(IMAGE_SUFFIXES)} or rows that name them."
         )
     id_column = id_column or next(column for column in _ID_COLUMNS if column in row)
     return ImageSource(

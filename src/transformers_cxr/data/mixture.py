@@ -51,9 +51,9 @@ class TaskMixture(Dataset):
     """
     Conversations of several tasks, mixed by ratio.
 
-    Example `i` depends only on the seed and `i`, so that training resumes anywhere. In every block of 1,000 examples the
-    ratios are exact. All rows of a task are used once before any is used again, each time in a new order and with new
-    instructions.
+    Example `i` depends only on the seed and `i`, so that training resumes anywhere. In every block of 1,000 examples
+    the ratios are exact. All rows of a task are used once before any is used again, each time in a new order and with
+    new instructions.
 
     Args:
         tasks (`Mapping[str, Task]`): the tasks by name.
@@ -92,13 +92,13 @@ class TaskMixture(Dataset):
             raise IndexError(f"Example {index} of {self.size}.")
         index %= self.size
         block, place = divmod(index, BLOCK_SIZE)
-        slot = permuted(place, BLOCK_SIZE, f"{self.seed}-block-{block}")
+        slot = _permuted(place, BLOCK_SIZE, f"{self.seed}-block-{block}")
         names = iter(self.counts)
         while slot >= self.counts[name := next(names)]:
             slot -= self.counts[name]
         rows = self.tasks[name].rows
         repeat, position = divmod(block * self.counts[name] + slot, len(rows))
-        row = rows[permuted(position, len(rows), f"{self.seed}-{name}-{repeat}")]
+        row = rows[_permuted(position, len(rows), f"{self.seed}-{name}-{repeat}")]
         return self.tasks[name].write(row, random.Random(f"{self.seed}-{index}"))
 
 
@@ -127,7 +127,7 @@ class Stage:
             raise ValueError(f"Expected sections from {SECTIONS}, got '{self.sections}'.")
 
 
-# arXiv 2305.11490. It prints 63 % for the questions of stage 2, but only 53 % adds up to 100 and fits its example counts.
+# arXiv 2305.11490. It prints 63 % for the questions of stage 2; 53 % adds up to 100 and fits its example counts.
 STAGE_1 = Stage({"report": 30, "image": 30, "vqa": 20, "text": 20})
 STAGE_2 = Stage({"report": 21, "image": 21, "vqa": 53, "text": 5}, ("AP", "PA"), True, "impression")
 
@@ -251,10 +251,10 @@ def weighted_rows(
     return rows.select(np.repeat(np.arange(len(rows)), np.diff(ends, prepend=0)))
 
 
-def permuted(index: int, size: int, key: str) -> int:
+def _permuted(index: int, size: int, key: str) -> int:
     """
-    Return the place of `index` in the pseudo-random permutation of `range(size)` of a key, without making the permutation: a
-    Feistel network over the next power of 4, repeated until the result is in the range.
+    Return the place of `index` in the pseudo-random permutation of `range(size)` of a key, without making the
+    permutation: a Feistel network over the next power of 4, repeated until the result is in the range.
     """
     half = max(1, ((size - 1).bit_length() + 1) // 2)
     mask = (1 << half) - 1

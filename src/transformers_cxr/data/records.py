@@ -156,8 +156,8 @@ class PatientSplits:
         first = self._split_of.setdefault((source, patient), split)
         if first != split:
             raise ValueError(
-                f"Patient '{patient}' of '{source}' is in the splits '{first}' and '{split}'. Correct the splits, or leave "
-                "them out and use `assign_split`. Two datasets need two names (`source`)."
+                f"Patient '{patient}' of '{source}' is in the splits '{first}' and '{split}'. Correct the splits, or "
+                "leave them out and use `assign_split`. Two datasets need two names (`source`)."
             )
 
 

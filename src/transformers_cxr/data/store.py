@@ -29,7 +29,9 @@ SECTIONS = ("findings+impression", "impression")
 _ROW_GROUP_SIZE = 1024
 _LABELS = pa.list_(pa.struct([("name", pa.string()), ("value", pa.int8())]))
 _TYPES = {"labels": _LABELS, "study_order": pa.int32(), "codes": pa.list_(pa.uint16())}
-_CODES_SCHEMA = pa.schema([(item.name, _TYPES.get(item.name, pa.string())) for item in dataclasses.fields(StudyRecord)])
+_CODES_SCHEMA = pa.schema(
+    [(item.name, _TYPES.get(item.name, pa.string())) for item in dataclasses.fields(StudyRecord)]
+)
 _SCHEMA = _CODES_SCHEMA.remove(_CODES_SCHEMA.get_field_index("codes"))
 # Key of the metadata of a Parquet file that holds the fingerprint of the tokenizer of its codes.
 _TOKENIZER_KEY = b"transformers_cxr_tokenizer"
@@ -42,7 +44,8 @@ def write_records(
     skip_report: SkipReport | None = None,
 ) -> SkipReport:
     """
-    Write records to a Parquet file, optionally with the codes of their images. Only ids and patients are kept in memory.
+    Write records to a Parquet file, optionally with the codes of their images. Only ids and patients are kept in
+    memory.
 
     Args:
         records (iterable of [`StudyRecord`]): the records of one or more readers.
@@ -54,8 +57,8 @@ def write_records(
         skip_report ([`SkipReport`], *optional*): the skip report of the reader, to which skipped records are added.
 
     Returns:
-        [`SkipReport`]: records are skipped if their image has no codes, if a text contains an image token ("<image>"), or if
-        their id, with the same question, was written before.
+        [`SkipReport`]: records are skipped if their image has no codes, if a text contains an image token ("<image>"),
+        or if their id, with the same question, was written before.
 
     Raises:
         FileExistsError: `path` exists.
@@ -70,7 +73,9 @@ def write_records(
             return "the id comes twice"
         seen.add((row["id"], row["question"]))
         splits.see(row["source"], row["patient"], row["split"])
-        if any(token in row[name] for name in ("findings", "impression", "question", "answer") for token in IMAGE_TOKENS):
+        if any(
+            token in row[name] for name in ("findings", "impression", "question", "answer") for token in IMAGE_TOKENS
+        ):
             return "a text contains an image token"
         if codes is not None:
             if (code_row := row_of(row["id"])) is None:
@@ -94,8 +99,8 @@ def write_records(
         without = [name for name, reason in report.skipped if reason == "no codes"]
         if without and len(codes):
             message += (
-                f" Records have ids such as '{without[0]}', and codes such as '{codes['id'][0]}': encode the folder that the "
-                "ids of the records begin in."
+                f" Records have ids such as '{without[0]}', and codes such as '{codes['id'][0]}': encode the folder "
+                "that the ids of the records begin in."
             )
         raise ValueError(message)
     schema = _CODES_SCHEMA if "codes" in first else _SCHEMA
@@ -130,13 +135,7 @@ def _parts(name: str) -> tuple[str, ...]:
 
 
 def write_rows(rows: Iterable[dict], path: str | os.PathLike, schema: pa.Schema) -> int:
-    """
-    Write rows to a Parquet file, which appears only when it is complete, and return their number.
-
-    Raises:
-        FileExistsError: `path` exists.
-        ValueError: there is no row.
-    """
+    """Write rows to a new Parquet file, which appears only when it is complete, and return their number."""
     rows, count = iter(rows), 0
     with atomic_write(path, overwrite=False) as partial:
         with pq.ParquetWriter(partial, schema) as writer:
@@ -173,7 +172,8 @@ def open_records(path: str | os.PathLike, split: str | None = None) -> list[Stud
     Read all records of a dataset into memory, without their codes.
 
     Args:
-        path (`str` or `os.PathLike`): Parquet file of [`write_records`] or a folder of such files, or a folder of images
+        path (`str` or `os.PathLike`): Parquet file of [`write_records`] or a folder of such files, or a folder of
+        images
             as [`read_image_folder`] reads it.
         split (`str`, *optional*): split to keep, all by default. A folder without a `metadata.csv` has no splits.
 
@@ -193,7 +193,7 @@ def open_records(path: str | os.PathLike, split: str | None = None) -> list[Stud
                     records.append(record)
     if not records:
         raise ValueError(
-            f"Expected at least one record of split '{split}' in '{path}', got none; it has the splits {sorted(known)}."
+            f"Expected at least one record of split '{split}' in '{path}', got none; it has {sorted(known)}."
         )
     return records
 

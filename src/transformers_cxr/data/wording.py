@@ -26,8 +26,8 @@ IMAGE_INSTRUCTIONS = (
     "Make the image that a radiologist would report like this.",
 )
 
-# Labels of ChestX-ray14 (Wang et al., CVPR 2017), whose "Effusion" is a pleural effusion, and of CheXpert and MIMIC-CXR-JPG
-# (Irvin et al., AAAI 2019).
+# Labels of ChestX-ray14 (Wang et al., CVPR 2017), whose "Effusion" is a pleural effusion, and of CheXpert and
+# MIMIC-CXR-JPG (Irvin et al., AAAI 2019).
 LABEL_NAMES = {
     "Atelectasis": "atelectasis",
     "Cardiomegaly": "cardiomegaly",

@@ -53,7 +53,9 @@ def test_missing_labels_are_absent_only_if_the_dataset_labels_all_of_them(write)
 
 
 def test_labels_sexes_and_age_groups_are_read_in_any_case(write):
-    (record,) = read_image_folder(write(ROWS[0].replace("F,61,adult,Effusion|Pleural_Thickening", "Female,61,Adult,normal")))
+    (record,) = read_image_folder(
+        write(ROWS[0].replace("F,61,adult,Effusion|Pleural_Thickening", "Female,61,Adult,normal"))
+    )
     assert (record.sex, record.age_group, record.present_labels) == ("F", "adult", ("No Finding",))
 
 

@@ -11,7 +11,7 @@ from transformers_cxr.data.records import SkipReport, StudyRecord
 
 def test_report_becomes_a_record_for_each_of_its_images(openi):
     (openi / "views.csv").write_text(
-        "imageid,View Position,Patient's Birth Date\nCXR1_1_IM-0001-3001,PA,19550820\nCXR1_1_IM-0001-4001,LL,19550820\n"
+        "imageid,View Position,Rows\nCXR1_1_IM-0001-3001,PA,2048\nCXR1_1_IM-0001-4001,LL,2048\n"
     )
     report = SkipReport()
     records = list(read_openi(openi / "reports", openi / "images", openi / "views.csv", report))

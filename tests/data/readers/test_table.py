@@ -7,7 +7,7 @@ import pytest
 from transformers_cxr.data import SkipReport, StudyRecord, check_patients, read_table
 
 ROWS = [
-    {"file": "007.png", "person": "007", "text": "FINDINGS: Clear.\nIMPRESSION: Normal.", "set": "valid", "sex": "female"},
+    {"file": "007.png", "person": "007", "text": "FINDINGS: Clear.\nIMPRESSION: Normal.", "set": "valid", "sex": "F"},
     {"file": "b/2.png", "person": "8", "text": "IMPRESSION: Edema.", "set": "train", "sex": "M"},
 ]  # fmt: skip
 COLUMNS = {"image": "file", "patient": "person", "report": "text", "split": "set", "sex": "sex"}

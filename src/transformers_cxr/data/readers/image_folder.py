@@ -12,8 +12,8 @@ from ..records import ETIOLOGY_LABELS, PatientSplits, StudyRecord, label_name
 from .rows import AGE_GROUPS, SEXES, read_rows
 
 CHESTXRAY14_LABELS = (
-    "Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Effusion", "Emphysema", "Fibrosis", "Hernia", "Infiltration",
-    "Mass", "Nodule", "Pleural_Thickening", "Pneumonia", "Pneumothorax",
+    "Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Effusion", "Emphysema", "Fibrosis", "Hernia",
+    "Infiltration", "Mass", "Nodule", "Pleural_Thickening", "Pneumonia", "Pneumothorax",
 )  # fmt: skip
 # Datasets that give these labels for every labelled image, so that a missing label is absent.
 LABELS_OF_SOURCE = {"nih64": CHESTXRAY14_LABELS, "kermany": ("Pneumonia",)}
@@ -30,7 +30,7 @@ def read_image_folder(data_dir: str | os.PathLike, split: str | None = None) -> 
     Read a folder of images: X-rays, slices of CT or MRI, or any other images.
 
     Args:
-        data_dir (`str` or `os.PathLike`): A folder with a `metadata.csv` (columns `file_name`, `split`, `source`,
+        data_dir (`str` or `os.PathLike`): a folder with a `metadata.csv` (columns `file_name`, `split`, `source`,
             `patient_id`, `view`, `age_group`, `sex`, `finding_labels` separated by `|`, `etiology`). Without it, all
             images at any depth are read as [`walk_images`] finds them; their source is the subfolder of `data_dir`,
             and each is a patient.
@@ -101,8 +101,8 @@ def _labels(row: dict[str, str]) -> dict[str, int]:
 
 def walk_images(folder: Path) -> Iterator[Path]:
     """
-    Yield the image files of a folder at any depth, sorted by name: files with the suffix of an image, and DICOM files, which
-    are recognized by their content.
+    Yield the image files of a folder at any depth, sorted by name: files with the suffix of an image, and DICOM files,
+    which are recognized by their content.
 
     Raises:
         OSError: a folder or a file cannot be read.

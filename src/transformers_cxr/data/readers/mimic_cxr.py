@@ -1,4 +1,6 @@
-"""Reader of MIMIC-CXR-JPG with the reports of MIMIC-CXR (Johnson et al., doi 10.13026/jsn5-t979 and 10.13026/4jqj-jw95)."""
+"""
+Reader of MIMIC-CXR-JPG with the reports of MIMIC-CXR (Johnson et al., doi 10.13026/jsn5-t979 and 10.13026/4jqj-jw95).
+"""
 
 from __future__ import annotations
 
@@ -35,8 +37,8 @@ def read_mimic_cxr(
             codes needs no files.
 
     Yields:
-        [`StudyRecord`] of each image, in the order of the metadata. The id is the `dicom_id`, labels are those of CheXpert, and
-        `study_order` is the order of the patient's studies by StudyDate and StudyTime.
+        [`StudyRecord`] of each image, in the order of the metadata. The id is the `dicom_id`, labels are those of
+        CheXpert, and `study_order` is the order of the patient's studies by StudyDate and StudyTime.
 
     Raises:
         FileNotFoundError: a table or the folder of reports is missing.

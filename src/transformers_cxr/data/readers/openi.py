@@ -1,4 +1,6 @@
-"""Reader of Open-i, the chest X-rays of Indiana University (Demner-Fushman et al., JAMIA 2016, doi 10.1093/jamia/ocv080)."""
+"""
+Reader of Open-i, the chest X-rays of Indiana University (Demner-Fushman et al., JAMIA 2016, doi 10.1093/jamia/ocv080).
+"""
 
 from __future__ import annotations
 
@@ -54,11 +56,8 @@ def read_openi(
             without an image, and files of another kind.
 
     Yields:
-        [`StudyRecord`] of each image. Labels are the indexed findings (the tag `major`) and present; others are unknown.
-
-    Raises:
-        FileNotFoundError: there is no XML file.
-        ValueError: the archive cannot be read, or the CSV file lacks a column.
+        [`StudyRecord`] of each image. Labels are the indexed findings (the tag `major`) and present; others are
+        unknown.
     """
     report = SkipReport() if skip_report is None else skip_report
     view_of_image = {} if views is None else _read_views(views)

@@ -31,8 +31,8 @@ def read_rows(path: str | os.PathLike, columns: Collection[str] = ()) -> Iterato
         columns (collection of `str`, *optional*): columns that every row must have.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is of another kind or damaged, or a row lacks a column or has more cells than columns. The error
+        FileNotFoundError: there is no such file. ValueError: the file is of another kind or damaged, or a row lacks a
+        column or has more cells than columns. The error
             names the file and the row.
     """
     path, columns = Path(path), set(columns)
@@ -104,5 +104,7 @@ def image_path(cell: Any, where: str) -> str:
 
 
 def split_name(text: str) -> str:
-    """Return the name of a split as records have it, such as "validation" for "VAL". Unknown names are in lower case."""
+    """
+    Return the name of a split as records have it, such as "validation" for "VAL". Unknown names are in lower case.
+    """
     return _SPLITS.get(text.lower(), text.lower())

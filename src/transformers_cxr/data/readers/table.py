@@ -33,7 +33,7 @@ def read_table(
     Read a table with one row for each X-ray.
 
     Args:
-        path (`str` or `os.PathLike`): A file as [`read_rows`] reads it, or an `imagefolder` of `datasets` with
+        path (`str` or `os.PathLike`): a file as [`read_rows`] reads it, or an `imagefolder` of `datasets` with
             `metadata.csv`, `.jsonl` or `.parquet`.
         columns (`Mapping[str, str]`): the column of each field of [`StudyRecord`], such as `{"image": "file_name",
             "patient": "patient_id", "report": "text"}`. `image` is required: a path, or an image of `datasets` with a
@@ -57,13 +57,14 @@ def read_table(
         [`StudyRecord`] of each row that is not skipped.
 
     Raises:
-        FileNotFoundError: there is no such file, or no metadata in the folder.
-        ValueError: the file cannot be read, the column map is wrong, or a row has several images.
+        ValueError: the column map is wrong, the table lacks a column, or a row has several images.
     """
     report = SkipReport() if skip_report is None else skip_report
     path = Path(path)
     if unknown := set(columns) - _FIELDS:
-        raise ValueError(f"The column map has the unknown fields {sorted(unknown)}; expected some of {sorted(_FIELDS)}.")
+        raise ValueError(
+            f"The column map has the unknown fields {sorted(unknown)}; expected some of {sorted(_FIELDS)}."
+        )
     if "image" not in columns:
         raise ValueError(f"The column map needs the field 'image', got {dict(columns)}.")
     if path.is_dir():

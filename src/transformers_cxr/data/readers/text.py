@@ -23,7 +23,7 @@ def read_texts(path: str | os.PathLike, skip_report: SkipReport | None = None) -
     Read conversations.
 
     Args:
-        path (`str` or `os.PathLike`): A file as [`read_rows`] reads it. A row has `messages` (a list of `{"role",
+        path (`str` or `os.PathLike`): a file as [`read_rows`] reads it. A row has `messages` (a list of `{"role",
             "content"}`, the content a text or a list of text parts), or `instruction`, `response` and optionally
             `context`, as `databricks-dolly-15k.jsonl`.
         skip_report ([`SkipReport`], *optional*): counts skipped rows: with roles other than user and assistant in
@@ -33,8 +33,7 @@ def read_texts(path: str | os.PathLike, skip_report: SkipReport | None = None) -
         `dict` of `id` (file name and number of the row) and `messages` in the format of Transformers' chat templates.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file cannot be read, or a row has neither form.
+        ValueError: a row has neither form.
     """
     report = SkipReport() if skip_report is None else skip_report
     for number, row in enumerate(read_rows(path), start=1):
@@ -59,13 +58,7 @@ def read_texts(path: str | os.PathLike, skip_report: SkipReport | None = None) -
 
 
 def write_texts(rows: Iterable[dict], path: str | os.PathLike) -> int:
-    """
-    Write conversations of [`read_texts`] to a Parquet file with the columns `id` and `messages`, and return their number.
-
-    Raises:
-        FileExistsError: `path` exists.
-        ValueError: there is no conversation.
-    """
+    """Write conversations of [`read_texts`] to a Parquet file, and return their number."""
     return write_rows(rows, path, _SCHEMA)
 
 

@@ -31,7 +31,7 @@ def read_vqa(
     Read questions with their answers.
 
     Args:
-        path (`str` or `os.PathLike`): A file as [`read_rows`] reads it. A row has `question` and `answer`, or a list
+        path (`str` or `os.PathLike`): a file as [`read_rows`] reads it. A row has `question` and `answer`, or a list
             of such objects as `questions`, and an image (`image`, `image_name`, `img_name`, `file_name` or
             `image_path`: VQA-RAD, SLAKE) or a study (`study` or `study_id`: `examples/make_vqa.py`), optionally with
             its `source`. An image is a path, or an image of `datasets` with a path.
@@ -50,13 +50,11 @@ def read_vqa(
             codes needs no files.
 
     Yields:
-        [`StudyRecord`] of each question. For a question about an image, the path of the image in the file is id, study and
-        patient, because these datasets name no patients and split by image.
+        [`StudyRecord`] of each question. For a question about an image, the path of the image in the file is id, study
+        and patient, because these datasets name no patients and split by image.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file cannot be read, or a row has no column for an image or a study, a list of images, or none of the
-            columns of `where`.
+        ValueError: a row has no column for an image or a study, a list of images, or no column that `where` needs.
     """
     report = SkipReport() if skip_report is None else skip_report
     path = Path(path)
@@ -74,8 +72,8 @@ def read_vqa(
         image_cells = [row[key] for key in _IMAGE_COLUMNS if key in row]
         if study is None and not image_cells:
             raise ValueError(
-                f"Row {number} of '{path}' names neither an image {_IMAGE_COLUMNS} nor a study {_STUDY_COLUMNS}; it has "
-                f"{sorted(row)}."
+                f"Row {number} of '{path}' names neither an image {_IMAGE_COLUMNS} nor a study {_STUDY_COLUMNS}; it "
+                f"has {sorted(row)}."
             )
         image = "" if study or not image_cells else image_path(image_cells[0], f"Row {number} of '{path}'")
         if study:
