@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
-from transformers import AutoConfig, AutoImageProcessor, AutoModel
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, EvalPrediction
 
 from transformers_cxr import CXRVQTokenizer, checkpoint, save_image
 from transformers_cxr.classifiers import XrayClassifier, load_classifier
@@ -39,11 +39,11 @@ from transformers_cxr.evaluation.metrics.reconstruction import (
     reconstruction_units,
     spectral_ratio,
 )
-from transformers_cxr.training.arguments import run_script
+from transformers_cxr.training import run_script
+from transformers_cxr.training.classification import PNEUMONIA_CLASSES, balanced_accuracies, pneumonia_class
 from transformers_cxr.training.vq_gan.images import ImageDataset
 from transformers_cxr.training.vq_gan.losses import load_lpips
 
-CLASSES = ("normal", "bacterial", "viral")
 UNITS = {"psnr": "dB", "codebook_perplexity": "codes", "clinical_distance": "squared feature"}
 
 
@@ -95,32 +95,17 @@ def measure(
     return units, [{name: value[row] for name, value in extra.items()} for row in range(len(codes))]
 
 
-def balanced_accuracies(probabilities: np.ndarray, classes: np.ndarray) -> dict[str, float]:
-    """Return the mean recall over the three classes, over normal and pneumonia, and over bacterial and viral."""
-    predicted, etiology, ill = probabilities.argmax(-1), probabilities[:, 1:].argmax(-1) + 1, classes > 0
-
-    def mean_recall(reference: np.ndarray, is_correct: np.ndarray) -> float:
-        return float(np.mean([is_correct[reference == value].mean() for value in np.unique(reference)]))
-
-    return {
-        "classes_balanced_accuracy": mean_recall(classes, predicted == classes),
-        "finding_balanced_accuracy": mean_recall(ill, (predicted > 0) == ill),
-        "etiology_balanced_accuracy": mean_recall(classes[ill], (etiology == classes)[ill]),
-    }
-
-
 def summarize(units: list[dict], extra: list[dict], records: list[StudyRecord], codebook_size: int, sources) -> dict:
     """Return the scores of a set of images; `sources` are the sources whose classes are known to the classifier."""
     summary = {"images": len(units)} | aggregate_reconstructions(units)
     summary |= codebook_statistics(torch.stack([each["codes"] for each in extra]), codebook_size)
-    names = ["normal" if record.is_normal else record.etiology for record in records]
-    rows = [row for row, name in enumerate(names) if name in CLASSES and records[row].source in sources]
-    classes = np.array([CLASSES.index(names[row]) for row in rows])
+    rows = [row for row, record in enumerate(records) if record.source in sources and pneumonia_class(record)]
+    classes = np.array([PNEUMONIA_CLASSES.index(pneumonia_class(records[row])) for row in rows])
     # A balanced accuracy needs images of every class.
-    if len(set(classes)) == len(CLASSES):
+    if len(set(classes)) == len(PNEUMONIA_CLASSES):
         for images in ("images", "reconstructions"):
-            accuracies = balanced_accuracies(np.stack([extra[row][images] for row in rows]), classes)
-            summary |= {f"{name}_of_{images}": value for name, value in accuracies.items()}
+            prediction = EvalPrediction(np.stack([extra[row][images] for row in rows]), classes)
+            summary |= {f"{name}_of_{images}": value for name, value in balanced_accuracies(prediction).items()}
     spectrum = spectral_ratio(units).tolist()
     rings = len(spectrum)
     summary["spectrum"] = {f"{(i + 1) / rings / 4:.4f} cycles/pixel": share for i, share in enumerate(spectrum)}
@@ -174,7 +159,7 @@ def main(args: Arguments):
         if len(readable) < len(records):
             print(f"{len(records) - len(readable)} of {len(records)} images could not be read.")
         # Only datasets that tell bacterial from viral pneumonia have normal images of the same kind of patients.
-        knows_classes = classifier is not None and tuple(classifier.label_names) == CLASSES
+        knows_classes = classifier is not None and tuple(classifier.label_names) == PNEUMONIA_CLASSES
         sources = {record.source for record in records if record.etiology} if knows_classes else ()
         positions_of = defaultdict(list)
         for position, row in enumerate(readable):
