@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from transformers_cxr.data import StudyRecord, load_records, open_records, read_vqa, write_records
+from transformers_cxr.data import StudyRecord, open_records, read_vqa, write_records
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] + ': ' + message['content'] }}"
@@ -49,8 +49,6 @@ def test_pairs_are_kept_or_rejected_with_the_reason(make_vqa):
     questions, rejected = make_vqa.check_answer(text, "No edema.")
     assert questions == [{"question": "Is there edema?", "answer": "No."}]
     assert rejected[0]["reason"] == "duplicate question" and len(rejected) == 2
-    questions, rejected = make_vqa.check_answer("Yes.", "No edema.")
-    assert questions == [] and rejected[0]["text"] == "Yes."
 
 
 def test_every_study_is_asked_about_once_and_an_interrupted_run_resumes(make_vqa, arguments, capsys):
@@ -80,7 +78,6 @@ def test_the_output_is_read_as_questions_about_the_images(make_vqa, arguments, m
         ("image-0", "Are the lungs clear?", "Yes."),
         ("image-1", "Are the lungs clear?", "Yes."),
     ]
-    assert len(load_records(arguments.records)) == 5
 
 
 @pytest.mark.parametrize(

@@ -153,12 +153,6 @@ def test_all_losses_train_and_a_killed_run_is_resumed_to_the_bit(run, everything
         torch.testing.assert_close(*(torch.load(folder / name) for folder in (first, second)), rtol=0, atol=0)
 
 
-def test_all_losses_train_in_bf16(run, everything):
-    run(replace(everything, steps=2, disc_start=1, gradient_accumulation_steps=1, bf16=True))
-    saved = weights(everything.output_dir)
-    assert all(value.dtype == torch.float32 and torch.isfinite(value).all() for value in saved.values())
-
-
 def test_accumulated_batches_train_as_one_batch(run, plain, tmp_path):
     plain = replace(plain, initialize_codebook_step=-1, revive_every=0)
     run(replace(plain, batch_size=4))

@@ -95,14 +95,10 @@ def example_losses(
     Return the summed cross-entropy and the number of response tokens of each example of a batch.
 
     Args:
-        logits (`torch.FloatTensor` of shape `(num_rows, row_length, vocab_size)`):
-            Output of the model.
-        labels (`torch.LongTensor` of shape `(num_rows, row_length)`):
-            Labels, -100 outside of responses.
-        examples (`torch.LongTensor` of shape `(num_rows, row_length)`):
-            Example of each token.
-        num_examples (`int`):
-            Number of examples.
+        logits (`torch.FloatTensor` of shape `(num_rows, row_length, vocab_size)`): output of the model.
+        labels (`torch.LongTensor` of shape `(num_rows, row_length)`): labels, -100 outside of responses.
+        examples (`torch.LongTensor` of shape `(num_rows, row_length)`): example of each token.
+        num_examples (`int`): number of examples.
 
     Returns:
         Two `torch.DoubleTensor` of shape `(num_examples,)`: losses in nats, and numbers of tokens.

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from transformers_cxr.training.vq_gan import CodebookManager, codebook, reconstruction_loss
+from transformers_cxr.training.vq_gan import CodebookManager, codebook
 
 
 @pytest.fixture
@@ -50,14 +50,6 @@ def test_revive_replaces_only_dead_codes_and_counts_them(tokenizer, latents):
     state = torch.get_rng_state()
     assert manager.revive(latents) == 0
     assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_a_revived_codebook_still_trains(tokenizer):
-    pixel_values = torch.rand(1, 1, 32, 32) * 2 - 1
-    CodebookManager(tokenizer).initialize(tokenizer(pixel_values).latents)
-    output = tokenizer(pixel_values)
-    (reconstruction_loss(output.reconstruction, pixel_values) + output.commitment_loss).backward()
-    assert torch.isfinite(tokenizer.codebook.grad).all()
 
 
 def test_every_process_takes_the_latents_that_the_main_process_chooses(tokenizer, latents, monkeypatch):

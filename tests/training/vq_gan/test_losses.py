@@ -1,5 +1,4 @@
 import itertools
-import math
 import sys
 
 import lpips
@@ -57,16 +56,6 @@ def test_spectral_loss_equals_numpy():
         differences.append(np.abs(first - second))
     loss = spectral_loss(*(each.float() for each in images), window_size=16)
     assert loss.item() == pytest.approx(np.mean(differences), rel=1e-5)
-
-
-def test_spectral_loss_depends_on_contrast_and_not_on_the_phase():
-    columns = torch.arange(64)
-    wave, shifted = (torch.cos(2 * math.pi * (columns + shift) / 8).expand(1, 1, 64, 64) for shift in (0, 3))
-    blurred = wave * 0.1
-    assert spectral_loss(shifted, wave).item() < 1e-3
-    assert spectral_loss(blurred, wave).item() == pytest.approx(0.9 * spectral_loss(wave * 0, wave).item(), rel=1e-5)
-    # A pixel loss prefers blur.
-    assert reconstruction_loss(blurred, wave) < reconstruction_loss(shifted, wave)
 
 
 def test_perceptual_loss_equals_the_formula_of_lpips_on_repeated_gray(lpips_network, pixel_values):

@@ -153,22 +153,14 @@ def load_training_images(
         data (`str` or `Path`):
             Records or a folder of images, as [`open_records`] opens them (the train split), or a Parquet or WebDataset
             file of images or a folder of such files, which are streamed.
-        image_processor ([`LlmCxrImageProcessor`]):
-            Processor of the images.
-        batch_size (`int`):
-            Images per batch of a process.
-        num_batches (`int`):
-            Batches of each process in the whole run.
-        start (`int`, *optional*, defaults to 0):
-            Batches of each process to skip, because a run is resumed.
-        process_index, num_processes (`int`, *optional*, default to 0 and 1):
-            Index of this process, and the number of processes.
-        source_weights (`Mapping[str, float]`, *optional*):
-            Sampling weights of the datasets (`source`) of records, by default 1.0.
-        num_workers (`int`, *optional*, defaults to 0):
-            Processes that read images, at most one for a stream.
-        seed (`int`, *optional*, defaults to 0):
-            Seed of the order.
+        image_processor ([`LlmCxrImageProcessor`]): processor of the images.
+        batch_size (`int`): images per batch of a process.
+        num_batches (`int`): batches of each process in the whole run.
+        start (`int`, *optional*, defaults to 0): batches of each process to skip, because a run is resumed.
+        process_index, num_processes (`int`, *optional*, default to 0 and 1): this process and the number of processes.
+        source_weights (`Mapping[str, float]`, *optional*): sampling weights of datasets, by default 1.0.
+        num_workers (`int`, *optional*, defaults to 0): processes that read images, at most one for a stream.
+        seed (`int`, *optional*, defaults to 0): seed of the order.
 
     Returns:
         `tuple[DataLoader, torch.FloatTensor]`: loader of batches with `pixel_values` and `unreadable`, and up to eight

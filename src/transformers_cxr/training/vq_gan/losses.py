@@ -25,13 +25,8 @@ def reconstruction_loss(
     Args:
         reconstruction, pixel_values (`torch.FloatTensor` of shape `(batch_size, channels, height, width)`):
             Images in [-1, 1].
-        gradient_weight (`float`, *optional*, defaults to `1.0`):
-            Weight of the finite differences.
-        squared_weight (`float`, *optional*, defaults to `0.0`):
-            Weight of the squared error.
-
-    Returns:
-        `torch.FloatTensor` of shape `()`.
+        gradient_weight (`float`, *optional*, defaults to 1.0): weight of the finite differences.
+        squared_weight (`float`, *optional*, defaults to 0.0): weight of the squared error.
     """
     error = reconstruction - pixel_values
     gradient = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
@@ -96,8 +91,7 @@ class PerceptualLoss(nn.Module):
     Distance between images in the features of a frozen network.
 
     Args:
-        network (`nn.Module`):
-            Returns one distance per image for two batches of RGB images in [-1, 1], as [`load_lpips`] does.
+        network (`nn.Module`): returns one distance per image for two batches of RGB images in [-1, 1], as LPIPS does.
     """
 
     def __init__(self, network: nn.Module):
@@ -106,12 +100,8 @@ class PerceptualLoss(nn.Module):
 
     def forward(self, reconstruction: torch.FloatTensor, pixel_values: torch.FloatTensor) -> torch.FloatTensor:
         """
-        Args:
-            reconstruction, pixel_values (`torch.FloatTensor` of shape `(batch_size, 1 or 3, height, width)`):
-                Images in [-1, 1]. Gray images are repeated to three channels.
-
-        Returns:
-            `torch.FloatTensor` of shape `()`: mean over the batch.
+        Return the mean distance over the batch, of shape `()`, of images in [-1, 1] of shape `(batch_size, 1 or 3,
+        height, width)`. Gray images are repeated to three channels.
         """
         return self.network(reconstruction.expand(-1, 3, -1, -1), pixel_values.expand(-1, 3, -1, -1)).mean()
 
@@ -134,11 +124,7 @@ def adaptive_weight(
     Args:
         reconstruction_loss, adversarial_loss (`torch.FloatTensor` of shape `()`):
             Losses whose graphs contain `last_weight`. The graphs are kept for a later backward.
-        last_weight (`nn.Parameter`):
-            Weight of the last layer of the decoder.
-
-    Returns:
-        `torch.FloatTensor` of shape `()`, without gradient.
+        last_weight (`nn.Parameter`): weight of the last layer of the decoder.
     """
     (reconstruction_gradient,) = torch.autograd.grad(reconstruction_loss, last_weight, retain_graph=True)
     (adversarial_gradient,) = torch.autograd.grad(adversarial_loss, last_weight, retain_graph=True)
@@ -157,15 +143,7 @@ class AutoencoderLoss:
 
     The adaptive weight uses `reconstruction` alone, as in taming-transformers.
 
-    Args:
-        gradient_weight (`float`, *optional*, defaults to `1.0`): weight of the finite differences.
-        squared_weight (`float`, *optional*, defaults to `0.0`): weight of the squared error.
-        spectral_weight (`float`, *optional*, defaults to `0.0`): weight of the local Fourier amplitudes.
-        perceptual ([`PerceptualLoss`], *optional*): perceptual loss.
-        perceptual_weight (`float`, *optional*, defaults to `1.0`): weight of the perceptual loss.
-        clinical ([`XrayClassifier`], *optional*): classifier of the clinical term.
-        clinical_weight (`float`, *optional*, defaults to `100.0`): weight of the clinical term.
-        disc_weight (`float`, *optional*, defaults to `0.8`): factor of the adaptive weight.
+    `perceptual` and `clinical` are a [`PerceptualLoss`] and an [`XrayClassifier`]; without them there is no such term.
     """
 
     gradient_weight: float = 1.0
@@ -185,19 +163,15 @@ class AutoencoderLoss:
         discriminator: PatchDiscriminator | None = None,
     ) -> tuple[torch.FloatTensor, dict[str, torch.FloatTensor]]:
         """
+        Return the loss, of shape `()`, and its unweighted terms by name, each of shape `()` and without gradient.
+
         Args:
-            output ([`CXRVQTokenizerOutput`]):
-                Output of the tokenizer for `pixel_values`.
+            output ([`CXRVQTokenizerOutput`]): output of the tokenizer for `pixel_values`.
             pixel_values (`torch.FloatTensor` of shape `(batch_size, in_channels, image_size, image_size)`):
                 Images in [-1, 1].
-            last_weight (`nn.Parameter`):
-                Weight of the last layer of the decoder.
+            last_weight (`nn.Parameter`): weight of the last layer of the decoder.
             discriminator ([`PatchDiscriminator`], *optional*):
                 Discriminator of the adversarial term, which gets no gradients. Without it there is no such term.
-
-        Returns:
-            `tuple`: the loss, of shape `()`, and its unweighted terms by name, each of shape `()` and without
-            gradient.
         """
         terms = {}
         reconstruction = reconstruction_loss(
