@@ -61,7 +61,7 @@ EXTRAS_REQUIRE = {
 setup(
     name="transformers-cxr",
     version=VERSION,
-    description="LLM-CXR for Hugging Face Transformers: one causal language model that reads and generates chest X-rays",
+    description="LLM-CXR for Transformers: one causal language model that reads and generates chest X-rays",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     url="https://github.com/transformers-cxr/transformers-cxr",

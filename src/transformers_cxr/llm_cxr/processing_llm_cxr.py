@@ -484,7 +484,7 @@ class LlmCxrProcessor(ProcessorMixin):
 
     def post_process_multimodal_output(
         self, generated_outputs, skip_special_tokens: bool = True, generation_mode: str | None = None, **kwargs
-    ) -> list[str] | list[list[PIL.Image.Image]]:
+    ) -> list[str] | list[PIL.Image.Image] | list[list[PIL.Image.Image]]:
         """
         Convert the output of `generate` to text or images. [`~LlmCxrProcessor.split_interleaved`] gives both.
 
