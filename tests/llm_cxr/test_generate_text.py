@@ -140,7 +140,7 @@ def test_several_texts_of_a_request_follow_each_other(tiny_model):
         ({"images": images(2), "instruction": ["a"]}, "one instruction for each request, got 1 for 2 images"),
         ({"images": np.zeros((2, 1, 64, 64), dtype=np.uint8)}, "got a batch in one array: give a list"),
         ({"images": images(1), "image_codes": [[0] * 16]}, "not both"),
-        ({"image_codes": [[0] * 15]}, "Expected 16 codes an image, got 15"),
+        ({"image_codes": [[0] * 15]}, "Expected 16 codes for an image, got 15"),
     ],
 )
 def test_wrong_requests_are_refused(tiny_model, kwargs, message):

@@ -1,4 +1,4 @@
-"""The checkpoints that are part of the package."""
+"""Checkpoints of the package."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ FOLDER = Path(__file__).parent
 
 def checkpoint(name: str) -> Path:
     """
-    The folder of a checkpoint that is part of the package, for `from_pretrained`.
+    Return the folder of a checkpoint of the package, for `from_pretrained`.
 
     Args:
         name (`str`):
-            "llm-cxr" is the only one.
+            Name of the checkpoint: "llm-cxr".
 
     Raises:
-        ValueError: there is no such checkpoint.
+        ValueError: The package has no such checkpoint.
     """
     names = sorted(path.parent.name for path in FOLDER.glob("*/config.json"))
     if name not in names:
-        raise ValueError(f"No checkpoint '{name}' in this package; there is {', '.join(names)}.")
+        raise ValueError(f"No checkpoint '{name}' in this package; expected {', '.join(names)}.")
     return FOLDER / name

@@ -1,4 +1,4 @@
-"""Configurations of the CXR VQ tokenizer and of the LLM-CXR model."""
+"""Configurations of LLM-CXR and of its image tokenizer."""
 
 from __future__ import annotations
 
@@ -12,12 +12,7 @@ WHOLE_MODEL = (
 
 
 def check_model_type(name: str, model_type: str | None, known: tuple[str, ...], expected: str) -> None:
-    """
-    Checks of which type a model is.
-
-    Raises:
-        ValueError: of none of the known types; the error says what is `expected`.
-    """
+    """Raise a `ValueError` that names what is `expected` if the type of a model is not one of the known ones."""
     if model_type not in known:
         raise ValueError(f"'{name}' is a model of type '{model_type}': expected {expected}.")
 
@@ -33,8 +28,8 @@ class CXRVQTokenizerConfig(PreTrainedConfig):
     in_channels (`int`, *optional*, defaults to 3):
         Number of image channels: 1 (grey) or 3 (RGB).
     block_out_channels (`tuple[int, ...]`, *optional*, defaults to `(128, 128, 256, 256, 512)`):
-        Channels of each resolution level. Every level but the last halves the resolution, so `n` levels make a grid of
-        `image_size / 2 ** (n - 1)` codes a side.
+        Channels of each resolution level. Every level but the last halves the resolution: `n` levels give a grid with
+        `image_size / 2 ** (n - 1)` codes per side.
     layers_per_block (`int`, *optional*, defaults to 2):
         Residual blocks of each level of the encoder; the decoder has one more.
     attention_levels (`tuple[int, ...]`, *optional*, defaults to `(4,)`):
@@ -42,7 +37,7 @@ class CXRVQTokenizerConfig(PreTrainedConfig):
     latent_channels (`int`, *optional*, defaults to 256):
         Channels of the encoder's output.
     norm_num_groups (`int`, *optional*, defaults to 32):
-        Groups of the group normalisations; must divide every number of channels.
+        Groups of the group normalizations; must divide every number of channels.
     codebook_size (`int`, *optional*, defaults to 1024):
         Number of codes.
     codebook_dim (`int`, *optional*, defaults to 256):
@@ -64,7 +59,7 @@ class CXRVQTokenizerConfig(PreTrainedConfig):
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs) -> tuple[dict, dict]:
-        # Transformers itself only warns, and builds the default model around what it did not find.
+        # Transformers only warns, and initializes the weights that it does not find.
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         known = (cls.model_type, LlmCxrConfig.model_type)
         expected = "an image tokenizer, or a whole LLM-CXR to take it from"
@@ -96,8 +91,8 @@ class CXRVQTokenizerConfig(PreTrainedConfig):
         downsampling = 2 ** (len(self.block_out_channels) - 1)
         if self.image_size % downsampling:
             raise ValueError(
-                f"`image_size` {self.image_size} is not a multiple of {downsampling}, the factor by which the "
-                f"{len(self.block_out_channels)} levels of `block_out_channels` shrink an image."
+                f"`image_size` {self.image_size} is not a multiple of {downsampling}, the downsampling of the "
+                f"{len(self.block_out_channels)} levels of `block_out_channels`."
             )
         for channels in self.block_out_channels:
             if channels % self.norm_num_groups:
@@ -109,12 +104,12 @@ class CXRVQTokenizerConfig(PreTrainedConfig):
 
     @property
     def grid_size(self) -> int:
-        """Side of the square grid of codes, 16 for the defaults."""
+        """Side of the square grid of codes; 16 by default."""
         return self.image_size // 2 ** (len(self.block_out_channels) - 1)
 
     @property
     def num_image_tokens(self) -> int:
-        """Number of codes of one image, 256 for the defaults."""
+        """Number of codes of an image; 256 by default."""
         return self.grid_size**2
 
 
@@ -124,12 +119,12 @@ class LlmCxrConfig(PreTrainedConfig):
     Configuration of [`LlmCxrForCausalLM`].
 
     text_config (`PreTrainedConfig` or `dict`, *optional*):
-        Configuration of the backbone, that of any causal language model. Its `vocab_size` includes the image codes. The
-        default is a GPT-NeoX, as in LLM-CXR.
+        Configuration of the backbone, any causal language model. Its `vocab_size` includes the image codes. The default is
+        a GPT-NeoX, as in LLM-CXR.
     vq_config (`CXRVQTokenizerConfig` or `dict`, *optional*):
         Configuration of the image tokenizer.
     image_token_id (`int`, *optional*, defaults to 50281):
-        Id of the placeholder that stands for a code before the image is encoded.
+        Id of the placeholder of a code before the image is encoded.
     boi_token_id (`int`, *optional*, defaults to 50282):
         Id that begins an image.
     eoi_token_id (`int`, *optional*, defaults to 50283):
@@ -137,10 +132,9 @@ class LlmCxrConfig(PreTrainedConfig):
     image_token_offset (`int`, *optional*, defaults to 50284):
         Id of code 0; code `c` has the id `image_token_offset + c`.
     text_image_markers (`bool`, *optional*, defaults to `False`):
-        `True` is the layout of the released LLM-CXR: the tokens that begin and end an image are ordinary text tokens, `<`
-        and `>`, that also occur in text. A code may then follow any begin-of-image token, but need not. There the codes are
-        the last rows of the vocabulary, and the placeholder is the id after them: it has no embedding, as the model
-        replaces it before the backbone sees it.
+        Layout of the released LLM-CXR: an image begins and ends with the text tokens `<` and `>`, which also occur in text.
+        The codes are the last rows of the vocabulary, and the placeholder is the id after them. It has no embedding: the
+        model replaces it before the backbone sees it.
     lm_head_bias (`bool`, *optional*, defaults to `False`):
         Whether the head has a bias.
     """
@@ -160,12 +154,12 @@ class LlmCxrConfig(PreTrainedConfig):
     image_token_offset: int = 50284
     text_image_markers: bool = False
     lm_head_bias: bool = False
-    # That of `text_config`: the backbone ties its own head, and PEFT reads here whether it does.
+    # Copied from `text_config`.
     tie_word_embeddings: bool = False
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs) -> tuple[dict, dict]:
-        # Transformers itself only warns, and builds the default model around what it did not find.
+        # Transformers only warns, and initializes the weights that it does not find.
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         check_model_type(pretrained_model_name_or_path, config_dict.get("model_type"), (cls.model_type,), WHOLE_MODEL)
         return config_dict, kwargs
@@ -178,9 +172,9 @@ class LlmCxrConfig(PreTrainedConfig):
         end = self.image_token_offset + self.vq_config.codebook_size
         if end > self.text_config.vocab_size:
             raise ValueError(
-                f"The codebook of {self.vq_config.codebook_size} codes from id {self.image_token_offset} on ends at "
-                f"{end}, beyond the backbone's vocabulary of {self.text_config.vocab_size}. This VQ tokenizer does not "
-                "belong to this language model; `LlmCxrForCausalLM.from_language_model` extends a vocabulary."
+                f"The {self.vq_config.codebook_size} codes from id {self.image_token_offset} on end at {end}, beyond the "
+                f"backbone's vocabulary of {self.text_config.vocab_size}. `LlmCxrForCausalLM.from_language_model` extends "
+                "a vocabulary."
             )
 
 

@@ -1,8 +1,8 @@
 """
-DICOM radiographs as images.
+Reading of DICOM radiographs.
 
-Only the elements that the pixels and the check of the body part need are read from a file, none that identifies a patient,
-and nothing that pydicom says of a file is passed on: its warnings, log records and errors quote values.
+For privacy, only elements for the pixels and the check of the body part are read, none that identifies a patient. Warnings,
+log records and errors of pydicom, which quote values, are not passed on.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ logger = get_logger(__name__)
 
 MODALITIES = ("CR", "DX", "RG", "SC", "OT")
 BODY_PARTS = ("CHEST", "THORAX", "TORAX", "LUNG")
-# Codes of the chest, alone or with what is next to it, and of the lung (PS3.16, CID 4): SNOMED CT, and SNOMED RT before it.
+# SNOMED CT and SNOMED RT codes of the chest, alone or with adjacent regions, and of the lung (PS3.16, CID 4).
 CHEST_REGIONS = {
     "816094009", "51185008", "T-D3000", "416550000", "R-FAB55", "416775004", "R-FAB56", "417437006", "R-FAB52",
     "416152001", "R-FAB53", "416319003", "R-FAB54", "39607008", "T-28000",
@@ -49,11 +49,11 @@ ELEMENTS = (
     "WindowWidth", "VOILUTFunction", "PresentationLUTShape", "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
 )  # fmt: skip
 
-_PYDICOM_AT_WORK = threading.Lock()
+_PYDICOM_LOCK = threading.Lock()
 
 
 def _import_pydicom():
-    # Transformers asks for every package that remote code imports outside of a `try`, whether it is used or not.
+    # In a `try`: Transformers requires every other package that remote code imports.
     try:
         import pydicom
         import pydicom.filereader
@@ -64,16 +64,13 @@ def _import_pydicom():
 
 
 def is_dicom_dataset(source) -> bool:
-    """Whether this is a `pydicom.Dataset`."""
+    """Return whether `source` is a `pydicom.Dataset`."""
     pydicom = sys.modules.get("pydicom")
     return pydicom is not None and isinstance(source, pydicom.Dataset)
 
 
 def is_dicom(source: bytes | str | os.PathLike) -> bool:
-    """
-    Whether these bytes, or the file at this path, begin as a DICOM file: with "DICM" after 128 bytes (PS3.10, section 7.1).
-    The file's name says nothing.
-    """
+    """Return whether bytes, or the file at a path, have "DICM" after 128 bytes (PS3.10, section 7.1)."""
     if isinstance(source, bytes):
         return source[128:132] == b"DICM"
     with open(source, "rb") as file:
@@ -82,29 +79,29 @@ def is_dicom(source: bytes | str | os.PathLike) -> bool:
 
 def read_dicom(source, force: bool = False, name: str | None = None) -> PIL.Image.Image:
     """
-    Reads a chest X-ray from DICOM, as it is meant to be looked at: modality LUT or rescale, VOI LUT or window, and inversion
-    (PS3.3, C.11.1, C.11.2, C.7.6.3.1.2), in 8 bits, white for bone.
+    Read a chest X-ray from DICOM in 8 bits with white bones, after modality LUT or rescale, VOI LUT or window, and inversion
+    (PS3.3, C.11.1, C.11.2, C.7.6.3.1.2).
 
-    The first VOI LUT or else the first window is taken. Without either, images of more than 8 bits are windowed from the
-    lowest to the highest of their values, padding apart, as a 16-bit PNG of them would be. Padding is black.
+    The first VOI LUT is applied, or else the first window. Without either, images of more than 8 bits are windowed from their
+    lowest to their highest value, as 16-bit PNGs are. Padding is black.
 
     Args:
         source (`str`, `os.PathLike`, `bytes` or `pydicom.Dataset`):
-            A file, its content, or a dataset. Of the dataset nothing is changed.
+            A file, its content, or a dataset, which is not changed.
         force (`bool`, *optional*, defaults to `False`):
-            Whether to take an image of another modality or body part, too.
+            Read images of other modalities and body parts, too.
         name (`str`, *optional*):
-            What errors call the source.
+            Name of the source in errors.
 
     Returns:
-        `PIL.Image.Image`: of mode "L", or "RGB" for a colour image. Its `info` has what the file says of "Modality",
-        "BodyPartExamined", "ViewPosition" and "ImageLaterality".
+        `PIL.Image.Image`: image of mode "L", or "RGB" for colour. Its `info` has the "Modality", "BodyPartExamined",
+        "ViewPosition" and "ImageLaterality" of the file, as far as given.
 
     Raises:
         ImportError: pydicom, or the decoder of a compressed transfer syntax, is not installed.
-        ValueError: the file is truncated, damaged, no image or too large, the image has several frames, or it is no chest
-            X-ray and `force` is `False`. No error text has a value of the file other than its modality, body part, number
-            of frames, size and kind of pixels.
+        ValueError: The file is truncated, damaged, not an image or too large, the image has several frames, or it is not a
+            chest X-ray and `force` is `False`. Errors quote no values but modality, body part, number of frames, size and
+            kind of pixels.
     """
     pydicom = _import_pydicom()
     is_dataset = isinstance(source, pydicom.Dataset)
@@ -118,27 +115,27 @@ def read_dicom(source, force: bool = False, name: str | None = None) -> PIL.Imag
     _quietly(_check_pixels, name, dataset)
     if not decoder.is_available:
         raise ImportError(
-            f"The pixels of '{name}' are compressed as {decoder.UID.name}, and no decoder of that is installed. `pip install "
+            f"The pixels of '{name}' are compressed as {decoder.UID.name}, for which no decoder is installed. `pip install "
             "transformers-cxr[dicom]` brings those of JPEG, JPEG-LS and JPEG 2000; pydicom's documentation names others."
         )
     image = PIL.Image.fromarray(_quietly(_render, name, pydicom, dataset, decoder))
     image.info.update(info)
     if not force:
-        _warn_of_doubts(info)
+        _warn_about_doubts(info)
     return image
 
 
 class _Unreadable(ValueError):
-    """What this module found to be wrong: its text may be shown."""
+    """Error of this module, whose text quotes no private values."""
 
 
 def _quietly(function, name: str, *args):
     """
-    Calls what uses pydicom, and lets none of its warnings, log records and errors out. One call at a time, because filters
-    of warnings are the whole process's.
+    Call a function that uses pydicom and suppress all warnings, log records and errors of pydicom. Calls are serialized, as
+    warning filters are global.
     """
     pydicom_logger = logging.getLogger("pydicom")
-    with _PYDICOM_AT_WORK, warnings.catch_warnings():
+    with _PYDICOM_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         level = pydicom_logger.level
         pydicom_logger.setLevel(logging.CRITICAL + 1)
@@ -146,17 +143,17 @@ def _quietly(function, name: str, *args):
             return function(*args)
         except _Unreadable as error:
             reason = str(error)
-        # What pydicom and its decoders raise on a broken file is of any kind.
+        # On a broken file pydicom and its decoders raise errors of any type.
         except Exception as error:
             reason = f"it is truncated or damaged ({type(error).__name__} while it was read)"
         finally:
             pydicom_logger.setLevel(level)
-    # Not in the `except` block, or the error would carry pydicom's along as its context.
+    # Outside of the `except` block, so that pydicom's error is not the context of this one.
     raise ValueError(f"Cannot read '{name}' as a DICOM image: {reason}.")
 
 
 def _read_elements(pydicom, source) -> tuple:
-    """The elements that are needed and not empty; what they say of the image; the decoder of the pixels."""
+    """Return the required elements that are not empty, a description of the image, and the decoder of its pixels."""
     if isinstance(source, pydicom.Dataset):
         read = source
     elif isinstance(source, bytes):
@@ -174,7 +171,7 @@ def _read_elements(pydicom, source) -> tuple:
             raise _Unreadable(f"the value of its {keyword} is not valid") from None
         if not element.is_empty:
             dataset[keyword] = element
-    # A dataset that was not read from a file may have no file meta information.
+    # A dataset that is not from a file may have no file meta information.
     syntax = getattr(read, "file_meta", {}).get("TransferSyntaxUID", pydicom.uid.ExplicitVRLittleEndian)
     try:
         decoder = pydicom.pixels.get_decoder(syntax)
@@ -190,7 +187,7 @@ def _read_file(pydicom, file):
     if file_meta.get("TransferSyntaxUID") != pydicom.uid.DeflatedExplicitVRLittleEndian:
         file.seek(0)
         return pydicom.dcmread(file, specific_tags=list(ELEMENTS))
-    # pydicom would inflate it whatever comes out.
+    # pydicom would inflate it whatever its size.
     limit = 8 * (PIL.Image.MAX_IMAGE_PIXELS or 0)
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     content = inflater.decompress(file.read(), limit)
@@ -219,7 +216,7 @@ def _check_pixels(dataset) -> None:
 
 
 def _describe(dataset) -> dict[str, str]:
-    """Modality, body part, view and side, as far as they are given, in capitals."""
+    """Return modality, body part, view and side, as far as they are given, in capitals."""
     described = {keyword: dataset.get(keyword) for keyword in ("Modality", "BodyPartExamined", "ViewPosition")}
     described["ImageLaterality"] = dataset.get("ImageLaterality", dataset.get("Laterality"))
     regions = dataset.get("AnatomicRegionSequence")
@@ -231,13 +228,13 @@ def _describe(dataset) -> dict[str, str]:
 
 def _code_string(value) -> str:
     value = str(value).strip().upper()
-    # What stands in the wrong place, such as a name, gets no further.
+    # A value in the wrong element may be a name.
     return value if re.fullmatch(r"[A-Z0-9 _&/+,.-]{1,32}", value) else "(not a code)"
 
 
 def _check_is_chest(info: dict[str, str], name: str) -> None:
     modality, body_part = info.get("Modality"), info.get("BodyPartExamined")
-    way_out = "If it is one, `read_dicom(..., force=True)` gives its image all the same."
+    way_out = "If it is one, read it with `read_dicom(..., force=True)`."
     if modality is not None and modality not in MODALITIES:
         raise ValueError(
             f"Expected a chest X-ray, got an image of modality {modality} ('{name}'): expected {', '.join(MODALITIES)}. "
@@ -250,20 +247,18 @@ def _check_is_chest(info: dict[str, str], name: str) -> None:
         )
 
 
-def _warn_of_doubts(info: dict[str, str]) -> None:
-    """Warns once for all files of which the same is to be said: a folder may hold thousands."""
+def _warn_about_doubts(info: dict[str, str]) -> None:
+    """Log each warning once, as a folder may hold thousands of such files."""
     if missing := [keyword for keyword in ("Modality", "BodyPartExamined", "ViewPosition") if keyword not in info]:
-        logger.warning_once(
-            f"A DICOM image does not say its {', '.join(missing)}: it is taken for a frontal chest X-ray."
-        )
+        logger.warning_once(f"A DICOM image has no {', '.join(missing)}: it is taken for a frontal chest X-ray.")
     if (view := info.get("ViewPosition")) is not None and not {"AP", "PA"} & set(re.findall("[A-Z]+", view)):
         logger.warning_once(f"A DICOM image has the view position {view}: expected a frontal view, AP or PA.")
     if (side := info.get("ImageLaterality")) in ("L", "R"):
-        logger.warning_once(f"A DICOM image is of one side only ({side}): expected a whole chest.")
+        logger.warning_once(f"A DICOM image shows one side only ({side}): expected a whole chest.")
 
 
 def _render(pydicom, dataset, decoder) -> np.ndarray:
-    """`np.uint8` of shape `(rows, columns)` or `(rows, columns, 3)`."""
+    """Return the image as `np.uint8` of shape `(rows, columns)` or `(rows, columns, 3)`."""
     if decoder.is_encapsulated:
         _check_coded_size(pydicom, dataset)
     aligned = dataset.get("HighBit", dataset.BitsStored - 1) == dataset.BitsStored - 1
@@ -273,7 +268,7 @@ def _render(pydicom, dataset, decoder) -> np.ndarray:
         plugins = ", ".join(decoder.available_plugins)
         raise _Unreadable(f"no decoder ({plugins}) can read its {decoder.UID.name}; it may be damaged") from None
     if not aligned:
-        # Older files hold the stored bits anywhere in the allocated ones.
+        # In older files the stored bits can be anywhere in the allocated ones.
         pixels = (pixels << (dataset.BitsAllocated - 1 - dataset.HighBit)) >> (
             dataset.BitsAllocated - dataset.BitsStored
         )
@@ -287,17 +282,17 @@ def _render(pydicom, dataset, decoder) -> np.ndarray:
 
 
 def _check_coded_size(pydicom, dataset) -> None:
-    """A decoder allocates what the compressed image asks for, whatever Rows and Columns are."""
+    """Raise an error if the compressed image, whose size a decoder allocates, differs from Rows and Columns."""
     frame = pydicom.encaps.get_frame(dataset.PixelData, 0, number_of_frames=1)
     size = _coded_size(frame)
     if size is not None and size != (dataset.Rows, dataset.Columns):
         raise _Unreadable(
-            f"its compressed image has {size[1]}x{size[0]} pixels, and its header says {dataset.Columns}x{dataset.Rows}"
+            f"its compressed image has {size[1]}x{size[0]} pixels, but its header {dataset.Columns}x{dataset.Rows}"
         )
 
 
 def _coded_size(frame: bytes) -> tuple[int, int] | None:
-    """Rows and columns of a JPEG, JPEG-LS or JPEG 2000 image; `None` for another, as RLE."""
+    """Return rows and columns of a JPEG, JPEG-LS or JPEG 2000 image, or `None` for other formats such as RLE."""
     if frame.startswith((b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")):
         right, bottom, left, top = struct.unpack_from(">4I", frame, frame.index(b"\xff\x4f\xff\x51") + 8)
         return bottom - top, right - left
@@ -307,7 +302,7 @@ def _coded_size(frame: bytes) -> tuple[int, int] | None:
         if marker == 0xFFFF:  # a fill byte before the marker
             offset += 1
             continue
-        # Start of a frame: SOF0 to SOF15, which leave out three markers of other kinds, and SOF55 of JPEG-LS.
+        # Start of a frame: SOF0 to SOF15, except for three other markers in this range, and SOF55 of JPEG-LS.
         if marker == 0xFFF7 or (0xFFC0 <= marker <= 0xFFCF and marker not in (0xFFC4, 0xFFC8, 0xFFCC)):
             return struct.unpack_from(">HH", frame, offset + 5)
         offset += 2 + length
@@ -315,7 +310,7 @@ def _coded_size(frame: bytes) -> tuple[int, int] | None:
 
 
 def _render_grey(dataset, pixels: np.ndarray, little_endian: bool) -> np.ndarray:
-    # What happens to a pixel depends on its value alone, and there are fewer values than pixels.
+    # All steps depend on the value of a pixel only, and there are fewer values than pixels.
     lowest = int(pixels.min())
     values = np.arange(lowest, int(pixels.max()) + 1)
     index = pixels.astype(np.int32) - lowest
@@ -341,7 +336,7 @@ def _apply_modality_lut(dataset, values: np.ndarray, little_endian: bool) -> np.
 
 
 def _apply_voi_lut(dataset, values: np.ndarray, present: np.ndarray, little_endian: bool) -> np.ndarray:
-    """Values to grey in [0, 1] (PS3.3, C.11.2.1.1 to C.11.2.1.3)."""
+    """Convert values to grey in [0, 1] (PS3.3, C.11.2.1.1 to C.11.2.1.3)."""
     if table := dataset.get("VOILUTSequence"):
         looked_up, bits = _look_up(table[0], np.rint(values).astype(np.int64), little_endian)
         return looked_up / (2**bits - 1)
@@ -356,7 +351,7 @@ def _apply_voi_lut(dataset, values: np.ndarray, present: np.ndarray, little_endi
             return 1 / (1 + np.exp(-4 * (values - center) / width))
         if width > 0 and function in ("LINEAR", "LINEAR_EXACT"):
             return ((values - center) / width + 0.5).clip(0, 1)
-        raise _Unreadable("its window has a width or function that the standard does not know")
+        raise _Unreadable("its window has a width or function that is not in the standard")
     if dataset.BitsStored == 8:
         stored = np.array([-128, 127] if dataset.PixelRepresentation else [0, 255])
         bounds = _apply_modality_lut(dataset, stored, little_endian)
@@ -368,12 +363,12 @@ def _apply_voi_lut(dataset, values: np.ndarray, present: np.ndarray, little_endi
 
 
 def _look_up(table, values: np.ndarray, little_endian: bool) -> tuple[np.ndarray, int]:
-    """Integers to the entries of a table, and the bits of an entry."""
+    """Return the entries of a table at integer values, and the bits of an entry."""
     number, first, bits = table.LUTDescriptor
     number = number or 2**16
     entries = table.LUTData
     if isinstance(entries, bytes):
-        # Entries of 8 bits are in bytes or in words.
+        # Entries of 8 bits are stored in bytes or in words.
         kind = "u1" if len(entries) < 2 * number else "<u2" if little_endian else ">u2"
         entries = np.frombuffer(entries, kind)
     entries = np.atleast_1d(entries)[:number]

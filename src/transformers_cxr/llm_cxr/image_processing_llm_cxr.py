@@ -1,4 +1,4 @@
-"""Image processor of LLM-CXR: any chest X-ray image to the pixels of the VQ-GAN, and back."""
+"""Image processor of LLM-CXR, from chest X-ray images of any kind to the pixels of the VQ-GAN and back."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from .dicom_llm_cxr import is_dicom, is_dicom_dataset, read_dicom
 
 MIN_SIDE = 16
 MAX_ASPECT_RATIO = 20
-# Pillow's others are no photographs, or start another program on the file, as EPS does.
+# Pillow's other formats are not photographs, or run a program on the file, as EPS does.
 FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "WEBP", "GIF", "PPM", "AVIF")
-# Seconds without an answer.
+# In seconds.
 DOWNLOAD_TIMEOUT = 30
-# Characters; a shorter string is a path and no image.
+# In characters; a shorter string is a path.
 MIN_BASE64 = 64
 
 
 def _read_source(source) -> tuple[bytes | str, str]:
-    """Returns the path or the bytes of a file, and the name to use in an error."""
-    # Temporary files and those of fsspec, as of uploads and buckets, have no class in common with open ones.
+    """Return the path or the bytes of a file, and its name for errors."""
+    # Open files, temporary files and those of fsspec have no common class.
     if hasattr(source, "read"):
         source = source.read()
     if isinstance(source, bytes):
@@ -50,7 +50,7 @@ def _read_source(source) -> tuple[bytes | str, str]:
     shown = source if len(source) <= 200 else f"{source[:100]}..."
     try:
         if source.startswith("data:image/") or len(source) >= MIN_BASE64:
-            # Base64 of mails and of the shell is broken into lines.
+            # Base64 from mails and from the shell is broken into lines.
             return base64.b64decode("".join(source.rpartition(",")[2].split()), validate=True), "base64 image"
     except ValueError as error:
         if source.startswith("data:image/"):
@@ -62,17 +62,17 @@ def _read_source(source) -> tuple[bytes | str, str]:
 
 def open_image(source: str | bytes | os.PathLike | BinaryIO) -> PIL.Image.Image:
     """
-    Opens an image upright (EXIF orientation applied), keeping its bit depth; a DICOM image as [`read_dicom`] does.
+    Open an image with its EXIF orientation applied and its bit depth kept, or a DICOM image as [`read_dicom`] does.
 
     Args:
         source (`str`, `bytes`, `os.PathLike`, binary file object or `pydicom.Dataset`):
-            A path, an http(s) URL, a `data:image/...;base64,` string, the base64 by itself, the bytes of an image file, a
-            file that is open, or a DICOM dataset. A DICOM file is known by its content.
+            Path, http(s) URL, `data:image/...;base64,` string, base64, bytes of an image file, open file, or DICOM dataset.
+            DICOM files are recognized by their content.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ConnectionError: the URL cannot be downloaded.
-        ValueError: the file is empty, truncated, not an image, larger than `PIL.Image.MAX_IMAGE_PIXELS`, or a DICOM file
+        FileNotFoundError: The file does not exist.
+        ConnectionError: The URL cannot be downloaded.
+        ValueError: The file is empty, truncated, not an image, larger than `PIL.Image.MAX_IMAGE_PIXELS`, or a DICOM file
             that [`read_dicom`] refuses.
     """
     if is_dicom_dataset(source):
@@ -86,15 +86,15 @@ def open_image(source: str | bytes | os.PathLike | BinaryIO) -> PIL.Image.Image:
         if limit is not None and image.width * image.height > limit:
             raise ValueError(f"{image.width}x{image.height} pixels exceed {limit}, could be a decompression bomb")
         return PIL.ImageOps.exif_transpose(image)
-    # What Pillow's readers raise on a broken file depends on the format.
+    # The error of Pillow on a broken file depends on the format.
     except (OSError, SyntaxError, ValueError, RuntimeError, PIL.Image.DecompressionBombError) as error:
         raise ValueError(f"Cannot read '{name}' as an image: {error}.") from error
 
 
 def _to_uint8(array: np.ndarray) -> np.ndarray:
     """
-    Brings pixels of any dtype to 8 bits: floats in [0, 1] are scaled by 255, values in [0, 255] are kept, and anything
-    wider (12- or 16-bit radiographs, raw detector values) is windowed from its minimum to its maximum.
+    Convert pixels of any dtype to 8 bits. Floats in [0, 1] are scaled by 255, values in [0, 255] are kept, and wider ranges,
+    such as 12- and 16-bit radiographs, are windowed from their minimum to their maximum.
     """
     if array.dtype == np.uint8:
         return array
@@ -116,7 +116,7 @@ def _to_uint8(array: np.ndarray) -> np.ndarray:
 class LlmCxrImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
     """
     round_to_nearest (`bool`, *optional*, defaults to `False`):
-        Round the longer side and the place of the crop to the nearest pixel and not down.
+        Round the longer side and the position of the crop to the nearest pixel instead of down.
     """
 
     round_to_nearest: bool
@@ -124,18 +124,18 @@ class LlmCxrImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[cal
 
 class LlmCxrImageProcessor(PilBackend):
     r"""
-    Prepares chest X-rays for [`CXRVQTokenizer`]: shorter side to 256 pixels (Lanczos, up or down), centre crop, pixels in
-    [-1, 1], as LLM-CXR's data preparation does (arXiv 2305.11490, section 3.1).
+    Prepare chest X-rays for [`CXRVQTokenizer`] as LLM-CXR does (arXiv 2305.11490, section 3.1): resize the shorter side to
+    256 pixels (Lanczos), crop the centre, and scale pixels to [-1, 1].
 
-    It takes PIL images of any mode, paths, URLs, bytes, open files, numpy arrays and torch tensors (`(height, width)`,
-    `(height, width, channels)` or `(channels, height, width)`), of 8 or 16 bits or floating point. DICOM may be in the file
-    or the bytes, or a `pydicom.Dataset`; what is not a chest X-ray is refused unless [`read_dicom`] was made to read it.
+    Images are PIL images of any mode, paths, URLs, bytes, open files, `pydicom.Dataset`s, numpy arrays or torch tensors
+    (`(height, width)`, `(height, width, channels)` or `(channels, height, width)`), of 8 or 16 bits or floating point. Files
+    and bytes may be DICOM.
 
     do_convert_rgb (`bool`, *optional*, defaults to `True`):
-        `True` gives three channels; `False` gives one, grey.
+        Return three channels; `False` returns one, grey.
     round_to_nearest (`bool`, *optional*, defaults to `False`):
-        `True` rounds the longer side and the place of the crop to the nearest pixel, as the released LLM-CXR does;
-        `False` rounds down, as Transformers does. They differ by at most one pixel.
+        Round the longer side and the position of the crop to the nearest pixel, as the released LLM-CXR does; `False` rounds
+        down, as Transformers does. They differ by at most one pixel.
     """
 
     valid_kwargs = LlmCxrImageProcessorKwargs
@@ -158,7 +158,7 @@ class LlmCxrImageProcessor(PilBackend):
         super().__init__(**kwargs)
 
     def fetch_images(self, images):
-        """Opens paths, URLs, bytes, files and DICOM datasets; anything else is passed on."""
+        """Open paths, URLs, bytes, files and DICOM datasets; return other images as they are."""
         if isinstance(images, (list, tuple)):
             return [self.fetch_images(image) for image in images]
         if isinstance(images, (str, bytes, os.PathLike)) or hasattr(images, "read") or is_dicom_dataset(images):
@@ -174,7 +174,7 @@ class LlmCxrImageProcessor(PilBackend):
                     "Expected an image as (height, width), (height, width, channels) or (channels, height, width), or a "
                     f"batch of the latter two, got an array of shape {tuple(images.shape)}."
                 )
-            # The base class takes arrays of two dimensions for something else than an image.
+            # The base class does not take arrays of two dimensions for images.
             if images.ndim == 2:
                 return self._array_to_pil(images)
         return images
@@ -186,7 +186,7 @@ class LlmCxrImageProcessor(PilBackend):
         return images
 
     def process_image(self, image, do_convert_rgb=None, input_data_format=None, **kwargs) -> np.ndarray:
-        """One image of any kind to `np.uint8` of shape `(channels, height, width)`, with 1 or 3 channels."""
+        """Convert an image of any kind to `np.uint8` of shape `(channels, height, width)`, with 1 or 3 channels."""
         if isinstance(image, PIL.Image.Image):
             image = PIL.ImageOps.exif_transpose(image)
         else:
@@ -246,7 +246,7 @@ class LlmCxrImageProcessor(PilBackend):
 
     def postprocess(self, pixel_values: torch.FloatTensor) -> list[PIL.Image.Image]:
         """
-        Decoded pixels to images.
+        Convert decoded pixels to images.
 
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch_size, channels, height, width)`):
@@ -261,8 +261,8 @@ class LlmCxrImageProcessor(PilBackend):
 
 def save_image(image: PIL.Image.Image, path: str | os.PathLike) -> None:
     """
-    Saves an image with its `image.info["comment"]`, which marks a generated X-ray as such, in the file's metadata. (Pillow
-    by itself writes the comment to JPEG and not to PNG.)
+    Save an image with its `image.info["comment"]`, which marks a generated X-ray, in the metadata of the file. (Pillow alone
+    writes the comment to JPEG files, but not to PNG files.)
     """
     pnginfo = PngInfo()
     if comment := image.info.get("comment"):

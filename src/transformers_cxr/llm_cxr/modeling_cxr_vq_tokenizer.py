@@ -1,4 +1,4 @@
-"""The VQ-GAN that turns a chest X-ray into discrete codes and back."""
+"""VQ-GAN between chest X-rays and discrete codes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class CXRVQTokenizerOutput(ModelOutput):
     Output of the training forward of [`CXRVQTokenizer`].
 
     reconstruction (`torch.FloatTensor` of shape `(batch_size, in_channels, image_size, image_size)`):
-        Decoded image; about [-1, 1], not clipped. Gradients reach the encoder by the straight-through estimator.
+        Decoded images, about in [-1, 1], not clipped. Gradients reach the encoder by the straight-through estimator.
     commitment_loss (`torch.FloatTensor` of shape `()`):
         Codebook and commitment terms of VQ-VAE (arXiv 1711.00937, eq. 3) in taming-transformers' weighting: 1.0 for the
         encoder and 0.25 for the codebook.
@@ -31,7 +31,7 @@ class CXRVQTokenizerOutput(ModelOutput):
     latents (`torch.FloatTensor` of shape `(batch_size, codebook_dim, grid_size, grid_size)`):
         Output of the encoder before quantization.
     codebook_usage (`torch.FloatTensor` of shape `()`):
-        Share of the codebook that occurs in this batch, in [0, 1].
+        Fraction of the codebook that this batch uses, in [0, 1].
     codebook_perplexity (`torch.FloatTensor` of shape `()`):
         Exponential of the entropy of the codes in this batch, in [1, codebook_size].
     """
@@ -64,7 +64,7 @@ class CXRVQTokenizer(PreTrainedModel):
     Image tokenizer of LLM-CXR: a VQ-GAN (arXiv 2012.09841) around [`diffusers.VQModel`].
 
     [`~CXRVQTokenizer.encode`] and [`~CXRVQTokenizer.decode`] always compute in fp32, also inside an autocast and after
-    `.to(torch.bfloat16)`: a lower precision changes codes.
+    `.to(torch.bfloat16)`, as a lower precision changes codes.
     """
 
     config: CXRVQTokenizerConfig
@@ -78,7 +78,7 @@ class CXRVQTokenizer(PreTrainedModel):
     _keys_to_ignore_on_load_unexpected = [r"^model\.language_model\.", r"^lm_head\."]
     _no_split_modules = ["VQModel"]
     supports_gradient_checkpointing = False
-    # Its attention is diffusers' own, whatever implementation the backbone beside it is loaded with.
+    # The attention implementation is for the backbone; the VQ-GAN has that of diffusers.
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -99,7 +99,7 @@ class CXRVQTokenizer(PreTrainedModel):
             norm_num_groups=config.norm_num_groups,
             num_vq_embeddings=config.codebook_size,
             vq_embed_dim=config.codebook_dim,
-        ).float()  # `from_config(dtype=...)` makes it under another default
+        ).float()  # `from_config(dtype=...)` sets another default dtype
         for module in list(self.vq_model.modules()):
             for name, child in list(module.named_children()):
                 if isinstance(child, nn.Linear):
@@ -107,7 +107,7 @@ class CXRVQTokenizer(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module):
-        # The generic initialisation draws every convolution from N(0, 0.02), far too small for a convolutional network.
+        # The generic N(0, 0.02) is far too small for a convolutional network.
         if isinstance(module, (nn.Conv2d, _Projection)):
             nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5))
             if module.bias is not None:
@@ -130,24 +130,24 @@ class CXRVQTokenizer(PreTrainedModel):
 
     @property
     def codebook(self) -> torch.Tensor:
-        """The code vectors, `torch.FloatTensor` of shape `(codebook_size, codebook_dim)`."""
+        """Code vectors, `torch.FloatTensor` of shape `(codebook_size, codebook_dim)`."""
         return self.vq_model.quantize.embedding.weight
 
     @torch.no_grad()
     def encode(self, pixel_values: torch.FloatTensor) -> torch.LongTensor:
         """
-        Turns images into codes.
+        Encode images as codes.
 
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch_size, in_channels, image_size, image_size)`):
-                Images in [-1, 1], as [`LlmCxrImageProcessor`] returns them.
+                Images in [-1, 1], prepared by [`LlmCxrImageProcessor`].
 
         Returns:
             `torch.LongTensor` of shape `(batch_size, num_image_tokens)`: codes in raster order, each in
             `[0, codebook_size)`.
 
         Raises:
-            ValueError: on another shape, or on pixels that are not floating-point or not finite.
+            ValueError: The shape is wrong, or the pixels are not finite floating-point numbers.
         """
         self._check_pixel_values(pixel_values)
         with _without_autocast(pixel_values):
@@ -157,7 +157,7 @@ class CXRVQTokenizer(PreTrainedModel):
 
     def decode(self, codes: torch.LongTensor) -> torch.FloatTensor:
         """
-        Turns codes into images.
+        Decode codes to images.
 
         Args:
             codes (`torch.LongTensor` of shape `(batch_size, num_image_tokens)`):
@@ -167,7 +167,7 @@ class CXRVQTokenizer(PreTrainedModel):
             `torch.FloatTensor` of shape `(batch_size, in_channels, image_size, image_size)`: images in [-1, 1].
 
         Raises:
-            ValueError: on another number of codes, or on a code outside the codebook.
+            ValueError: The number of codes is wrong, or a code is outside the codebook.
         """
         self.check_codes(codes)
         shape = (codes.shape[0], self.config.grid_size, self.config.grid_size, self.config.codebook_dim)
@@ -179,14 +179,14 @@ class CXRVQTokenizer(PreTrainedModel):
         self, pixel_values: torch.FloatTensor, return_dict: bool | None = None, follow_autocast: bool = False
     ) -> CXRVQTokenizerOutput | tuple[torch.Tensor, ...]:
         """
-        Training forward: encodes, quantizes and decodes.
+        Encode, quantize and decode images, for training.
 
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch_size, in_channels, image_size, image_size)`):
                 Images in [-1, 1].
             follow_autocast (`bool`, *optional*, defaults to `False`):
-                Let the encoder and the decoder run in the precision of a surrounding autocast, which makes training faster.
-                The quantizer and what is returned are in fp32 all the same. By default everything is, as in `encode`.
+                Run the encoder and the decoder in the precision of a surrounding autocast, which makes training faster. The
+                quantizer and the output are always in fp32.
         """
         self._check_pixel_values(pixel_values)
         with nullcontext() if follow_autocast else _without_autocast(pixel_values):
@@ -210,7 +210,7 @@ class CXRVQTokenizer(PreTrainedModel):
         return self.vq_model.decoder(self.vq_model.post_quant_conv(quantized))
 
     def check_codes(self, codes: torch.LongTensor) -> None:
-        """Raises a `ValueError` unless `codes` are `(batch_size, num_image_tokens)` integers of the codebook."""
+        """Raise a `ValueError` unless `codes` are `(batch_size, num_image_tokens)` integers of the codebook."""
         expected, grid = self.config.num_image_tokens, self.config.grid_size
         if codes.ndim != 2 or codes.shape[1] != expected:
             raise ValueError(
@@ -219,7 +219,7 @@ class CXRVQTokenizer(PreTrainedModel):
             )
         if codes.dtype.is_floating_point or codes.dtype == torch.bool:
             raise ValueError(f"Codes must be integers, got {codes.dtype}.")
-        codes = codes.long()  # torch compares no unsigned ones, as datasets of codes hold them
+        codes = codes.long()  # torch cannot compare the unsigned integers of code datasets
         if codes.numel() and (codes.min() < 0 or codes.max() >= self.config.codebook_size):
             wrong = codes[(codes < 0) | (codes >= self.config.codebook_size)][0].item()
             raise ValueError(f"Code {wrong} is outside the codebook: codes are in [0, {self.config.codebook_size}).")
@@ -232,10 +232,7 @@ class CXRVQTokenizer(PreTrainedModel):
                 f"{tuple(pixel_values.shape)}. Prepare images with the LlmCxrImageProcessor of this checkpoint."
             )
         if not pixel_values.is_floating_point():
-            raise ValueError(
-                f"Expected pixel_values in [-1, 1], got {pixel_values.dtype}. Prepare images with the "
-                "LlmCxrImageProcessor of this checkpoint."
-            )
+            raise ValueError(f"Expected pixel_values in [-1, 1], got {pixel_values.dtype}.")
         torch_compilable_check(torch.isfinite(pixel_values).all(), "pixel_values holds NaN or infinite values.")
 
 
