@@ -64,7 +64,7 @@ USER = [{"role": "user", "content": "Report."}]
     ("change", "message"),
     [
         ({"task": "caption"}, r"\(id 'x'\): Expected a task from report, image, vqa, text, got 'caption'"),
-        ({"image_codes": [[0] * 15 + [32]]}, r"\(id 'x'\): Code 32 is outside the codebook"),
+        ({"image_codes": [[0] * 15 + [32]]}, r"\(id 'x'\): Expected integer codes in .*got 32"),
         ({"image_codes": [[0] * 16] * 2}, "of the texts, 1, got 2"),
         ({"image_codes": None}, "of the texts, 1, got 0"),
         ({"image_codes": None, "images": ["a.png", "b.png"]}, "each of the 1 image slots, got 2"),
