@@ -113,7 +113,7 @@ def test_prompt_is_empty_as_often_as_it_is_asked_for():
 
 
 def test_record_without_codes_gives_the_path_of_its_image():
-    conversation = report_conversation(with_fields(REPORT, codes=()), random.Random(0))
+    conversation = report_conversation(with_fields(REPORT, codes=[]), random.Random(0))
     assert conversation["images"] == ["1.png"] and "image_codes" not in conversation
 
 

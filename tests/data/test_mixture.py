@@ -121,8 +121,8 @@ def sources():
     return Dataset.from_list(
         [
             StudyRecord(
-                id=f"{source}-{''.join(labels)}-{number}", patient=f"{number}", image="x.png", source=source, study_order=1,
-                split="train", view="PA", sex="M", age_group="adult", labels=labels, codes=[number] * 16,
+                id=f"{source}-{''.join(labels)}-{number}", patient=f"{number}", image="x.png", source=source,
+                split="train", view="PA", sex="M", labels=labels, codes=[number] * 16, study_order=1,
             ).to_row()
             for source, labels, count in groups
             for number in range(count)

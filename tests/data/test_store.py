@@ -41,7 +41,7 @@ def test_records_keep_their_own_codes(tmp_path, make_record, load):
     records = [make_record(number, codes=[number] * 4) for number in range(2)]
     write_records(records, tmp_path / "records.parquet")
     assert load(tmp_path / "records.parquet")["codes"][:] == [[0] * 4, [1] * 4]
-    assert open_records(tmp_path / "records.parquet") == [replace(record, codes=()) for record in records]
+    assert open_records(tmp_path / "records.parquet") == [replace(record, codes=[]) for record in records]
 
 
 def test_codes_are_those_of_the_id_or_of_the_only_image_whose_path_ends_with_it(tmp_path, make_record, load):

@@ -42,7 +42,7 @@ class StudyRecord:
         question (`str`, *optional*): a question about the X-ray, or "".
         answer (`str`, *optional*): the answer to the question.
         question_type (`str`, *optional*): type of the question, by which evaluation groups its results.
-        codes (`Sequence[int]`, *optional*): VQ codes of the image in raster order, or `()`.
+        codes (`Sequence[int]`, *optional*): VQ codes of the image in raster order, or none.
     """
 
     id: str
@@ -61,7 +61,7 @@ class StudyRecord:
     question: str = ""
     answer: str = ""
     question_type: str = ""
-    codes: Sequence[int] = ()
+    codes: Sequence[int] = field(default_factory=list)
 
     @property
     def present_labels(self) -> tuple[str, ...]:
@@ -99,11 +99,9 @@ class StudyRecord:
         return cls(**values)
 
     def to_row(self) -> dict[str, Any]:
-        """Return the record as a row of a Parquet file, with `codes` only if it has codes."""
+        """Return the record as a row of a Parquet file."""
         row = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         row["labels"] = [{"name": name, "value": value} for name, value in self.labels.items()]
-        if not len(row["codes"]):
-            del row["codes"]
         return row
 
 

@@ -29,10 +29,7 @@ SECTIONS = ("findings+impression", "impression")
 _ROW_GROUP_SIZE = 1024
 _LABELS = pa.list_(pa.struct([("name", pa.string()), ("value", pa.int8())]))
 _TYPES = {"labels": _LABELS, "study_order": pa.int32(), "codes": pa.list_(pa.uint16())}
-_CODES_SCHEMA = pa.schema(
-    [(item.name, _TYPES.get(item.name, pa.string())) for item in dataclasses.fields(StudyRecord)]
-)
-_SCHEMA = _CODES_SCHEMA.remove(_CODES_SCHEMA.get_field_index("codes"))
+_SCHEMA = pa.schema([(item.name, _TYPES.get(item.name, pa.string())) for item in dataclasses.fields(StudyRecord)])
 # Key of the metadata of a Parquet file that holds the fingerprint of the tokenizer of its codes.
 _TOKENIZER_KEY = b"transformers_cxr_tokenizer"
 
@@ -103,9 +100,7 @@ def write_records(
                 "that the ids of the records begin in."
             )
         raise ValueError(message)
-    schema = _CODES_SCHEMA if "codes" in first else _SCHEMA
-    if codes is not None:
-        schema = schema.with_metadata({_TOKENIZER_KEY: codes.info.description})
+    schema = _SCHEMA if codes is None else _SCHEMA.with_metadata({_TOKENIZER_KEY: codes.info.description})
     report.used = write_rows(chain([first], rows), path, schema)
     return report
 
