@@ -11,6 +11,7 @@ def records(tmp_path, make_record):
         Image.new("L", (8, 8), number).save(tmp_path / f"{number}.png")
     split = {0: "train", 1: "test", 2: "train"}
     made = [make_record(n, image=str(tmp_path / f"{n}.png"), split=split[n]) for n in range(3)]
+    made.append(make_record(2, image=str(tmp_path / "2.png"), question="Edema?", answer="No."))
     write_records(made, tmp_path / "records.parquet")
     return tmp_path / "records.parquet"
 
@@ -21,7 +22,7 @@ def test_images_of_records_have_their_ids_and_splits(records):
     rows = list(source.rows(0))
     assert [source.id_of(row, number) for number, row in enumerate(rows)] == ["image-0", "image-2"]
     assert source.image_of(rows[1]) == str(records.with_name("2.png"))
-    assert (source.total, source.metadata.names) == (2, [])
+    assert (source.total, source.metadata.names) == (2, ["image"])
     assert list(source.rows(1)) == rows[1:]
     assert open_source(str(records)).total == 3
 

@@ -82,9 +82,7 @@ class ImageSource:
 
 
 def is_streamed(path: str | Path) -> bool:
-    """
-    Return whether a path is a WebDataset, or Parquet files that hold images and are no records, or a folder of these.
-    """
+    """Return whether a path is a WebDataset or Parquet file that holds images, or a folder of these."""
     path = Path(path)
     if (path / "metadata.csv").is_file() or is_records(path):
         return False
@@ -116,8 +114,9 @@ def open_source(
     # Errors and settings name the same file from any working directory.
     path = path.absolute()
     if is_records(path):
-        records = open_records(path, split)
-        rows = [{"id": record.id, "image": record.image} for record in records]
+        # Several questions may be about one image.
+        images = {record.id: record.image for record in open_records(path, split)}
+        rows = [{"id": image_id, "image": image} for image_id, image in images.items()]
         return _open_listing(path, lambda: iter(rows), split, "image", "id")
     if (path / "metadata.csv").is_file():
         columns = {"file_name", *filter(None, [id_column, "split" if split else None])}
@@ -140,9 +139,7 @@ def open_source(
 def _open_listing(
     path: Path, read: Callable[[], Iterator[dict]], split: str | None, image_column: str, id_column: str | None
 ) -> ImageSource:
-    """
-    Return a source of the rows that `read` yields each time. They are read once for their number and fingerprint.
-    """
+    """Return a source of the rows that `read` yields, which are read once for their number and fingerprint."""
     digest, total, row = hashlib.sha256(), 0, {}
     for row in read():
         digest.update(f"{row}\n".encode())
@@ -157,7 +154,7 @@ def _open_listing(
         rows=lambda start: islice(read(), start, None),
         image_column=image_column,
         id_column=id_column,
-        metadata=pa.schema([(column, pa.string()) for column in row if column not in (id_column, "image")]),
+        metadata=pa.schema([(column, pa.string()) for column in row if column != id_column]),
         total=total,
         settings={"dataset": str(path), "split": split, "id_column": id_column, "rows": digest.hexdigest()},
         folder=path if image_column == "file_name" else None,
