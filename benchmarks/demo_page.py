@@ -138,7 +138,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--users", nargs="+", type=int, default=[1, 8], help="users at once")
     parser.add_argument("--seconds", type=float, default=120, help="duration of a run")
-    parser.add_argument("--images", help="folder of X-rays, one a user; default: the examples")
+    parser.add_argument("--images", help="folder of X-rays, one per user; default: the examples")
     parser.add_argument("--model", help="checkpoint; default: the embedded one")
     parser.add_argument("--device", help="cpu, cuda ...; default: CUDA if available")
     return parser.parse_args()

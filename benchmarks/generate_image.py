@@ -15,12 +15,12 @@ Methods, all at temperature 1 and top-p 0.92, each including the decoding to pix
 - `generate`: `model.generate` under the image grammar, all images in one batch.
 - `resampling`: `generate` without the grammar, one image at a time, repeated until exactly as many codes came out as
   an image has. The released code of LLM-CXR (arXiv 2305.11490) works this way. A random model practically never
-  succeeds, so there one attempt an image is made and its time reported. In the token layout of the release the model
+  succeeds, so there one attempt per image is made and its time reported. In the token layout of the release the model
   also writes the tokens around an image, and an attempt ends when a whole image could be complete; the released code
   continues to 512 tokens, so its failed attempts take longer.
 
 Each method runs in its own process: it loads the model and generates once to warm up while its memory is measured;
-then the methods alternate for `--repeats` rounds. The table gives medians. "Time / generate" is the seconds an image
+then the methods alternate for `--repeats` rounds. The table gives medians. "Time / generate" is the seconds per image
 relative to `generate`, "peak memory" the memory above the loaded model, "whole images" the number of images and
 attempts in all rounds.
 """
@@ -254,7 +254,7 @@ def main(args: argparse.Namespace) -> None:
 
     print(f"torch {torch.__version__}, transformers {transformers.__version__}, {torch.get_num_threads()} threads\n")
     ratios = "time / generate | time / generate_image"
-    print(f"| model | images | method | seconds an image | {ratios} | tokens/s | peak memory | whole images |")
+    print(f"| model | images | method | seconds per image | {ratios} | tokens/s | peak memory | whole images |")
     print("|---|---|---|---|---|---|---|---|---|")
     results = []
     for group in groups:
@@ -271,7 +271,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", choices=LOAD, default=["embedded", "random"])
     parser.add_argument("--num_images", nargs="+", type=int, default=[1, 8], help="images generated at once")
     parser.add_argument("--repeats", type=int, default=3, help="number of rounds")
-    parser.add_argument("--max_attempts", type=int, default=20, help="attempts an image before resampling gives up")
+    parser.add_argument("--max_attempts", type=int, default=20, help="attempts per image before resampling gives up")
     parser.add_argument("--checkpoint", help="checkpoint folder; default: the embedded one")
     parser.add_argument("--random_layers", type=int, default=30, help="layers of the random Llama, 30 in SmolLM2-135M")
     parser.add_argument("--official_size", choices=OFFICIAL_SIZES, default="pythia-160m", help="shape of `official`")
