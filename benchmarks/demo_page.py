@@ -25,7 +25,7 @@ import PIL.Image
 import torch
 import transformers
 
-from transformers_cxr.cli.models import load_model, model_name
+from transformers_cxr.checkpoints import checkpoint_name, load_checkpoint
 from transformers_cxr.demo.page import EXAMPLES
 from transformers_cxr.demo.reader import Reader
 from transformers_cxr.demo.server import serve
@@ -102,7 +102,7 @@ def median_and_max(seconds: list[float]) -> str:
 
 
 def main(args: argparse.Namespace) -> None:
-    model, processor = load_model(args.model, args.device, None)
+    model, processor = load_checkpoint(args.model, args.device, None)
     with tempfile.TemporaryDirectory() as folder, serve(model, processor) as url:
         if args.images is None:
             images = example_xrays(Path(folder), max(args.users))
@@ -110,7 +110,7 @@ def main(args: argparse.Namespace) -> None:
             images = sorted(path for path in Path(args.images).iterdir() if path.is_file())[: max(args.users)]
         if len(images) < max(args.users):
             raise SystemExit(f"Expected {max(args.users)} images in '{args.images}', got {len(images)}.")
-        print(f"{model_name(args.model)}, {model.device}, {torch.get_num_threads()} threads, ", end="")
+        print(f"{checkpoint_name(args.model)}, {model.device}, {torch.get_num_threads()} threads, ", end="")
         print(f"torch {torch.__version__}, transformers {transformers.__version__}\n")
         print("| users | seconds | reports | first token, median | max | full report, median | max | ", end="")
         print("answered | refused | mixed up |\n|" + "---|" * 10)

@@ -17,12 +17,12 @@ import numpy as np
 import PIL.Image
 import torch
 
-from transformers_cxr import checkpoint, generate_image, save_image
+from transformers_cxr import generate_image, save_image
+from transformers_cxr.checkpoints import load_checkpoint
 from transformers_cxr.data.conversations import label_report
 from transformers_cxr.data.store import open_records
 from transformers_cxr.evaluation import (
     EvaluationArguments,
-    load_checkpoint,
     run_evaluation,
     update_document,
     update_model_card,
@@ -44,7 +44,7 @@ class Documents:
 
 def picture(arguments: EvaluationArguments) -> PIL.Image.Image | None:
     """Return a row for the first normal, bacterial, viral and unlabelled X-ray of the records without a report."""
-    model, processor = load_checkpoint(arguments.model or checkpoint("llm-cxr"))
+    model, processor = load_checkpoint(arguments.model, "cpu")
     records = [r for path in arguments.records for split in arguments.split for r in open_records(path, split)]
     first = {}
     for record in (r for r in records if not (r.question or r.findings or r.impression)):

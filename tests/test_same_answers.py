@@ -11,12 +11,12 @@ from typer.testing import CliRunner
 from transformers_cxr import generate_text
 from transformers_cxr.cli.chat import Conversation
 from transformers_cxr.cli.main import app
-from transformers_cxr.cli.models import load_model
+from transformers_cxr.checkpoints import load_checkpoint
 
 
 @pytest.fixture(scope="module")
 def model_and_processor(checkpoint_dir):
-    return load_model(str(checkpoint_dir), "cpu")
+    return load_checkpoint(str(checkpoint_dir), "cpu")
 
 
 def answer_of_pipeline(model, processor, image, question):
@@ -48,7 +48,7 @@ def answer_of_demo(model, processor, image, question):
 @pytest.mark.parametrize("answer", [answer_of_pipeline, answer_of_command, answer_of_chat, answer_of_demo])
 @pytest.mark.parametrize("question", ["Is there pneumonia?", "Is <|cxr_start|> there?", "Is this an <image>?"])
 def test_answer_is_that_of_generate_text(model_and_processor, answer, question, tmp_path, monkeypatch):
-    monkeypatch.setattr("transformers_cxr.cli.models.load_model", lambda *arguments: model_and_processor)
+    monkeypatch.setattr("transformers_cxr.checkpoints.load_checkpoint", lambda *arguments: model_and_processor)
     path = tmp_path / "xray.png"
     PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 48), dtype=np.uint8)).save(path)
     (expected,) = generate_text(*model_and_processor, str(path), question)

@@ -5,8 +5,8 @@ import PIL.Image
 import pytest
 from typer.testing import CliRunner
 
+from transformers_cxr.checkpoints import load_checkpoint
 from transformers_cxr.cli.main import app
-from transformers_cxr.cli.models import load_model
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def check_error(run):
 @pytest.fixture
 def loaded(checkpoint_dir):
     """Model and processor of the tiny checkpoint."""
-    return load_model(str(checkpoint_dir), "cpu")
+    return load_checkpoint(str(checkpoint_dir), "cpu")
 
 
 @pytest.fixture

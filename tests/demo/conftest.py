@@ -4,7 +4,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from transformers_cxr.cli.models import load_model
+from transformers_cxr.checkpoints import load_checkpoint
 
 pytest.importorskip("gradio", reason="gradio is not installed: `pip install transformers-cxr[demo]`")
 
@@ -20,7 +20,7 @@ def short_texts():
 @pytest.fixture(scope="session")
 def checkpoint(checkpoint_dir):
     """Model and processor, with texts that do not end early."""
-    model, processor = load_model(str(checkpoint_dir), "cpu")
+    model, processor = load_checkpoint(str(checkpoint_dir), "cpu")
     model.generation_config.eos_token_id = None
     return model, processor
 

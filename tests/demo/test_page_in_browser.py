@@ -8,7 +8,7 @@ import PIL.Image
 import pytest
 
 from transformers_cxr import generate_image
-from transformers_cxr.cli.models import load_model
+from transformers_cxr.checkpoints import load_checkpoint
 from transformers_cxr.demo.page import EXAMPLES
 from transformers_cxr.demo.reader import Reader
 from transformers_cxr.demo.server import serve
@@ -24,7 +24,7 @@ COMPLETE = "[...document.querySelectorAll('#gallery img')].filter(i => i.src.inc
 
 @pytest.fixture(scope="module")
 def embedded():
-    return load_model(device="cpu")
+    return load_checkpoint(device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 from transformers import AutoModelForCausalLM
 
-from transformers_cxr.cli import models
+from transformers_cxr import checkpoints
 from transformers_cxr.data import StudyRecord, load_codes, load_records, open_records, write_records
 
 # The datasets in their real layouts, on which the readers are tested.
@@ -40,8 +40,8 @@ def mimic(tmp_path):
 
 
 def test_command_line(page, tmp_path, monkeypatch):
-    model = models.load_model(None, "cpu", None)  # once for all commands
-    monkeypatch.setattr(models, "load_model", lambda *arguments: model)
+    model = checkpoints.load_checkpoint(device="cpu")  # once for all commands
+    monkeypatch.setattr(checkpoints, "load_checkpoint", lambda *arguments: model)
     skipped = {
         "transformers-cxr encode scans/": None,
         "transformers-cxr demo": None,

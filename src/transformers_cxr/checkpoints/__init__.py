@@ -1,8 +1,18 @@
-"""Checkpoints of the package."""
+"""The embedded checkpoint, and loading of any checkpoint. Importing it is fast."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig
+
+    from ..llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor
+    from ..llm_cxr.modeling_cxr_vq_tokenizer import CXRVQTokenizer
+    from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
+    from ..llm_cxr.processing_llm_cxr import LlmCxrProcessor
 
 FOLDER = Path(__file__).parent
 
@@ -22,3 +32,72 @@ def checkpoint(name: str) -> Path:
     if name not in names:
         raise ValueError(f"No checkpoint '{name}' in this package; expected {', '.join(names)}.")
     return FOLDER / name
+
+
+def find_device(name: str | torch.device | None = None) -> torch.device:
+    """Return a device, CUDA by default if available."""
+    import torch
+
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    # The type of the error depends on the device.
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"Device '{name}' is not available: {reason} `--device cpu` always is.") from error
+    return device
+
+
+def find_checkpoint(name: str | None = None) -> tuple[str | Path, PreTrainedConfig]:
+    """Return the path or Hub name of a checkpoint, the embedded one by default, and its configuration."""
+    from transformers import AutoConfig
+
+    path = name or checkpoint("llm-cxr")
+    try:
+        return path, AutoConfig.from_pretrained(path)
+    except OSError as error:
+        raise FileNotFoundError(f"No checkpoint at '{path}': {error}") from error
+
+
+def load_checkpoint(
+    name: str | None = None, device: str | torch.device | None = None, dtype: str | None = None
+) -> tuple[LlmCxrForCausalLM, LlmCxrProcessor]:
+    """
+    Load the model and the processor of a checkpoint for inference.
+
+    Args:
+        name (`str`, *optional*): Folder or Hub name; the embedded checkpoint by default.
+        device (`str` or `torch.device`, *optional*): Device; CUDA by default if available.
+        dtype (`str`, *optional*): Dtype of the language model; that of the checkpoint by default.
+
+    Raises:
+        ValueError, OSError: the device or the checkpoint does not exist, or the checkpoint is of another model.
+    """
+    from transformers import AutoProcessor
+
+    from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
+
+    target = find_device(device)
+    path, _ = find_checkpoint(name)
+    model = LlmCxrForCausalLM.from_pretrained(path, dtype=dtype or "auto").to(target).eval()
+    processor = AutoProcessor.from_pretrained(path)
+    model.check_processor(processor)
+    processor.vq_tokenizer = model.vq_tokenizer
+    return model, processor
+
+
+def load_vq_tokenizer(name: str | None, device: torch.device) -> tuple[CXRVQTokenizer, LlmCxrImageProcessor]:
+    """Load the image tokenizer and the image processor of an LLM-CXR or image tokenizer checkpoint."""
+    from transformers import AutoImageProcessor
+
+    from ..llm_cxr.modeling_cxr_vq_tokenizer import CXRVQTokenizer
+
+    path, _ = find_checkpoint(name)
+    return CXRVQTokenizer.from_pretrained(path).to(device).eval(), AutoImageProcessor.from_pretrained(path)
+
+
+def checkpoint_name(name: str | None) -> str:
+    """Return the name of a checkpoint in outputs."""
+    return name or "llm-cxr (embedded)"

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..checkpoints import find_device, load_vq_tokenizer
 from . import options
 from .errors import cli_errors
-from .models import find_device, load_vq_tokenizer
 
 if TYPE_CHECKING:
     import torch

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ..checkpoints import load_checkpoint
 from .errors import cli_errors
-from .models import load_model
 
 
 def export(
@@ -25,5 +25,5 @@ def export(
     with cli_errors():
         from ..conversion.export import export_language_model
 
-        export_language_model(*load_model(checkpoint, "cpu"), output)
+        export_language_model(*load_checkpoint(checkpoint, "cpu"), output)
     typer.echo(f"Written to {output}.")

@@ -11,11 +11,10 @@ import typer
 
 from ..checkpoints import checkpoint
 from .errors import cli_errors
-from .models import EMBEDDED
 
 
 def get(
-    name: Annotated[str, typer.Argument(help="Checkpoint of the package.")] = EMBEDDED,
+    name: Annotated[str, typer.Argument(help="Checkpoint of the package.")] = "llm-cxr",
     output: Annotated[Path | None, typer.Option(help="Folder to write; ./NAME if not given.")] = None,
 ):
     """

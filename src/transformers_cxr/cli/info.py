@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from ..checkpoints import checkpoint_name, find_checkpoint
 from .errors import cli_errors
-from .models import find_checkpoint, model_name
 from .options import Model
 
 
@@ -32,7 +32,7 @@ def info(model: Model = None):
             "Platform": platform.platform(),
             "CPU threads": torch.get_num_threads(),
             "CUDA devices": ", ".join(devices) or "none",
-            "Checkpoint": model_name(model),
+            "Checkpoint": checkpoint_name(model),
         }
         names = [Requirement(text).name for text in metadata.requires("transformers-cxr")]
         for name in sorted({"transformers-cxr", *names}):

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from .. import checkpoints
+
 if TYPE_CHECKING:
     from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
     from ..llm_cxr.processing_llm_cxr import LlmCxrProcessor
@@ -52,16 +54,12 @@ class ModelOptions:
 
     def load(self) -> tuple[LlmCxrForCausalLM, LlmCxrProcessor]:
         """Load the checkpoint."""
-        from . import models
-
-        return models.load_model(self.model, self.device, self.dtype)
+        return checkpoints.load_checkpoint(self.model, self.device, self.dtype)
 
     @property
     def settings(self) -> dict[str, str | None]:
         """The options that change results."""
-        from .models import model_name
-
-        return {"model": model_name(self.model), "dtype": self.dtype}
+        return {"model": checkpoints.checkpoint_name(self.model), "dtype": self.dtype}
 
 
 @dataclass(frozen=True)

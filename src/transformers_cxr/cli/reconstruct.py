@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
+from ..checkpoints import checkpoint_name, find_device, load_vq_tokenizer
 from . import options
 from .errors import cli_errors
 from .images import ImageReader, list_images, write_image
 from .json_lines import JsonLines, open_json_lines
-from .models import find_device, load_vq_tokenizer, model_name
 
 
 def reconstruct(
@@ -40,7 +40,7 @@ def reconstruct(
         from ..evaluation.metrics.reconstruction import RECONSTRUCTION_NOTICE
 
         paths = list_images(images)
-        settings = {"settings": {"model": model_name(model)}}
+        settings = {"settings": {"model": checkpoint_name(model)}}
         known = {path: records.find({"image": path, **settings}) for path in paths}
         missing = [path for path, record in known.items() if not record or not (output / record["file"]).exists()]
         psnr = {path: record["psnr"] for path, record in known.items() if path not in missing}

@@ -29,17 +29,16 @@ def rexrank(
     ```
     """
     with cli_errors():
-        from ..checkpoints import checkpoint
+        from ..checkpoints import load_checkpoint
         from ..evaluation.generations import distributed_state, generate_outputs, model_fingerprint
         from ..evaluation.rexrank import read_rexrank_studies, write_rexrank_predictions
-        from ..evaluation.runner import load_checkpoint
         from ..llm_cxr.generation_llm_cxr import generate_text
 
         if output.exists():
             raise FileExistsError(f"'{output}' exists. Remove it or choose another output.")
         content, examples = read_rexrank_studies(studies, image_root)
         state = distributed_state()
-        llm, processor = load_checkpoint(model or checkpoint("llm-cxr"), state.device)
+        llm, processor = load_checkpoint(model, state.device)
 
         def generate(batch):
             images = [example.image_path for example in batch]

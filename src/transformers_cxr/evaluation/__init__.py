@@ -5,7 +5,7 @@ from .._lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
-        ".runner": ("load_checkpoint", "run_evaluation"),
+        ".runner": ("run_evaluation",),
         ".tasks": ("TASKS", "EvaluationArguments", "Task"),
         ".examples": ("Example",),
         ".results.comparison": ("compare_runs",),

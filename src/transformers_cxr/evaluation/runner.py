@@ -11,16 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from tqdm import tqdm
-from transformers import AutoModel, AutoProcessor
 
-from ..checkpoints import checkpoint
+from ..checkpoints import load_checkpoint
 from ..data.records import StudyRecord
 from ..data.store import open_records
 from ..files import atomic_write
-from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
-from ..llm_cxr.processing_llm_cxr import LlmCxrProcessor
 from .examples import Example, check_examples
 from .generations import distributed_state, generate_outputs, model_fingerprint, read_generations
 from .predictions import predictions_file, write_predictions
@@ -74,7 +70,7 @@ def run_evaluation(arguments: EvaluationArguments) -> list[Result] | None:
         raise ValueError("Expected at least one example for any task, but the records have none.")
     for task in tasks:
         check_examples(examples[task.name], task.name)
-    model, processor = load_checkpoint(arguments.model or checkpoint("llm-cxr"), state.device)
+    model, processor = load_checkpoint(arguments.model, state.device)
 
     fingerprint, outputs = model_fingerprint(model, processor), {}
     for task in tasks:
@@ -118,21 +114,6 @@ def run_evaluation(arguments: EvaluationArguments) -> list[Result] | None:
         samples += task.samples(*shown, processor)
     _write(folder / "report.html", html_report("Evaluation", facts, results, plots, samples))
     return results
-
-
-def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> tuple[LlmCxrForCausalLM, LlmCxrProcessor]:
-    """
-    Load a checkpoint and its processor for generation.
-
-    Raises:
-        ValueError: the checkpoint is not an LLM-CXR.
-    """
-    model = AutoModel.from_pretrained(path)
-    if not isinstance(model, LlmCxrForCausalLM):
-        raise ValueError(f"Expected an LLM-CXR checkpoint, got a {type(model).__name__} in '{path}'.")
-    processor = AutoProcessor.from_pretrained(path)
-    model.check_processor(processor)
-    return model.eval().to(device), processor
 
 
 def data_name(arguments: EvaluationArguments) -> str:
