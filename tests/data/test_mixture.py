@@ -195,20 +195,20 @@ def test_stages_filter_split_views_studies_and_sections(records, texts):
     assert used(STAGE_1, 100, split="test")[1] == set(range(40, 50))
 
 
-def test_every_pair_goes_in_both_directions_unless_one_is_asked_for(records):
+def test_every_pair_is_used_in_both_directions_or_in_one(records):
     def ids(**options):
         examples = list(stage_mixture(Stage({"report": 1, "image": 1}), records, size=600, **options))
         return tuple({e["id"] for e in examples if e["task"] == task} for task in ("report", "image"))
 
-    reading, drawing = ids()
-    assert reading == drawing and len(reading) == 40
-    reading, drawing = ids(both_directions=False)
-    assert reading.isdisjoint(drawing) and len(reading | drawing) == 40
+    reading, generating = ids()
+    assert reading == generating and len(reading) == 40
+    reading, generating = ids(both_directions=False)
+    assert reading.isdisjoint(generating) and len(reading | generating) == 40
     assert 10 < len(reading) < 30
     assert ids(both_directions=False, seed=1)[0] != reading
 
 
-def test_questions_that_are_given_go_before_those_of_the_labels(records):
+def test_given_questions_replace_those_of_the_labels(records):
     questions = Dataset.from_list([{**records[n], "question": "How many?", "answer": "Two."} for n in (0, 45)])
     mixture = stage_mixture(Stage({"vqa": 1}), records, questions, size=100)
     assert {(e["id"], e["messages"][0]["content"][0]["text"]) for e in mixture} == {("image-0", "How many?")}
@@ -216,7 +216,7 @@ def test_questions_that_are_given_go_before_those_of_the_labels(records):
     assert {e["messages"][1]["content"][0]["text"] for e in from_labels} >= {"Yes.", "No.", "PA."}
 
 
-def test_stage_without_the_data_of_a_task_is_refused(records):
+def test_stage_without_the_data_of_a_task_is_an_error(records):
     with pytest.raises(ValueError, match="asks for task 'text'"):
         stage_mixture(STAGE_1, records, size=10)
     with pytest.raises(ValueError, match="`records`: No row of 50 is left"):

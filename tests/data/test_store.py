@@ -195,3 +195,7 @@ def test_missing_and_unreadable_data_are_named(tmp_path):
     (tmp_path / "table.csv").write_text("id,image\n1,1.png\n")
     with pytest.raises(ValueError, match="table.csv' cannot be read as Parquet"):
         load_records(tmp_path / "table.csv")
+    with pytest.raises(
+        ValueError, match="Expected a Parquet file of `write_records` or a folder of images, got .*csv"
+    ):
+        open_records(tmp_path / "table.csv")

@@ -176,6 +176,8 @@ def open_records(path: str | os.PathLike, split: str | None = None) -> list[Stud
         ValueError: a patient is in two splits, or no record is of the split.
     """
     if not is_records(path):
+        if Path(path).is_file():
+            raise ValueError(f"Expected a Parquet file of `write_records` or a folder of images, got '{path}'.")
         return list(read_image_folder(path, split))
     records, splits, known = [], PatientSplits(), set()
     for file in _parquet_files(path):

@@ -59,10 +59,6 @@ def test_labels_sexes_and_age_groups_are_read_in_any_case(write):
     assert (record.sex, record.age_group, record.present_labels) == ("F", "adult", ("No Finding",))
 
 
-def test_metadata_may_begin_with_a_byte_order_mark(write):
-    assert len(list(read_image_folder(write(ROWS[3], header="\ufeff" + HEADER)))) == 1
-
-
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_patient_in_two_splits_is_an_error_whichever_split_is_read(write, split):
     with pytest.raises(ValueError, match="'p0'"):

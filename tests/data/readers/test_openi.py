@@ -75,7 +75,7 @@ def test_missing_and_broken_inputs_are_named(openi):
 
 
 @pytest.mark.skipif(find_spec("torchxrayvision") is None, reason="torchxrayvision ships the reports of Open-i")
-def test_all_of_the_real_reports_are_used_or_counted():
+def test_all_real_reports_are_read_or_counted():
     folder = Path(find_spec("torchxrayvision").origin).parent / "data"
     report = SkipReport()
     records = list(read_openi(folder / "NLMCXR_reports.tgz", None, folder / "nlmcxr_dicom_metadata.csv.gz", report))

@@ -45,7 +45,7 @@ def test_chats_keep_their_turns_and_are_read_back_as_they_were_written(tmp_path)
     assert [part["content"][0]["text"] for part in loaded[0]["messages"]] == ["Be short.", "Hi", "Hi.", "Bye", "Bye."]
 
 
-def test_what_cannot_be_used_is_counted_under_its_reason_and_listed(tmp_path):
+def test_unusable_rows_are_skipped_with_a_reason(tmp_path):
     path = write(
         tmp_path / "t.jsonl",
         {"instruction": "Hi", "response": "Hi."},
@@ -66,7 +66,7 @@ def test_what_cannot_be_used_is_counted_under_its_reason_and_listed(tmp_path):
     ]
 
 
-def test_rows_of_neither_form_and_files_of_nothing_usable_are_errors(tmp_path):
+def test_rows_of_neither_form_and_empty_files_are_errors(tmp_path):
     with pytest.raises(ValueError, match=r"row 1 has \['prompt'\]"):
         list(read_texts(write(tmp_path / "t.jsonl", {"prompt": "Hi"})))
     with pytest.raises(ValueError, match="at least one row to write"):
