@@ -116,7 +116,7 @@ def parse_question_answers(text: str) -> list[dict[str, str]]:
 def unique_keys(pairs: list[tuple[str, object]]) -> dict:
     """Return the object of the pairs. By default, Python keeps only the last of equal keys."""
     if len(dict(pairs)) < len(pairs):
-        raise ValueError("a key comes twice in an object")
+        raise ValueError("duplicate key in an object")
     return dict(pairs)
 
 

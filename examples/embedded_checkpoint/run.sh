@@ -63,10 +63,10 @@ python "$HERE/teach_reading.py" --config "$HERE/teach_reading_4.yaml" --records 
 python - "$OUTPUT" <<'PYTHON'
 import sys
 
-from transformers import AutoModel, AutoProcessor
+from transformers_cxr import LlmCxrForCausalLM, LlmCxrProcessor
 
 folder = f"{sys.argv[1]}/reading_4/final"
-model, processor = AutoModel.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+model, processor = LlmCxrForCausalLM.from_pretrained(folder), LlmCxrProcessor.from_pretrained(folder)
 model.generation_config.image_generation = {"guidance_scale": 4.0, "top_p": 0.85}
 model.save_pretrained(f"{sys.argv[1]}/checkpoint")
 processor.save_pretrained(f"{sys.argv[1]}/checkpoint")

@@ -67,5 +67,5 @@ def test_other_settings_raise_an_error(tmp_path, settings, trainer_settings, mes
 def test_a_checkpoint_of_the_model_alone_raises_an_error(tmp_path):
     resume_checkpoint(arguments(tmp_path), {})
     write_checkpoint(tmp_path, 20, model_only=True)
-    with pytest.raises(ValueError, match="checkpoint-20' holds the model alone"):
+    with pytest.raises(ValueError, match="checkpoint-20' holds only the model"):
         resume_checkpoint(arguments(tmp_path), {})

@@ -31,7 +31,7 @@ def select_pneumonia_records(records: Sequence[StudyRecord]) -> list[StudyRecord
     selected = [record for record in records if record.source in sources and pneumonia_class(record)]
     if missing := sorted(set(PNEUMONIA_CLASSES) - set(map(pneumonia_class, selected))):
         raise ValueError(
-            f"Expected X-rays of each class, got none of {missing}. The classes are the label 'No Finding' alone, and "
+            f"Expected X-rays of each class, got none of {missing}. The classes are the only label 'No Finding', and "
             "the etiologies 'bacterial' and 'viral', in one dataset (`source`)."
         )
     return selected

@@ -43,7 +43,7 @@ def resume_checkpoint(training_args: TrainingArguments, settings: dict[str, Any]
         `str`, *optional*: `OUTPUT_DIR/checkpoint-STEP`, `None` for a new run.
 
     Raises:
-        ValueError: the checkpoints are those of a run with other settings, or hold the model alone
+        ValueError: the checkpoints are those of a run with other settings, or hold only the model
             (`save_only_model`); or `resume_from_checkpoint` is set.
     """
     if training_args.resume_from_checkpoint:
@@ -63,7 +63,7 @@ def resume_checkpoint(training_args: TrainingArguments, settings: dict[str, Any]
         return None
     if not list(checkpoint.glob("rng_state*.pth")):
         raise ValueError(
-            f"'{checkpoint}' holds the model alone, so training cannot resume from it. Choose another `output_dir`, "
+            f"'{checkpoint}' holds only the model, so training cannot resume from it. Choose another `output_dir`, "
             "and remove `save_only_model`."
         )
     return str(checkpoint)
