@@ -9,9 +9,9 @@ from transformers import pipeline
 from typer.testing import CliRunner
 
 from transformers_cxr import generate_text
+from transformers_cxr.checkpoints import load_checkpoint
 from transformers_cxr.cli.chat import Conversation
 from transformers_cxr.cli.main import app
-from transformers_cxr.checkpoints import load_checkpoint
 
 
 @pytest.fixture(scope="module")
