@@ -10,21 +10,17 @@ import numpy as np
 import PIL.Image
 import pydicom
 import pytest
-import torch
 from pydicom.data import get_testdata_file
 from pydicom.dataset import FileMetaDataset
-from pydicom.encaps import encapsulate
 from pydicom.pixels import apply_modality_lut, apply_voi, apply_windowing
 from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
-    JPEG2000Lossless,
-    RLELossless,
 )
 from transformers.dynamic_module_utils import get_imports
 
-from transformers_cxr import LlmCxrForCausalLM, LlmCxrImageProcessor, checkpoint
+from transformers_cxr import LlmCxrImageProcessor
 from transformers_cxr.llm_cxr import dicom_llm_cxr
 from transformers_cxr.llm_cxr.dicom_llm_cxr import is_dicom, read_dicom
 from transformers_cxr.llm_cxr.image_processing_llm_cxr import open_image
@@ -159,18 +155,6 @@ def test_real_files_equal_pydicom_value_for_value(name):
     assert len(np.unique(actual)) > 50
 
 
-def test_the_real_chest_x_ray_gives_the_same_codes_uncompressed_and_as_jpeg_2000():
-    processor = LlmCxrImageProcessor.from_pretrained(checkpoint("llm-cxr"))
-    vq_tokenizer = LlmCxrForCausalLM.from_pretrained(checkpoint("llm-cxr")).vq_tokenizer
-    codes = {}
-    for name in ("UNCR", "J2KR", "UNCI", "J2KI"):
-        codes[name] = vq_tokenizer.encode(processor(sample(f"RG1_{name}.dcm"), return_tensors="pt").pixel_values)
-    assert torch.equal(codes["UNCR"], codes["J2KR"]) and torch.equal(codes["UNCI"], codes["J2KI"])
-    assert len(codes["UNCR"].unique()) > 50
-    # Lossy compression (the "I" files) changes few codes.
-    assert (codes["UNCR"] != codes["UNCI"]).float().mean() < 0.05
-
-
 @pytest.mark.parametrize(
     ("compressed", "plain"),
     [
@@ -221,14 +205,6 @@ def test_padding_is_black_and_does_not_count_for_the_window(generator, photometr
     expected = pixels_of(make_dataset(pixels, 12, PhotometricInterpretation=photometric_interpretation))
     assert (actual[:9] == 0).all()
     np.testing.assert_array_equal(actual[9:], expected[9:])
-
-
-def test_the_inverse_presentation_inverts_once(grey):
-    inverse = make_dataset(grey, PresentationLUTShape="INVERSE")
-    np.testing.assert_array_equal(pixels_of(inverse), 255 - grey)
-    inverse.PhotometricInterpretation = "MONOCHROME1"
-    np.testing.assert_array_equal(pixels_of(inverse), 255 - grey)
-    np.testing.assert_array_equal(pixels_of(make_dataset(grey, PresentationLUTShape="IDENTITY")), grey)
 
 
 # pydicom's own, of making such a dataset.
@@ -290,13 +266,6 @@ def test_what_is_missing_or_in_doubt_warns_once_only(grey, removed, elements, me
     assert len(warned.records) == 1 and re.search(message, warned.text)
 
 
-@pytest.mark.parametrize("elements", [{"WindowWidth": 0}, {"WindowWidth": -5}, {"VOILUTFunction": "CUBIC"}])
-def test_windows_that_the_standard_does_not_know_are_refused(grey, elements):
-    dataset = make_dataset(grey, **{"WindowCenter": 10, "WindowWidth": 10, **elements})
-    with pytest.raises(ValueError, match="its window has a width or function that is not in the standard"):
-        read_dicom(dataset)
-
-
 def test_a_huge_image_is_refused_before_it_is_decoded(grey, monkeypatch):
     dataset = make_dataset(grey, Rows=60_000, Columns=50_000)
     with pytest.raises(ValueError, match="50000x60000 pixels are more than .*MAX_IMAGE_PIXELS.*decompression bomb"):
@@ -334,17 +303,6 @@ def test_a_truncated_file_is_refused_wherever_it_ends(name):
             read_dicom(data[:length], force=True)
 
 
-def test_pixels_that_no_decoder_can_read_are_refused(grey):
-    for syntax in (JPEG2000Lossless, RLELossless):
-        dataset = make_dataset(grey)
-        dataset.file_meta.TransferSyntaxUID = syntax
-        dataset.PixelData = encapsulate([b"no image" * 20])
-        with pytest.raises(
-            ValueError, match=f"no decoder .* can read its {re.escape(syntax.name)}; it may be damaged"
-        ):
-            read_dicom(to_bytes(dataset))
-
-
 def test_a_missing_decoder_is_named_with_the_extra_that_brings_it(monkeypatch):
     monkeypatch.setattr(pydicom.pixels.decoders.base.Decoder, "is_available", property(lambda self: False))
     with pytest.raises(ImportError, match=r"compressed as JPEG Lossless.*pip install transformers-cxr\[dicom\]"):
@@ -362,15 +320,6 @@ def test_files_of_other_kinds_are_told_apart_by_content_not_by_name(tmp_path, gr
         read_dicom(tmp_path / "image.dcm")
     with pytest.raises(FileNotFoundError, match="missing.dcm"):
         read_dicom(tmp_path / "missing.dcm")
-
-
-def test_datasets_are_left_as_they_are(grey):
-    dataset = make_dataset(grey, WindowCenter=100, WindowWidth=50, PhotometricInterpretation="MONOCHROME1")
-    before = dataset.to_json()
-    read_dicom(dataset)
-    assert dataset.to_json() == before
-    del dataset.file_meta
-    assert read_dicom(dataset).size == (WIDTH, HEIGHT)
 
 
 def test_pydicom_is_imported_when_it_is_needed_and_not_asked_for_by_remote_code():

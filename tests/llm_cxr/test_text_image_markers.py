@@ -44,14 +44,6 @@ def marker_model(text_tokenizer, vq_tokenizer):
     return model, processor
 
 
-def test_codes_follow_the_text_tokens_and_the_placeholder_lies_beyond_the_vocabulary(marker_model, text_tokenizer):
-    model, processor = marker_model
-    assert processor.image_token_offset == len(text_tokenizer) + 3  # dolly's three tokens
-    assert processor.image_token_id == model.config.text_config.vocab_size
-    vocabulary = text_tokenizer.get_vocab()
-    assert (processor.boi_token_id, processor.eoi_token_id) == (vocabulary["<"], vocabulary[">"])
-
-
 @pytest.mark.parametrize(
     "text", ["<image>", "a <image> b", "<image><image>", '"<image>".', "x <y <image>\n\nz > <image>"]
 )
@@ -109,18 +101,6 @@ def with_bias(model, token_ids, value):
     head = model.get_output_embeddings()
     head.bias = torch.nn.Parameter(torch.zeros(head.out_features), requires_grad=False)
     head.bias[token_ids] = value
-
-
-def test_text_mode_writes_markers_and_no_codes(marker_model):
-    model, processor = marker_model
-    with_bias(
-        model,
-        [model.config.boi_token_id, *range(model.config.image_token_offset, model.config.text_config.vocab_size)],
-        50.0,
-    )
-    inputs = processor(text=["Text:"], return_tensors="pt")
-    output = model.generate(**inputs, generation_mode="text", max_new_tokens=20, do_sample=False, eos_token_id=-1)
-    assert set(output[0, inputs.input_ids.shape[1] :].tolist()) == {model.config.boi_token_id}
 
 
 def test_generate_image_gives_the_codes_of_plain_generate_under_greedy(marker_model):

@@ -111,16 +111,16 @@ class LlmCxrGenerationMixin(GenerationMixin):
             )
 
     @property
-    def _context_length(self) -> int | None:
+    def context_length(self) -> int | None:
         """Number of positions of the backbone, or `None` if there is no limit."""
         return getattr(self.config.text_config, "max_position_embeddings", None)
 
     def check_context(self, length: int) -> None:
         """Raise a `ValueError` if the backbone has fewer than `length` positions."""
-        if self._context_length is not None and length > self._context_length:
+        if self.context_length is not None and length > self.context_length:
             raise ValueError(
                 f"The prompt and the output need at least {length} tokens, but the model has a context of "
-                f"{self._context_length}. Shorten the text or give fewer images."
+                f"{self.context_length}. Shorten the text or give fewer images."
             )
 
     @torch.no_grad()
@@ -350,8 +350,8 @@ def generate_text(
         `list[str]`: a text for each request, or `num_return_sequences` texts for the first request, then for the second.
 
     Raises:
-        ValueError: the processor and the model do not belong together; the numbers of images, instructions and image slots
-            do not match; or a prompt leaves no room in the context.
+        ValueError: The processor and the model do not belong together, the numbers of images, instructions and image slots
+            do not match, or a prompt leaves no room in the context.
     """
     model.check_processor(processor)
     if image_codes is None:
@@ -387,8 +387,8 @@ def generate_text(
     inputs = processor.encode_prompts(conversations, [row for rows in codes for row in rows]).to(model.device)
     length = inputs.input_ids.shape[1]
     model.check_context(length + 1)
-    if (context := getattr(model.config.text_config, "max_position_embeddings", None)) is not None:
-        max_new_tokens = min(max_new_tokens, context - length)
+    if model.context_length is not None:
+        max_new_tokens = min(max_new_tokens, model.context_length - length)
     output = model.generate(
         **inputs, generation_mode="text", streamer=streamer, max_new_tokens=max_new_tokens, **generate_kwargs
     )
@@ -412,11 +412,12 @@ def _encode_images(model: LlmCxrGenerationMixin, processor: LlmCxrProcessor, ima
 
 
 def _rows_of_requests(image_codes) -> list[list]:
-    """Rows of codes for each request, which may have a single row of integers."""
+    """Return the rows of codes of each request, which may be given as a single row."""
     requests = [codes.tolist() if hasattr(codes, "tolist") else list(codes) for codes in image_codes]
     return [[codes] if codes and isinstance(codes[0], Integral) else codes for codes in requests]
 
 
+@torch.no_grad()
 def generate_image(
     model: LlmCxrGenerationMixin,
     processor: LlmCxrProcessor,
@@ -451,8 +452,8 @@ def generate_image(
         `(len(text) * num_images, num_image_tokens)`: codes in raster order, each in `[0, codebook_size)`.
 
     Raises:
-        TypeError: a text is not a string.
-        ValueError: the processor and the model do not belong together, no text is given, or an argument of
+        TypeError: A text is not a string.
+        ValueError: The processor and the model do not belong together, no text is given, or an argument of
             [`LlmCxrForCausalLM.generate_image`] is wrong.
     """
     model.check_processor(processor)

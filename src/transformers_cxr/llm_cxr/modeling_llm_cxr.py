@@ -45,6 +45,8 @@ class LlmCxrPreTrainedModel(PreTrainedModel):
         # Loading creates new parameters. With `output_loading_info` the model is the first of two results.
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.vq_tokenizer.requires_grad_(False)
+        if model.can_generate() and not hasattr(model.generation_config, "image_generation"):
+            model.generation_config.image_generation = {}
         return loaded
 
     @property
@@ -240,14 +242,6 @@ class LlmCxrForCausalLM(LlmCxrGenerationMixin, LlmCxrPreTrainedModel):
         # Transformers loads additional settings only from a generation config that is not derived from the model's config.
         self.generation_config._from_model_config = False
         self.generation_config.image_generation = {}
-
-    @classmethod
-    def from_pretrained(cls, *args, **kwargs):
-        loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        if not hasattr(model.generation_config, "image_generation"):
-            model.generation_config.image_generation = {}
-        return loaded
 
     @classmethod
     def from_language_model(
