@@ -162,7 +162,8 @@ def test_two_processes_give_the_losses_of_one(run, settings, monkeypatch, tmp_pa
     for process in processes:
         process.start()
     for process in processes:
-        process.join()
+        process.join(timeout=120)
+        process.kill()
     assert [process.exitcode for process in processes] == [0, 0]
     for first, second in zip(log_history(settings["output_dir"], 2), log_history(tmp_path / "two", 2), strict=True):
         losses = {name: value for name, value in first.items() if "loss" in name}

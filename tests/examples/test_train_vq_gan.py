@@ -22,16 +22,9 @@ from .conftest import reset_accelerator
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MODEL = {
-    "image_size": 32,
-    "in_channels": 1,
-    "block_out_channels": [4, 8, 8],
-    "layers_per_block": 1,
-    "attention_levels": [],
-    "latent_channels": 8,
-    "norm_num_groups": 4,
-    "codebook_size": 32,
-    "codebook_dim": 4,
-}
+    "image_size": 32, "in_channels": 1, "block_out_channels": [4, 8, 8], "layers_per_block": 1, "attention_levels": [],
+    "latent_channels": 8, "norm_num_groups": 4, "codebook_size": 32, "codebook_dim": 4,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
