@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import transformers_cxr
 from transformers_cxr.cli.main import app
-from transformers_cxr.training.arguments import parse_arguments
+from transformers_cxr.training import arguments
 
 ROOT = Path(__file__).parents[2]
 LAUNCHERS = {
@@ -66,9 +66,7 @@ class Page:
                 get_command(app).commands[words[1]].make_context(words[1], words[2:])
                 continue
             with self.monkeypatch.context() as patch:
-                patch.setattr(
-                    "transformers_cxr.training.arguments.run_script", lambda main, *types: parse_arguments(*types)
-                )
+                patch.setattr(arguments, "run_script", lambda main, *types: arguments.parse_arguments(*types))
                 is_trainer = any(name in words[1] for name in ("finetune", "ablations", "classifier"))
                 self.run_command([*words, *(["--use_cpu"] if is_trainer else [])])
 

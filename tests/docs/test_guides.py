@@ -42,13 +42,8 @@ def mimic(tmp_path):
 def test_command_line(page, tmp_path, monkeypatch):
     model = checkpoints.load_checkpoint(device="cpu")  # once for all commands
     monkeypatch.setattr(checkpoints, "load_checkpoint", lambda *arguments: model)
-    skipped = {
-        "transformers-cxr encode scans/": None,
-        "transformers-cxr demo": None,
-        "transformers-cxr evaluate": None,
-    }
     page = page("docs/command_line.md")
-    outputs = page.run(skipped)
+    outputs = page.run()
     assert "FINDINGS:" in outputs["report"] and len(page.namespace["dataset"]) == 2
     assert len(list(tmp_path.glob("generated/*.png"))) == 2 and list(tmp_path.glob("generated_dicom/*.dcm"))
     assert " dB  mean of 2 images" in outputs["reconstruct"] and (tmp_path / "llm-cxr/config.json").is_file()

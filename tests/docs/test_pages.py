@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from transformers_cxr.checkpoints import load_checkpoint
+from transformers_cxr.data import StudyRecord
+from transformers_cxr.evaluation import EvaluationArguments
+
 ROOT = Path(__file__).parents[2]
 PAGES = [
     str(path.relative_to(ROOT))
@@ -63,9 +67,24 @@ def test_walks_of_the_contributing_page_exist(page):
 def test_reader_of_the_contributing_page_reads_and_counts(page, tmp_path):
     page = page("docs/contributing.md")
     page.run_python(page.python[0])
-    rows = ["id,patient,file,view,report", '1,a,1.png,PA,"IMPRESSION: Normal."', "2,b,2.png,AP,"]
-    (tmp_path / "studies.csv").write_text("\n".join(rows))
+    (tmp_path / "studies.csv").write_text(
+        "id,patient,file,view,report\n1,a,1.png,PA,IMPRESSION: Normal.\n2,b,2.png,AP,"
+    )
     skipped = page.namespace["SkipReport"]()
     (record,) = page.namespace["read_my_dataset"](tmp_path, skipped)
     assert (record.id, record.impression, record.image) == ("1", "Normal.", str(tmp_path / "1.png"))
     assert skipped.counts == {"no findings and no impression": 1}
+
+
+def test_task_of_the_contributing_page_is_evaluated(page, checkpoint_dir):
+    page = page("docs/contributing.md")
+    for block in page.python:
+        page.run_python(block)
+    task = page.namespace["ViewTask"](EvaluationArguments(output_dir="runs"))
+    record = StudyRecord(
+        id="1", patient="1", image=str(next(ROOT.glob("examples/images/*.jpeg"))), source="a", view="AP"
+    )
+    examples = task.examples([record])
+    assert len(task.generate(*load_checkpoint(checkpoint_dir), examples)) == 1
+    (measurement,) = task.metrics(examples, ["AP."])
+    assert measurement.aggregate(measurement.units)["exact_match"] == 1
