@@ -1,8 +1,8 @@
 """
 Lazy registration with Transformers' Auto classes and pipelines.
 
-The Auto classes import torch, which takes seconds. `import transformers_cxr` therefore registers at once only with those of
-their modules that are imported already, and with each of the others when it is imported.
+The Auto classes import torch, which takes seconds. `import transformers_cxr` therefore registers at once only with
+those of their modules that are imported already, and with each of the others when it is imported.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ def _register_models() -> None:
     AutoModel.register(CXRVQTokenizerConfig, CXRVQTokenizer, exist_ok=True)
     for auto_class in (AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM):
         auto_class.register(LlmCxrConfig, LlmCxrForCausalLM, exist_ok=True)
-    # By these names the Trainer decides whether label smoothing shifts the labels, and pipelines which models they accept.
+    # By these names the Trainer decides whether label smoothing shifts the labels, and pipelines which models they
+    # accept.
     for task in ("CAUSAL_LM", "IMAGE_TEXT_TO_TEXT", "MULTIMODAL_LM"):
         names = getattr(modeling_auto, f"MODEL_FOR_{task}_MAPPING_NAMES")
         names[LlmCxrConfig.model_type] = LlmCxrForCausalLM.__name__

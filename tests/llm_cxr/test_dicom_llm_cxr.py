@@ -74,7 +74,7 @@ def pixels_of(source, **kwargs) -> np.ndarray:
 
 
 def oracle(dataset: pydicom.Dataset) -> np.ndarray:
-    """Grey in 8 bits with pydicom's own functions. These give windowed values in the range of what comes out of the rescale."""
+    """Return 8-bit grey by pydicom's own functions, whose windowed values have the range of the rescaled ones."""
     values = apply_modality_lut(dataset.pixel_array, dataset)
     if "VOILUTSequence" in dataset:
         grey = apply_voi(values.astype(np.int64), dataset) / (2.0 ** dataset.VOILUTSequence[0].LUTDescriptor[2] - 1)

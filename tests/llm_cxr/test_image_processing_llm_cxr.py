@@ -89,7 +89,7 @@ def pixels(processor: LlmCxrImageProcessor, image, **kwargs) -> torch.Tensor:
 
 
 def oracle(image: PIL.Image.Image) -> np.ndarray:
-    """Short side to 256, centre crop, [-1, 1]; written with Pillow and numpy only. Returns `(height, width, channels)`."""
+    """Return the image by Pillow and numpy only: short side 256, centre crop, [-1, 1], `(height, width, channels)`."""
     scale = 256 / min(image.size)
     image = image.resize((int(image.width * scale), int(image.height * scale)), PIL.Image.Resampling.LANCZOS)
     left, top = (image.width - 256) // 2, (image.height - 256) // 2

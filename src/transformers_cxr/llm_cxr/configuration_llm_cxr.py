@@ -20,8 +20,8 @@ def check_model_type(name: str, model_type: str | None, known: tuple[str, ...], 
 @strict
 class CXRVQTokenizerConfig(PreTrainedConfig):
     r"""
-    Configuration of [`CXRVQTokenizer`]. The defaults are the VQ-GAN of LLM-CXR (arXiv 2305.11490): taming-transformers'
-    f16 model with a codebook of 1,024 codes of 256 dimensions, for RGB images of 256x256 pixels.
+    Configuration of [`CXRVQTokenizer`]. The defaults are the VQ-GAN of LLM-CXR (arXiv 2305.11490):
+    taming-transformers' f16 model with a codebook of 1,024 codes of 256 dimensions, for RGB images of 256x256 pixels.
 
     image_size (`int`, *optional*, defaults to 256):
         Height and width in pixels of the images that are encoded and decoded.
@@ -119,8 +119,8 @@ class LlmCxrConfig(PreTrainedConfig):
     Configuration of [`LlmCxrForCausalLM`].
 
     text_config (`PreTrainedConfig` or `dict`, *optional*):
-        Configuration of the backbone, any causal language model. Its `vocab_size` includes the image codes. The default is
-        a GPT-NeoX, as in LLM-CXR.
+        Configuration of the backbone, any causal language model. Its `vocab_size` includes the image codes. The
+        default is a GPT-NeoX, as in LLM-CXR.
     vq_config (`CXRVQTokenizerConfig` or `dict`, *optional*):
         Configuration of the image tokenizer.
     image_token_id (`int`, *optional*, defaults to 50281):
@@ -132,9 +132,9 @@ class LlmCxrConfig(PreTrainedConfig):
     image_token_offset (`int`, *optional*, defaults to 50284):
         Id of code 0; code `c` has the id `image_token_offset + c`.
     text_image_markers (`bool`, *optional*, defaults to `False`):
-        Layout of the released LLM-CXR: an image begins and ends with the text tokens `<` and `>`, which also occur in text.
-        The codes are the last rows of the vocabulary, and the placeholder is the id after them. It has no embedding: the
-        model replaces it before the backbone sees it.
+        Layout of the released LLM-CXR: an image begins and ends with the text tokens `<` and `>`, which also occur in
+        text. The codes are the last rows of the vocabulary, and the placeholder is the id after them. It has no
+        embedding: the model replaces it before the backbone sees it.
     lm_head_bias (`bool`, *optional*, defaults to `False`):
         Whether the head has a bias.
     """
@@ -172,9 +172,9 @@ class LlmCxrConfig(PreTrainedConfig):
         end = self.image_token_offset + self.vq_config.codebook_size
         if end > self.text_config.vocab_size:
             raise ValueError(
-                f"The {self.vq_config.codebook_size} codes from id {self.image_token_offset} on end at {end}, beyond the "
-                f"backbone's vocabulary of {self.text_config.vocab_size}. `LlmCxrForCausalLM.from_language_model` extends "
-                "a vocabulary."
+                f"The {self.vq_config.codebook_size} codes from id {self.image_token_offset} on end at {end}, beyond "
+                f"the backbone's vocabulary of {self.text_config.vocab_size}. "
+                "`LlmCxrForCausalLM.from_language_model` extends a vocabulary."
             )
 
 

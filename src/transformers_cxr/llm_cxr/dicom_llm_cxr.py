@@ -1,8 +1,8 @@
 """
 Reading of DICOM radiographs.
 
-For privacy, only elements for the pixels and the check of the body part are read, none that identifies a patient. Warnings,
-log records and errors of pydicom, which quote values, are not passed on.
+For privacy, only elements for the pixels and the check of the body part are read, none that identifies a patient.
+Warnings, log records and errors of pydicom, which quote values, are not passed on.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ REQUIRED = (
     "PixelRepresentation", "PixelData",
 )  # fmt: skip
 ELEMENTS = (
-    *DESCRIBING, *REQUIRED, "PlanarConfiguration", "NumberOfFrames", "HighBit", "PixelPaddingValue", "PixelPaddingRangeLimit",
+    *DESCRIBING, *REQUIRED, "PlanarConfiguration", "NumberOfFrames", "HighBit", "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
     "ModalityLUTSequence", "RescaleIntercept", "RescaleSlope", "VOILUTSequence", "WindowCenter",
     "WindowWidth", "VOILUTFunction", "PresentationLUTShape", "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
 )  # fmt: skip
@@ -79,11 +80,11 @@ def is_dicom(source: bytes | str | os.PathLike) -> bool:
 
 def read_dicom(source, force: bool = False, name: str | None = None) -> PIL.Image.Image:
     """
-    Read a chest X-ray from DICOM in 8 bits with white bones, after modality LUT or rescale, VOI LUT or window, and inversion
-    (PS3.3, C.11.1, C.11.2, C.7.6.3.1.2).
+    Read a chest X-ray from DICOM in 8 bits with white bones, after modality LUT or rescale, VOI LUT or window, and
+    inversion (PS3.3, C.11.1, C.11.2, C.7.6.3.1.2).
 
-    The first VOI LUT is applied, or else the first window. Without either, images of more than 8 bits are windowed from their
-    lowest to their highest value, as 16-bit PNGs are. Padding is black.
+    The first VOI LUT is applied, or else the first window. Without either, images of more than 8 bits are windowed
+    from their lowest to their highest value, as 16-bit PNGs are. Padding is black.
 
     Args:
         source (`str`, `os.PathLike`, `bytes` or `pydicom.Dataset`):
@@ -99,9 +100,9 @@ def read_dicom(source, force: bool = False, name: str | None = None) -> PIL.Imag
 
     Raises:
         ImportError: pydicom, or the decoder of a compressed transfer syntax, is not installed.
-        ValueError: The file is truncated, damaged, not an image or too large, the image has several frames, or it is not a
-            chest X-ray and `force` is `False`. Errors quote no values but modality, body part, number of frames, size and
-            kind of pixels.
+        ValueError: The file is truncated, damaged, not an image or too large, the image has several frames, or it is
+            not a chest X-ray and `force` is `False`. Errors quote no values but modality, body part, number of frames,
+            size and kind of pixels.
     """
     pydicom = _import_pydicom()
     is_dataset = isinstance(source, pydicom.Dataset)
@@ -115,8 +116,9 @@ def read_dicom(source, force: bool = False, name: str | None = None) -> PIL.Imag
     _quietly(_check_pixels, name, dataset)
     if not decoder.is_available:
         raise ImportError(
-            f"The pixels of '{name}' are compressed as {decoder.UID.name}, for which no decoder is installed. `pip install "
-            "transformers-cxr[dicom]` brings those of JPEG, JPEG-LS and JPEG 2000; pydicom's documentation names others."
+            f"The pixels of '{name}' are compressed as {decoder.UID.name}, for which no decoder is installed. "
+            "`pip install transformers-cxr[dicom]` brings those of JPEG, JPEG-LS and JPEG 2000; pydicom's "
+            "documentation names others."
         )
     image = PIL.Image.fromarray(_quietly(_render, name, pydicom, dataset, decoder))
     image.info.update(info)
@@ -131,8 +133,8 @@ class _Unreadable(ValueError):
 
 def _quietly(function, name: str, *args):
     """
-    Call a function that uses pydicom and suppress all warnings, log records and errors of pydicom. Calls are serialized, as
-    warning filters are global.
+    Call a function that uses pydicom and suppress all warnings, log records and errors of pydicom. Calls are
+    serialized, as warning filters are global.
     """
     pydicom_logger = logging.getLogger("pydicom")
     with _PYDICOM_LOCK, warnings.catch_warnings():
@@ -237,8 +239,8 @@ def _check_is_chest(info: dict[str, str], name: str) -> None:
     way_out = "If it is one, read it with `read_dicom(..., force=True)`."
     if modality is not None and modality not in MODALITIES:
         raise ValueError(
-            f"Expected a chest X-ray, got an image of modality {modality} ('{name}'): expected {', '.join(MODALITIES)}. "
-            f"{way_out}"
+            f"Expected a chest X-ray, got an image of modality {modality} ('{name}'): expected "
+            f"{', '.join(MODALITIES)}. {way_out}"
         )
     if body_part is not None and not any(part in body_part for part in BODY_PARTS):
         raise ValueError(

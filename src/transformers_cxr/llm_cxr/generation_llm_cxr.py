@@ -48,11 +48,11 @@ class LlmCxrGenerationMixin(GenerationMixin):
         Args:
             inputs or input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
                 Prompts, padded on the left.
-            pixel_values (`torch.FloatTensor` of shape `(num_images, in_channels, image_size, image_size)`, *optional*):
+            pixel_values (`torch.FloatTensor` of shape `(num_images, channels, image_size, image_size)`, *optional*):
                 Images of the prompts, in the order of their placeholders.
             generation_mode (`str`, *optional*, defaults to `"text"`):
-                `"text"` runs `GenerationMixin.generate` under the image grammar: no image is begun, and one that the prompt
-                has begun is completed. `"image"` runs [`~LlmCxrForCausalLM.generate_image`].
+                `"text"` runs `GenerationMixin.generate` under the image grammar: no image is begun, and one that the
+                prompt has begun is completed. `"image"` runs [`~LlmCxrForCausalLM.generate_image`].
             inputs_embeds (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`, *optional*):
                 Embeddings of the prompts, in place of ids; for text.
             **kwargs:
@@ -60,12 +60,12 @@ class LlmCxrGenerationMixin(GenerationMixin):
 
         Returns:
             The output of `GenerationMixin.generate`, whose ids hold the codes of the prompt's images. Or
-            `torch.LongTensor` of shape `(batch_size * num_return_sequences, new_sequence_length)`: prompt, begin-of-image
-            token, codes and end-of-image token.
+            `torch.LongTensor` of shape `(batch_size * num_return_sequences, new_sequence_length)`: prompt,
+            begin-of-image token, codes and end-of-image token.
 
         Raises:
-            ValueError: `generation_mode` is unknown, placeholders and images do not match, or a prompt leaves no room in
-                the context.
+            ValueError: `generation_mode` is unknown, placeholders and images do not match, or a prompt leaves no room
+                in the context.
         """
         if generation_mode not in ("text", "image"):
             raise ValueError(f"`generation_mode` must be 'text' or 'image', got {generation_mode!r}.")
@@ -107,7 +107,8 @@ class LlmCxrGenerationMixin(GenerationMixin):
         if input_ids is not None:
             torch_compilable_check(
                 (input_ids != self.config.image_token_id).all(),
-                f"`input_ids` holds image placeholders (id {self.config.image_token_id}), but `pixel_values` is missing.",
+                f"`input_ids` holds image placeholders (id {self.config.image_token_id}), but `pixel_values` is "
+                "missing.",
             )
 
     @property
@@ -141,15 +142,15 @@ class LlmCxrGenerationMixin(GenerationMixin):
         streamer: BaseStreamer | None = None,
     ) -> torch.LongTensor:
         """
-        Generate the codes of images. Each prompt is prefilled once for all its images, each step computes the logits of codes
-        only, and classifier-free guidance (arXiv 2207.12598) runs in the same batch.
+        Generate the codes of images. Each prompt is prefilled once for all its images, each step computes the logits
+        of codes only, and classifier-free guidance (arXiv 2207.12598) runs in the same batch.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
                 Prompts, padded on the left. The begin-of-image token is added to prompts that do not end with it.
             attention_mask (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
                 1 for tokens, 0 for padding; no padding by default.
-            pixel_values (`torch.FloatTensor` of shape `(num_prompt_images, in_channels, image_size, image_size)`, *optional*):
+            pixel_values (`torch.FloatTensor` of shape `(num_images, channels, image_size, image_size)`, *optional*):
                 Images of the prompts, for the placeholders in `input_ids`.
             num_images (`int`, *optional*, defaults to 1):
                 Images per prompt.
@@ -163,23 +164,23 @@ class LlmCxrGenerationMixin(GenerationMixin):
             do_sample (`bool`, *optional*, defaults to `True`):
                 Sample codes; `False` takes the most likely one.
             temperature, top_k, top_p:
-                As in `GenerationMixin.generate`. The defaults are those of `generation_config.image_generation`, or else the
-                whole distribution.
+                As in `GenerationMixin.generate`. The defaults are those of `generation_config.image_generation`, or
+                else the whole distribution.
             seed (`int` or sequence of `int`, *optional*):
                 One seed for each of the `batch_size * num_images` images, or a single one from which image `i` gets
-                `seed + i`. An image depends on its seed and prompt, not on its batch, except for rounding: in a batch of
-                another size it can change a sampled code now and then.
+                `seed + i`. An image depends on its seed and prompt, not on its batch, except for rounding: in a batch
+                of another size it can change a sampled code now and then.
             streamer (`BaseStreamer`, *optional*):
-                Receives the codes of each step, a `torch.LongTensor` of shape `(batch_size * num_images,)` on the CPU, and
-                then `end()`. An error that it raises ends the generation.
+                Receives the codes of each step, a `torch.LongTensor` of shape `(batch_size * num_images,)` on the CPU,
+                and then `end()`. An error that it raises ends the generation.
 
         Returns:
             `torch.LongTensor` of shape `(batch_size * num_images, num_image_tokens)`: codes in raster order, each in
             `[0, codebook_size)`. Image `i` belongs to prompt `i // num_images`.
 
         Raises:
-            ValueError: `input_ids` have another shape, an argument is out of its range, guidance has no negative prompt, or a
-                prompt leaves no room for an image in the context.
+            ValueError: `input_ids` have another shape, an argument is out of its range, guidance has no negative
+                prompt, or a prompt leaves no room for an image in the context.
         """
         if input_ids.ndim != 2:
             raise ValueError(
@@ -330,15 +331,15 @@ def generate_text(
         model ([`LlmCxrForCausalLM`]), processor ([`LlmCxrProcessor`]):
             Model and processor of a checkpoint.
         images (`ImageInput`, *optional*):
-            One image of any kind that [`LlmCxrImageProcessor`] takes, or a list with an entry for each request: an image or
-            a list of images.
+            One image of any kind that [`LlmCxrImageProcessor`] takes, or a list with an entry for each request: an
+            image or a list of images.
         instruction (`str` or sequence of `str`, *optional*, defaults to `processor.report_instruction`):
             Instruction or question, one for all requests or one for each. Special tokens in it become plain text.
         image_codes (integers of shape `(num_requests, num_image_tokens)`, *optional*):
             Codes instead of `images`; or a list with the rows of codes of each request.
         history (sequence of `dict`, *optional*):
-            Earlier messages of a single request, in chat format, with `{"type": "image"}` for each image, also for generated
-            ones. They take the first images of the request; the others belong to the new message.
+            Earlier messages of a single request, in chat format, with `{"type": "image"}` for each image, also for
+            generated ones. They take the first images of the request; the others belong to the new message.
         streamer (`BaseStreamer`, *optional*):
             As in `generate`.
         max_new_tokens (`int`, *optional*, defaults to 256):
@@ -347,11 +348,12 @@ def generate_text(
             Other arguments of `generate`, such as `do_sample` and `num_return_sequences`.
 
     Returns:
-        `list[str]`: a text for each request, or `num_return_sequences` texts for the first request, then for the second.
+        `list[str]`: a text for each request, or `num_return_sequences` texts for the first request, then for the
+        second.
 
     Raises:
-        ValueError: The processor and the model do not belong together, the numbers of images, instructions and image slots
-            do not match, or a prompt leaves no room in the context.
+        ValueError: The processor and the model do not belong together, the numbers of images, instructions and image
+            slots do not match, or a prompt leaves no room in the context.
     """
     model.check_processor(processor)
     if image_codes is None:

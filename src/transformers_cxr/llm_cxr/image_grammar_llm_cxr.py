@@ -10,9 +10,10 @@ from .configuration_llm_cxr import LlmCxrConfig
 
 class ImageGrammarLogitsProcessor(LogitsProcessor):
     """
-    Allow only well-formed output: text, or the rest of an image that the prompt has begun. After the begin-of-image token
-    come exactly `num_image_tokens` codes and the end-of-image token; text holds no image tokens. If begin and end are
-    ordinary text tokens (`config.text_image_markers`), text may hold both, and the first code begins the image.
+    Allow only well-formed output: text, or the rest of an image that the prompt has begun. After the begin-of-image
+    token come exactly `num_image_tokens` codes and the end-of-image token; text holds no image tokens. If begin and
+    end are ordinary text tokens (`config.text_image_markers`), text may hold both, and the first code begins the
+    image.
 
     The ids so far decide, for each row on its own, so batches, beams and caches of any kind work.
 

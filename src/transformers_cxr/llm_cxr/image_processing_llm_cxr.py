@@ -66,14 +66,14 @@ def open_image(source: str | bytes | os.PathLike | BinaryIO) -> PIL.Image.Image:
 
     Args:
         source (`str`, `bytes`, `os.PathLike`, binary file object or `pydicom.Dataset`):
-            Path, http(s) URL, `data:image/...;base64,` string, base64, bytes of an image file, open file, or DICOM dataset.
-            DICOM files are recognized by their content.
+            Path, http(s) URL, `data:image/...;base64,` string, base64, bytes of an image file, open file, or DICOM
+            dataset. DICOM files are recognized by their content.
 
     Raises:
         FileNotFoundError: The file does not exist.
         ConnectionError: The URL cannot be downloaded.
-        ValueError: The file is empty, truncated, not an image, larger than `PIL.Image.MAX_IMAGE_PIXELS`, or a DICOM file
-            that [`read_dicom`] refuses.
+        ValueError: The file is empty, truncated, not an image, larger than `PIL.Image.MAX_IMAGE_PIXELS`, or a DICOM
+            file that [`read_dicom`] refuses.
     """
     if is_dicom_dataset(source):
         return read_dicom(source)
@@ -93,8 +93,8 @@ def open_image(source: str | bytes | os.PathLike | BinaryIO) -> PIL.Image.Image:
 
 def _to_uint8(array: np.ndarray) -> np.ndarray:
     """
-    Convert pixels of any dtype to 8 bits. Floats in [0, 1] are scaled by 255, values in [0, 255] are kept, and wider ranges,
-    such as 12- and 16-bit radiographs, are windowed from their minimum to their maximum.
+    Convert pixels of any dtype to 8 bits. Floats in [0, 1] are scaled by 255, values in [0, 255] are kept, and wider
+    ranges, such as 12- and 16-bit radiographs, are windowed from their minimum to their maximum.
     """
     if array.dtype == np.uint8:
         return array
@@ -124,18 +124,18 @@ class LlmCxrImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[cal
 
 class LlmCxrImageProcessor(PilBackend):
     r"""
-    Prepare chest X-rays for [`CXRVQTokenizer`] as LLM-CXR does (arXiv 2305.11490, section 3.1): resize the shorter side to
-    256 pixels (Lanczos), crop the centre, and scale pixels to [-1, 1].
+    Prepare chest X-rays for [`CXRVQTokenizer`] as LLM-CXR does (arXiv 2305.11490, section 3.1): resize the shorter
+    side to 256 pixels (Lanczos), crop the centre, and scale pixels to [-1, 1].
 
-    Images are PIL images of any mode, paths, URLs, bytes, open files, `pydicom.Dataset`s, numpy arrays or torch tensors
-    (`(height, width)`, `(height, width, channels)` or `(channels, height, width)`), of 8 or 16 bits or floating point. Files
-    and bytes may be DICOM.
+    Images are PIL images of any mode, paths, URLs, bytes, open files, `pydicom.Dataset`s, numpy arrays or torch
+    tensors (`(height, width)`, `(height, width, channels)` or `(channels, height, width)`), of 8 or 16 bits or
+    floating point. Files and bytes may be DICOM.
 
     do_convert_rgb (`bool`, *optional*, defaults to `True`):
         Return three channels; `False` returns one, grey.
     round_to_nearest (`bool`, *optional*, defaults to `False`):
-        Round the longer side and the position of the crop to the nearest pixel, as the released LLM-CXR does; `False` rounds
-        down, as Transformers does. They differ by at most one pixel.
+        Round the longer side and the position of the crop to the nearest pixel, as the released LLM-CXR does; `False`
+        rounds down, as Transformers does. They differ by at most one pixel.
     """
 
     valid_kwargs = LlmCxrImageProcessorKwargs
@@ -165,14 +165,14 @@ class LlmCxrImageProcessor(PilBackend):
             return open_image(images)
         if not isinstance(images, (PIL.Image.Image, np.ndarray, torch.Tensor)):
             raise TypeError(
-                "Expected an image as a PIL image, path, URL, bytes, file, DICOM dataset, numpy array or torch tensor, got "
-                f"{type(images).__name__}."
+                "Expected an image as a PIL image, path, URL, bytes, file, DICOM dataset, numpy array or torch "
+                f"tensor, got {type(images).__name__}."
             )
         if isinstance(images, (np.ndarray, torch.Tensor)):
             if images.ndim not in (2, 3, 4):
                 raise ValueError(
-                    "Expected an image as (height, width), (height, width, channels) or (channels, height, width), or a "
-                    f"batch of the latter two, got an array of shape {tuple(images.shape)}."
+                    "Expected an image as (height, width), (height, width, channels) or (channels, height, width), or "
+                    f"a batch of the latter two, got an array of shape {tuple(images.shape)}."
                 )
             # The base class does not take arrays of two dimensions for images.
             if images.ndim == 2:
@@ -261,8 +261,8 @@ class LlmCxrImageProcessor(PilBackend):
 
 def save_image(image: PIL.Image.Image, path: str | os.PathLike) -> None:
     """
-    Save an image with its `image.info["comment"]`, which marks a generated X-ray, in the metadata of the file. (Pillow alone
-    writes the comment to JPEG files, but not to PNG files.)
+    Save an image with its `image.info["comment"]`, which marks a generated X-ray, in the metadata of the file. (Pillow
+    alone writes the comment to JPEG files, but not to PNG files.)
     """
     pnginfo = PngInfo()
     if comment := image.info.get("comment"):

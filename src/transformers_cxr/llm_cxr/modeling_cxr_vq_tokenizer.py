@@ -24,8 +24,8 @@ class CXRVQTokenizerOutput(ModelOutput):
     reconstruction (`torch.FloatTensor` of shape `(batch_size, in_channels, image_size, image_size)`):
         Decoded images, about in [-1, 1], not clipped. Gradients reach the encoder by the straight-through estimator.
     commitment_loss (`torch.FloatTensor` of shape `()`):
-        Codebook and commitment terms of VQ-VAE (arXiv 1711.00937, eq. 3) in taming-transformers' weighting: 1.0 for the
-        encoder and 0.25 for the codebook.
+        Codebook and commitment terms of VQ-VAE (arXiv 1711.00937, eq. 3) in taming-transformers' weighting: 1.0 for
+        the encoder and 0.25 for the codebook.
     codes (`torch.LongTensor` of shape `(batch_size, num_image_tokens)`):
         Codes in raster order, each in `[0, codebook_size)`.
     latents (`torch.FloatTensor` of shape `(batch_size, codebook_dim, grid_size, grid_size)`):
@@ -185,8 +185,8 @@ class CXRVQTokenizer(PreTrainedModel):
             pixel_values (`torch.FloatTensor` of shape `(batch_size, in_channels, image_size, image_size)`):
                 Images in [-1, 1].
             follow_autocast (`bool`, *optional*, defaults to `False`):
-                Run the encoder and the decoder in the precision of a surrounding autocast, which makes training faster. The
-                quantizer and the output are always in fp32.
+                Run the encoder and the decoder in the precision of a surrounding autocast, which makes training
+                faster. The quantizer and the output are always in fp32.
         """
         self._check_pixel_values(pixel_values)
         with nullcontext() if follow_autocast else _without_autocast(pixel_values):

@@ -95,8 +95,8 @@ class LlmCxrPreTrainedModel(PreTrainedModel):
 
         Args:
             image_tokens (`torch.LongTensor` of shape `(num_images, sequence_length)`):
-                Rows whose last `num_image_tokens` codes, `image_token_offset + code` in raster order, are an image. They may
-                hold other tokens, as the output of `generate` does.
+                Rows whose last `num_image_tokens` codes, `image_token_offset + code` in raster order, are an image.
+                They may hold other tokens, as the output of `generate` does.
 
         Returns:
             `torch.FloatTensor` of shape `(num_images, in_channels, image_size, image_size)`: images in [-1, 1].
@@ -201,7 +201,7 @@ class LlmCxrModel(LlmCxrPreTrainedModel):
         Args:
             input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
                 Text tokens, and either codes or placeholders for the images in `pixel_values`.
-            pixel_values (`torch.FloatTensor` of shape `(num_images, in_channels, image_size, image_size)`, *optional*):
+            pixel_values (`torch.FloatTensor` of shape `(num_images, channels, image_size, image_size)`, *optional*):
                 Images in [-1, 1], in the order of their placeholders.
             inputs_embeds (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`, *optional*):
                 Embeddings in place of `input_ids`.
@@ -230,7 +230,8 @@ class LlmCxrForCausalLM(LlmCxrGenerationMixin, LlmCxrPreTrainedModel):
         super().__init__(config)
         self.model = LlmCxrModel(config)
         embeddings = self.get_input_embeddings()
-        # Some backbones embed tokens in fewer dimensions than their hidden states have, and project the last ones back.
+        # Some backbones embed tokens in fewer dimensions than their hidden states have, and project the last ones
+        # back.
         self.lm_head = nn.Linear(
             embeddings.embedding_dim, config.text_config.vocab_size, bias=config.lm_head_bias, dtype=self.dtype
         )
@@ -239,7 +240,8 @@ class LlmCxrForCausalLM(LlmCxrGenerationMixin, LlmCxrPreTrainedModel):
         # A recurrent state cannot be rolled back, which assisted generation needs.
         self._is_stateful = self.model.language_model._is_stateful
         self.post_init()
-        # Transformers loads additional settings only from a generation config that is not derived from the model's config.
+        # Transformers loads additional settings only from a generation config that is not derived from the model's
+        # config.
         self.generation_config._from_model_config = False
         self.generation_config.image_generation = {}
 
@@ -253,8 +255,8 @@ class LlmCxrForCausalLM(LlmCxrGenerationMixin, LlmCxrPreTrainedModel):
         seed: int = 0,
     ) -> tuple[LlmCxrForCausalLM, LlmCxrProcessor]:
         """
-        Build a multimodal model and its processor from a text-only model. The logits of the old tokens do not change; the
-        vocabulary, and an untied head, get rows for the new ones.
+        Build a multimodal model and its processor from a text-only model. The logits of the old tokens do not change;
+        the vocabulary, and an untied head, get rows for the new ones.
 
         Args:
             language_model (`PreTrainedModel`, `str` or `os.PathLike`):
@@ -264,12 +266,14 @@ class LlmCxrForCausalLM(LlmCxrGenerationMixin, LlmCxrPreTrainedModel):
             vq_tokenizer ([`CXRVQTokenizer`]):
                 Image tokenizer. It becomes part of the new model.
             new_embeddings (`str`, *optional*, defaults to `"mean"`):
-                Initial values of the new rows, from the mean and standard deviation of each dimension over the old rows:
+                Initial values of the new rows, from the mean and standard deviation of each dimension over the old
+                rows:
 
-                - `"mean"`: the mean, all rows alike. The new tokens then take hardly any probability from the old ones.
+                - `"mean"`: the mean, all rows alike. The new tokens then take hardly any probability from the old
+                  ones.
                 - `"random"`: samples from the normal distribution of the two; for a backbone without training.
-                - `"codebook"`: for the codes, a random projection of their vectors in the codebook, scaled to the two, so
-                  that similar codes start with similar embeddings; for the other new tokens `"random"`.
+                - `"codebook"`: for the codes, a random projection of their vectors in the codebook, scaled to the two,
+                  so that similar codes start with similar embeddings; for the other new tokens `"random"`.
             seed (`int`, *optional*, defaults to 0):
                 Seed of the new rows.
 
@@ -277,8 +281,8 @@ class LlmCxrForCausalLM(LlmCxrGenerationMixin, LlmCxrPreTrainedModel):
             `tuple[LlmCxrForCausalLM, LlmCxrProcessor]`.
 
         Raises:
-            ValueError: The vocabulary of the language model is smaller than that of the tokenizer, its logits are not a
-                linear layer of its last hidden states, or `new_embeddings` is unknown.
+            ValueError: The vocabulary of the language model is smaller than that of the tokenizer, its logits are not
+                a linear layer of its last hidden states, or `new_embeddings` is unknown.
         """
         if new_embeddings not in ("random", "mean", "codebook"):
             raise ValueError(f"`new_embeddings` must be 'random', 'mean' or 'codebook', got {new_embeddings!r}.")
@@ -287,8 +291,8 @@ class LlmCxrForCausalLM(LlmCxrGenerationMixin, LlmCxrPreTrainedModel):
         known_tokens, rows = len(tokenizer), language_model.get_input_embeddings().weight.shape[0]
         if rows < known_tokens:
             raise ValueError(
-                f"Expected an embedding for each of the {known_tokens} tokens of the tokenizer, got {rows}: the tokenizer "
-                "and the language model do not belong together."
+                f"Expected an embedding for each of the {known_tokens} tokens of the tokenizer, got {rows}: the "
+                "tokenizer and the language model do not belong together."
             )
         language_model.eval()
         _check_linear_head(language_model)
@@ -322,8 +326,8 @@ class LlmCxrForCausalLM(LlmCxrGenerationMixin, LlmCxrPreTrainedModel):
 
     def to_language_model(self) -> PreTrainedModel:
         """
-        Return the backbone with its head as a causal language model of Transformers: the inverse of `from_language_model`.
-        It shares its weights with this model.
+        Return the backbone with its head as a causal language model of Transformers: the inverse of
+        `from_language_model`. It shares its weights with this model.
         """
         with torch.device("meta"):
             language_model = AutoModelForCausalLM.from_config(self.config.text_config)
@@ -366,15 +370,15 @@ class LlmCxrForCausalLM(LlmCxrGenerationMixin, LlmCxrPreTrainedModel):
         Args:
             input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
                 Text tokens, and either codes or placeholders for the images in `pixel_values`.
-            pixel_values (`torch.FloatTensor` of shape `(num_images, in_channels, image_size, image_size)`, *optional*):
+            pixel_values (`torch.FloatTensor` of shape `(num_images, channels, image_size, image_size)`, *optional*):
                 Images in [-1, 1], in the order of their placeholders.
             inputs_embeds (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`, *optional*):
                 Embeddings in place of `input_ids`.
             labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
                 Targets over text and codes alike; -100 is ignored. Placeholders are replaced as in `input_ids`.
             use_cache (`bool`, *optional*):
-                Whether to return `past_key_values`. The default is that of the backbone, and `False` with labels: with a
-                cache the backbone cannot tell packed conversations, whose `position_ids` start anew.
+                Whether to return `past_key_values`. The default is that of the backbone, and `False` with labels: with
+                a cache the backbone cannot tell packed conversations, whose `position_ids` start anew.
             logits_to_keep (`int` or `torch.Tensor`, *optional*, defaults to 0):
                 Number of last positions, or positions, whose logits are computed; 0 is all.
             num_items_in_batch (`int` or `torch.Tensor`, *optional*):
@@ -449,8 +453,8 @@ def _check_linear_head(language_model: PreTrainedModel) -> None:
     logits = head(backbone(input_ids).last_hidden_state)
     if not isinstance(head, nn.Linear) or not torch.equal(logits.float(), expected.float()):
         raise ValueError(
-            f"Expected logits that are a linear layer of the last hidden states. Those of {name} are not: it scales or "
-            "soft-caps them, for example."
+            f"Expected logits that are a linear layer of the last hidden states. Those of {name} are not: it scales "
+            "or soft-caps them, for example."
         )
 
 

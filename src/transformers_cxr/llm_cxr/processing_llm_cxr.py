@@ -47,9 +47,9 @@ class LlmCxrProcessor(ProcessorMixin):
     r"""
     Interleave chest X-rays and text as the token ids of [`LlmCxrForCausalLM`].
 
-    Every `<image>` in a text is the slot of one image. Images are given as pixels (`images=`), for which the processor writes
-    placeholders that the model replaces by codes; as pixels while `vq_tokenizer` is set, which encodes them at once; or as
-    codes (`image_codes=`). All three lead to the same ids.
+    Every `<image>` in a text is the slot of one image. Images are given as pixels (`images=`), for which the processor
+    writes placeholders that the model replaces by codes; as pixels while `vq_tokenizer` is set, which encodes them at
+    once; or as codes (`image_codes=`). All three lead to the same ids.
 
     Args:
         image_processor ([`LlmCxrImageProcessor`]):
@@ -64,8 +64,8 @@ class LlmCxrProcessor(ProcessorMixin):
             Jinja template of conversations.
         text_image_markers (`bool`, *optional*, defaults to `False`):
             Layout of the released LLM-CXR: an image begins with the text token `<` and ends with `>`. Texts still hold
-            `<|cxr_start|>` and `<|cxr_end|>`, which a tokenizer cannot merge with adjacent characters; `input_ids` have the
-            ids of `<` and `>` in their place.
+            `<|cxr_start|>` and `<|cxr_end|>`, which a tokenizer cannot merge with adjacent characters; `input_ids`
+            have the ids of `<` and `>` in their place.
         report_instruction (`str`, *optional*):
             Default instruction of [`generate_text`], which asks for a report.
         image_instruction (`str`, *optional*):
@@ -113,7 +113,8 @@ class LlmCxrProcessor(ProcessorMixin):
 
     @property
     def model_input_names(self) -> list[str]:
-        # The Trainer takes the first for the length of an example (`group_by_length`), and not every example has an image.
+        # The Trainer takes the first for the length of an example (`group_by_length`), and not every example has an
+        # image.
         return sorted(super().model_input_names, key=lambda name: name != "input_ids")
 
     @classmethod
@@ -125,8 +126,8 @@ class LlmCxrProcessor(ProcessorMixin):
         text_image_markers: bool = False,
     ) -> LlmCxrProcessor:
         """
-        Build a processor from a text tokenizer. A copy of it gets dolly's instruction tokens, the image tokens, the code
-        tokens, left padding and, if it has none, a padding token.
+        Build a processor from a text tokenizer. A copy of it gets dolly's instruction tokens, the image tokens, the
+        code tokens, left padding and, if it has none, a padding token.
 
         Args:
             tokenizer (`PreTrainedTokenizerBase`):
@@ -136,8 +137,8 @@ class LlmCxrProcessor(ProcessorMixin):
             chat_template (`str`, *optional*):
                 Jinja template of conversations; dolly's instruction format by default.
             text_image_markers (`bool`, *optional*, defaults to `False`):
-                Layout of the released LLM-CXR: the codes follow the text tokens, the image tokens come last, beyond the
-                vocabulary of the model, and images are resized with `round_to_nearest`.
+                Layout of the released LLM-CXR: the codes follow the text tokens, the image tokens come last, beyond
+                the vocabulary of the model, and images are resized with `round_to_nearest`.
         """
         tokenizer = copy.deepcopy(tokenizer)
         image_tokens = [IMAGE_TOKEN, BOI_TOKEN, EOI_TOKEN]
@@ -204,8 +205,8 @@ class LlmCxrProcessor(ProcessorMixin):
 
         Args:
             images (`ImageInput`, *optional*):
-                One image for each `<image>` of the texts, in order, of any kind that [`LlmCxrImageProcessor`] takes; or a
-                list of images for each text.
+                One image for each `<image>` of the texts, in order, of any kind that [`LlmCxrImageProcessor`] takes;
+                or a list of images for each text.
             text (`str` or `list[str]`):
                 Texts with any number of `<image>` slots.
             image_codes (integers of shape `(num_images, num_image_tokens)`, *optional*):
@@ -214,13 +215,13 @@ class LlmCxrProcessor(ProcessorMixin):
                 Arguments of the tokenizer and of the image processor, such as `return_tensors` and `padding`.
 
         Returns:
-            `BatchFeature` with `input_ids` and `attention_mask`, and with `pixel_values` if images are given as pixels and
-            `vq_tokenizer` is not set.
+            `BatchFeature` with `input_ids` and `attention_mask`, and with `pixel_values` if images are given as pixels
+            and `vq_tokenizer` is not set.
 
         Raises:
             TypeError: A text is not a string.
-            ValueError: The numbers of images and slots do not match, codes are not those of a whole image or have no text, or
-                truncation cuts an image.
+            ValueError: The numbers of images and slots do not match, codes are not those of a whole image or have no
+                text, or truncation cuts an image.
         """
         if image_codes is not None:
             if images is not None:
@@ -285,7 +286,8 @@ class LlmCxrProcessor(ProcessorMixin):
                     given = len(images) if are_codes else len(make_flat_list_of_images(images))
             if expected != given:
                 raise ValueError(
-                    f"Expected an image for each image slot ('{self.image_token}') of the texts, {expected}, got {given}."
+                    f"Expected an image for each image slot ('{self.image_token}') of the texts, {expected}, got "
+                    f"{given}."
                 )
         if not are_codes:
             super().validate_inputs(images=images, text=text, **kwargs)
@@ -300,8 +302,8 @@ class LlmCxrProcessor(ProcessorMixin):
             kept = sum(self.image_token_offset <= i < end for i in (ids.tolist() if hasattr(ids, "tolist") else ids))
             if kept < written:
                 raise ValueError(
-                    f"Expected all {written} codes of images after truncation, got {kept}. Switch truncation off or raise "
-                    "`max_length`."
+                    f"Expected all {written} codes of images after truncation, got {kept}. Switch truncation off or "
+                    "raise `max_length`."
                 )
 
     def _process_images(self, images, **kwargs):
@@ -330,8 +332,8 @@ class LlmCxrProcessor(ProcessorMixin):
 
     def encode_prompts(self, conversations: Sequence[list[dict]], image_codes: Sequence = ()) -> BatchFeature:
         """
-        Encode conversations up to the response that the model writes next. Texts cannot hold special tokens: these become
-        plain text.
+        Encode conversations up to the response that the model writes next. Texts cannot hold special tokens: these
+        become plain text.
 
         Args:
             conversations (sequence of `list[dict]`):
@@ -393,8 +395,8 @@ class LlmCxrProcessor(ProcessorMixin):
             found = sum(0 <= code < self.codebook_size for code in codes)
             if found != self.num_image_tokens:
                 raise ValueError(
-                    f"Expected {self.num_image_tokens} codes for an image, got {found} (image {len(images) + 1} of the "
-                    "sequence)."
+                    f"Expected {self.num_image_tokens} codes for an image, got {found} (image {len(images) + 1} of "
+                    "the sequence)."
                 )
             texts.append([])
             images.append(codes)
@@ -422,12 +424,12 @@ class LlmCxrProcessor(ProcessorMixin):
             skip_special_tokens (`bool`, *optional*, defaults to `True`):
                 Leave special tokens out of the text.
             generation_mode (`str`, *optional*, defaults to `"text"`):
-                `"text"` gives a string for each sequence; `"image"` a list of images for each sequence, or an image for each
-                row of pixels.
+                `"text"` gives a string for each sequence; `"image"` a list of images for each sequence, or an image
+                for each row of pixels.
 
         Raises:
-            ValueError: Ids are to be decoded to images and `vq_tokenizer` is not set, an image does not have all its codes,
-                or `generation_mode` is unknown.
+            ValueError: Ids are to be decoded to images and `vq_tokenizer` is not set, an image does not have all its
+                codes, or `generation_mode` is unknown.
         """
         if generation_mode not in (None, "text", "image"):
             raise ValueError(f"`generation_mode` must be 'text' or 'image', got {generation_mode!r}.")
