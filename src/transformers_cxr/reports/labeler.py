@@ -97,7 +97,7 @@ class CheXbertLabeler:
             raise OSError(
                 "Cannot read or download the weights of CheXbert: 'chexbert.pth' of 'StanfordAIMI/RRG_scorers', "
                 "and 'bert-base-uncased'. Run it once on a machine with a network and copy the folders "
-                "'~/.cache/chexbert' and '~/.cache/huggingface/hub' to this one. The labeler 'rules' needs no download."
+                "'~/.cache/chexbert' and '~/.cache/huggingface/hub'. The labeler 'rules' needs no download."
             ) from error
 
     def __call__(self, reports: Sequence[str]) -> np.ndarray:
