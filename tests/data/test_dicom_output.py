@@ -71,6 +71,8 @@ def test_a_report_has_a_notice_and_a_section_for_findings_and_impression(tmp_pat
     ("text", "sections"),
     [
         ("The lungs are clear.", [("Findings", "The lungs are clear.")]),
+        ("LUNGS: Clear. HEART: Normal.", [("Findings", "LUNGS: Clear. HEART: Normal.")]),
+        ("INDICATION: Cough.", [("Findings", "INDICATION: Cough.")]),
         ("IMPRESSION: Normal.", [("Impressions", "Normal.")]),
         ("IMPRESSION: Normal. FINDINGS: Clear.", [("Findings", "Clear."), ("Impressions", "Normal.")]),
         ("Chest.\nIMPRESSION: Normal.", [("Findings", "Chest.\nIMPRESSION: Normal.")]),

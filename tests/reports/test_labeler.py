@@ -97,10 +97,11 @@ def test_no_finding_is_positive_without_any_other_finding_than_devices(report, e
             {"Pleural Effusion": "-", "Edema": "+"},
         ),
         ("REASON FOR EXAM: pneumonia,\nold fracture\n\nSmall effusion.", {"Pleural Effusion": "+"}),
+        ("LUNGS: Small effusion. BONES: No fracture.", {"Pleural Effusion": "+", "Fracture": "-"}),
         ("WET READ: Edema.\n\nFINAL REPORT\nIMPRESSION: No edema.", {"Edema": "-"}),
     ],
 )
-def test_only_findings_and_impression_are_labelled(report, labels):
+def test_only_findings_and_impression_are_labeled(report, labels):
     assert labels_of(report) == labels
 
 

@@ -85,6 +85,9 @@ _HEADING = re.compile(
 )
 # "CHEST, PA AND LATERAL:" begins the findings of a report that does not name them.
 _VIEW = re.compile(r"\b(?:chest|portable|views?|radiographs?|films?|frontal|lateral|pa|ap|upright|supine)\b")
+# A paragraph ends at an empty line and before a sub-heading.
+_PARAGRAPH_END = re.compile(r"\n[ \t]*\n|\n(?=[ \t]*[A-Z][A-Z ]+:)")
+_ENDINGS = ("signature", "notification")
 # "2. NOTE: ..." is an item of a list.
 _NUMBER = re.compile(r"\s\d{1,2}[.)][ \t]*\Z")
 _SIGNATURE = re.compile(
@@ -126,7 +129,7 @@ def parse_report(text: str) -> ReportSections:
     - Of several findings or impressions the last one that has text counts, as in MIMIC-CXR's own extraction
       (https://github.com/MIT-LCP/mimic-cxr). Preliminary reads ("WET READ") and addenda count only if the final report
       lacks the section.
-    - The findings of a report without either heading are its paragraphs below the last heading.
+    - The findings of a report without either heading are its paragraphs below the last known heading.
     - Blanks of de-identification become "___" or stay (Open-i's "XXXX"); a section of nothing but blanks is empty.
       Rules, signatures at the end and line breaks are removed.
 
@@ -194,9 +197,7 @@ def _section_of(match: re.Match, current: str) -> str | None:
     for section in ("impression", "findings", "comparison", "addendum", "history", "indication"):
         if re.search(rf"\b{section}\b", name):
             return section
-    if current in _TEXTS:
-        return None
-    return "findings" if _VIEW.search(name) else "other"
+    return "findings" if current not in _TEXTS and _VIEW.search(name) else None
 
 
 def _last_text(pieces: list[tuple[str, str, str]], part: str, sections: tuple[str, ...]) -> str:
@@ -210,14 +211,13 @@ def _last_text(pieces: list[tuple[str, str, str]], part: str, sections: tuple[st
 
 def _text_without_heading(pieces: list[tuple[str, str, str]]) -> str:
     """Return the paragraphs below the last heading of a report whose headings name neither findings nor impression."""
-    texts = [
-        text for part, section, text in pieces if part == "final" and section not in ("signature", "notification")
-    ]
+    texts = [(section, text) for part, section, text in pieces if part == "final" and section not in _ENDINGS]
     if not texts:
         return ""
-    paragraphs = re.split(r"\n[ \t]*\n", texts[-1].strip("\n"))
+    section, text = texts[-1]
+    paragraphs = _PARAGRAPH_END.split(text.strip("\n"))
     # The first paragraph belongs to the heading; without any heading it is a title, unless it is a sentence.
-    if len(texts) > 1 or (len(paragraphs) > 1 and not re.search(r"[a-z]{3,}.*\.", paragraphs[0])):
+    if section != "preamble" or (len(paragraphs) > 1 and not re.search(r"[a-z]{3,}.*\.|[A-Za-z]:", paragraphs[0])):
         paragraphs = paragraphs[1:]
     text = _one_line("\n\n".join(paragraphs))
     return "" if _NO_WORD.fullmatch(text) else text
