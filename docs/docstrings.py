@@ -1,7 +1,7 @@
 """
-Docstrings in the grammar of Transformers as Markdown, for the API pages (a griffe extension, named in mkdocs.yml).
+Conversion of docstrings in the format of Transformers to Markdown, for the API pages (a griffe extension).
 
-Each parameter becomes an item of a list, so that types with their shapes are shown as they are written.
+Each parameter becomes a list item, which keeps types and shapes as written.
 """
 
 import re
@@ -11,18 +11,19 @@ import griffe
 SECTIONS = {
     "Args": "Parameters",
     "Attributes": "Attributes",
+    "Class attributes": "Class attributes",
     "Raises": "Raises",
     "Returns": "Returns",
     "Yields": "Yields",
 }
-# "name, other (`type`, *optional*): what it is", and in "Raises" an exception.
+# "name, other (`type`, *optional*): description", or an exception in "Raises".
 ENTRY = re.compile(r"(\*{0,2}\w+(?:(?:, | or )\*{0,2}\w+)*)((?: \([^:]*\))?):(?: |$)(.*)")
-# [`CXRVQTokenizer`] is a link in the documentation of Transformers, and [`~CXRVQTokenizer.encode`] one named "encode".
+# Links of Transformers: [`CXRVQTokenizer`], and [`~CXRVQTokenizer.encode`], which is shown as "encode".
 LINK = re.compile(r"\[`(?:~[\w.]*?)?(\w[\w.]*)`\]")
 
 
 def to_markdown(docstring: str) -> str:
-    """A docstring whose sections are headings, and whose entries are lists."""
+    """Return a docstring with sections as headings and entries as lists."""
     lines, section = [], ""
     for line in LINK.sub(r"`\1`", docstring).splitlines():
         if line.rstrip(":") in SECTIONS and line.endswith(":"):
@@ -30,13 +31,13 @@ def to_markdown(docstring: str) -> str:
             lines += ["", f"**{SECTIONS[section]}**", ""]
             continue
         if line and not line.startswith(" "):
-            # Fields of a configuration or of a record are entries without a section.
+            # Entries of a configuration or a record have no section.
             section = ""
         indented = line.removeprefix("    ") if section else line
         entry = None if section in ("Returns", "Yields") else ENTRY.match(indented)
         if entry and (section or entry[2].startswith(" (`")):
             names = re.sub(r"[*\w]+(?=, | or |$)", r"`\g<0>`", entry[1])
-            # A list inside of an entry would take the next one in without an empty line.
+            # Without the empty line, a list inside an entry would include the next entry.
             lines += ["", f"- {names}{entry[2]}: {entry[3]}".rstrip()]
         else:
             lines.append(indented)

@@ -1,4 +1,4 @@
-"""Pages of the site whose text stands elsewhere in the repository (hooks of mkdocs, named in mkdocs.yml)."""
+"""Pages of the site whose text is elsewhere in the repository (mkdocs hooks)."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ SOURCE_OF_PAGE = {
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     root = Path(config.config_file_path).parent
     for page, source in SOURCE_OF_PAGE.items():
-        # In the repository a card is beside docs/, on the site below what is in docs/.
+        # Model cards are beside docs/ in the repository, and inside it on the site.
         text = (root / source).read_text(encoding="utf-8").replace("](../docs/", "](../")
         files.append(File.generated(config, page, content=text))
     return files
