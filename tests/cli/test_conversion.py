@@ -42,7 +42,7 @@ def test_convert_codes_lists_skipped_images(run, tmp_path):
     result = run("convert-codes", tmp_path / "codes.pickle", tmp_path / "codes.parquet")
     assert result.exit_code == 0
     assert f"1 images written to {tmp_path / 'codes.parquet'}, 1 skipped." in result.stdout
-    assert "Skipped: bad: 1 codes instead of 256" in result.stderr
+    assert "Skipped: bad: expected a list of 256 codes" in result.stderr
     assert pq.read_table(tmp_path / "codes.parquet").to_pylist() == [{"id": "good", "codes": codes["good"]}]
 
 
@@ -66,7 +66,7 @@ def test_errors_are_one_message(check_error, tmp_path, vq_gan):
     check_error("it refers to 'sys.exit'", "convert-codes", tmp_path / "codes.pickle", output)
     check_error(f"No checkpoint at '{missing}'", "convert-vq-gan", config, missing, output)
     check_error(f"'{tmp_path}' exists", "convert-vq-gan", config, checkpoint, tmp_path)
-    check_error(f"No `config.json` in '{missing}'", "export-vq-gan", missing, output)
+    check_error(f"No checkpoint at '{missing}'", "export-vq-gan", missing, output)
     check_error("is a model of type 'llama', which has no VQ-GAN", "export-vq-gan", tmp_path, output)
     check_error(f"No checkpoint at '{missing}'", "export", missing, output)
     check_error("No `config.json` in 'a'", *CONVERT)

@@ -32,11 +32,9 @@ ARCHITECTURES = {
     "one level": {"ch_mult": [1], "attn_resolutions": [], "resolution": 8},
     "latents wider than codes": {"z_channels": 32, "embed_dim": 8},
 }
-# The last two have 512 pixels as UniXGen, whose config is not public as text.
+# The last has 512 pixels as UniXGen, whose config is not public as text.
 PUBLISHED = {
     "LLM-CXR and ImageNet f16, 1024 codes": (1024, {}),
-    "ImageNet f16, 16384 codes": (16384, {}),
-    "512 pixels, 32x32 codes": (1024, {"resolution": 512, "attn_resolutions": [32]}),
     "512 pixels, 16x16 codes": (1024, {"resolution": 512, "ch_mult": [1, 1, 2, 2, 4, 4]}),
 }
 PUBLISHED_DDCONFIG = yaml.safe_load("""
@@ -50,9 +48,9 @@ def random_images(config: CXRVQTokenizerConfig, batch_size: int) -> torch.Tensor
     return torch.rand(shape, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
-def write_config(path: pathlib.Path, target="taming.models.vqgan.VQModel", params=None, **ddconfig) -> pathlib.Path:
+def write_config(path: pathlib.Path, params=None, **ddconfig) -> pathlib.Path:
     params = {"embed_dim": 256, "n_embed": 1024, "ddconfig": PUBLISHED_DDCONFIG | ddconfig} | (params or {})
-    path.write_text(yaml.safe_dump({"model": {"target": target, "params": params}}), encoding="utf-8")
+    path.write_text(yaml.safe_dump({"model": {"params": params}}), encoding="utf-8")
     return path
 
 
@@ -69,7 +67,7 @@ def vq_gan(make_taming_vq_gan, tmp_path):
 
 @torch.no_grad()
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_codes_and_images_are_those_of_taming_and_weights_survive_both_ways(
+def test_codes_and_images_are_those_of_taming_in_both_directions(
     make_taming_vq_gan, tmp_path, architecture
 ):
     reference, *paths = make_taming_vq_gan(tmp_path, **ARCHITECTURES[architecture])
@@ -85,23 +83,15 @@ def test_codes_and_images_are_those_of_taming_and_weights_survive_both_ways(
     torch.testing.assert_close(vq_tokenizer.decode(codes), expected.clamp(-1, 1), rtol=0, atol=1e-4)
 
     assert_equal_tensors(vq_tokenizer_to_taming(vq_tokenizer), reference.state_dict())
-    again = vq_tokenizer_from_taming(*save_taming(vq_tokenizer, tmp_path / "back"))
-    assert again.config.to_dict() == config.to_dict()
-    assert_equal_tensors(again.state_dict(), vq_tokenizer.state_dict())
-
-
-@torch.no_grad()
-def test_taming_loads_what_is_written_for_it(vq_gan, tmp_path):
-    reference, *paths = vq_gan
-    vq_tokenizer = vq_tokenizer_from_taming(*paths)
     config_path, checkpoint_path = save_taming(vq_tokenizer, tmp_path / "back")
-    assert sorted(path.name for path in (tmp_path / "back").iterdir()) == ["vq_gan.ckpt", "vq_gan.yaml"]
     # As taming-transformers and the released code of LLM-CXR load it.
     params = OmegaConf.load(config_path).model.params
     fresh = type(reference)(params.ddconfig, params.n_embed, params.embed_dim).eval()
     fresh.load_state_dict(torch.load(checkpoint_path)["state_dict"])
-    images = random_images(vq_tokenizer.config, 2)
-    assert torch.equal(fresh.codes(images), vq_tokenizer.encode(images))
+    assert torch.equal(fresh.codes(images), reference.codes(images))
+    again = vq_tokenizer_from_taming(config_path, checkpoint_path)
+    assert again.config.to_dict() == config.to_dict()
+    assert_equal_tensors(again.state_dict(), vq_tokenizer.state_dict())
 
 
 @pytest.mark.parametrize("published", PUBLISHED)
@@ -123,7 +113,7 @@ def test_names_and_shapes_of_published_architectures_are_those_of_taming(publish
     assert {name: tuple(tensor.shape) for name, tensor in state.items()} == expected
 
 
-def test_the_config_of_llm_cxr_is_the_default(tmp_path):
+def test_config_of_llm_cxr_is_the_default(tmp_path):
     config = read_taming_config(write_config(tmp_path / "config.yaml"))
     assert config.to_dict() == CXRVQTokenizerConfig().to_dict()
 
@@ -244,7 +234,7 @@ def test_code_under_a_harmless_name_is_not_executed(vq_gan, tmp_path, monkeypatc
     torch.save({"state_dict": state, "callbacks": call}, path)
     assert read_taming_checkpoint(path).keys() == state.keys()
     torch.save({"state_dict": state | {"encoder.conv_in.weight": call}}, path)
-    with pytest.raises(ValueError, match="'encoder.conv_in.weight' .* instead of a tensor"):
+    with pytest.raises(ValueError, match="other objects than tensors: encoder.conv_in.weight"):
         read_taming_checkpoint(path)
     torch.save({"state_dict": call}, path)
     with pytest.raises(ValueError, match="instead of a dictionary of tensors"):
@@ -283,7 +273,6 @@ def test_other_files_than_checkpoints_are_refused(tmp_path):
     [
         ({"num_res_blocks": 2}, r"68 tensors are missing: encoder.down.0.block.1.norm1.weight, .* and 63 more"),
         ({"attn_resolutions": []}, r"30 tensors are left over: encoder.down.2.attn.0.norm.weight"),
-        ({"ch_mult": [1, 2, 2]}, r"another shape: encoder.down.1.block.0.conv1.weight \(32, 32, 3, 3\) instead of"),
         ({"z_channels": 8}, r"encoder.conv_out.weight \(16, 64, 3, 3\) instead of \(8, 64, 3, 3\)"),
     ],
 )
@@ -299,44 +288,28 @@ def test_a_config_of_another_model_is_refused_by_the_tensors_that_differ(vq_gan,
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"double_z": True}, "KL autoencoder.*`double_z: false`"),
-        ({"out_ch": 1}, "from 3 to 1 channels"),
-        ({"in_channels": 4, "out_ch": 4}, "`in_channels` must be 1 .* or 3 .*, got 4"),
-        ({"ch_mult": [2, 4]}, r"`ch_mult` .* must begin with 1, got \[2, 4\]"),
+        ({"in_channels": 4}, "`in_channels` must be 1 .* or 3 .*, got 4"),
         ({"ch": 48}, "`norm_num_groups` 32 must divide"),
-        ({"resolution": 250}, "`image_size` 250 is not a multiple of 16"),
-        ({"target": "taming.models.vqgan.GumbelVQ"}, "Gumbel"),
-        ({"params": {"remap": "used.npy"}}, "remaps the codes .*used.npy"),
-        ({"params": {"ddconfig": None}}, "a value in it is missing"),
-        ({"params": {"ddconfig": {"resolution": 256}}}, "a value in it is missing .'ch'"),
+        ({"params": {"ddconfig": {"resolution": 256}}}, "KeyError: 'ch_mult'"),
     ],
 )
 def test_a_config_that_cannot_be_expressed_is_refused(tmp_path, changes, message):
-    path = write_config(tmp_path / "config.yaml", **changes)
     with pytest.raises(ValueError, match=message):
-        read_taming_config(path)
+        read_taming_config(write_config(tmp_path / "config.yaml", **changes))
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"[1, 2]", b"model: [", b"\xff\xfe\x00", b"model:\n  params: 1", b"a: !!python/object:x.y {}"]
-)
+@pytest.mark.parametrize("content", [b"", b"[1, 2]", b"model: [", b"\xff\xfe\x00", b"a: !!python/object:x.y {}"])
 def test_other_files_than_configs_are_refused(tmp_path, content):
     path = tmp_path / "config.yaml"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=str(path)):
+    with pytest.raises(ValueError, match=f"'{path}' is not the config"):
         read_taming_config(path)
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"norm_num_groups": 4}, "always normalizes in 32 groups, .*`norm_num_groups=4`"),
-        ({"block_out_channels": (64, 96)}, r"multiple of the channels .*`block_out_channels=\(64, 96\)`"),
-    ],
-)
-def test_an_architecture_that_taming_does_not_have_is_not_written(tmp_path, fields, message):
-    fields = {"image_size": 8, "block_out_channels": (32, 32), "attention_levels": (), "latent_channels": 4} | fields
-    vq_tokenizer = CXRVQTokenizer(CXRVQTokenizerConfig(**fields))
-    with pytest.raises(ValueError, match=message):
+@pytest.mark.parametrize("fields", [{"norm_num_groups": 4}, {"block_out_channels": (64, 96)}])
+def test_an_architecture_that_taming_does_not_have_is_not_written(tmp_path, fields):
+    settings = {"image_size": 8, "block_out_channels": (32, 32), "attention_levels": (), "latent_channels": 4}
+    vq_tokenizer = CXRVQTokenizer(CXRVQTokenizerConfig(**settings | fields))
+    with pytest.raises(ValueError, match="Expected `norm_num_groups=32` and multiples"):
         save_taming(vq_tokenizer, tmp_path / "out")
     assert not (tmp_path / "out").exists()

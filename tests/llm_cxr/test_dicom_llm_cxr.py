@@ -74,19 +74,19 @@ def pixels_of(source, **kwargs) -> np.ndarray:
 
 
 def oracle(dataset: pydicom.Dataset) -> np.ndarray:
-    """Return 8-bit grey by pydicom's own functions, whose windowed values have the range of the rescaled ones."""
+    """Return 8-bit gray by pydicom's own functions, whose windowed values have the range of the rescaled ones."""
     values = apply_modality_lut(dataset.pixel_array, dataset)
     if "VOILUTSequence" in dataset:
-        grey = apply_voi(values.astype(np.int64), dataset) / (2.0 ** dataset.VOILUTSequence[0].LUTDescriptor[2] - 1)
+        gray = apply_voi(values.astype(np.int64), dataset) / (2.0 ** dataset.VOILUTSequence[0].LUTDescriptor[2] - 1)
     else:
         bits = dataset.BitsStored
         low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if dataset.PixelRepresentation else (0, 2**bits - 1)
         slope, intercept = dataset.get("RescaleSlope", 1), dataset.get("RescaleIntercept", 0)
         low, high = float(low * slope + intercept), float(high * slope + intercept)
-        grey = (apply_windowing(values, dataset) - low) / (high - low)
+        gray = (apply_windowing(values, dataset) - low) / (high - low)
     if dataset.PhotometricInterpretation == "MONOCHROME1":
-        grey = 1 - grey
-    return (255 * grey).round().astype(np.uint8)
+        gray = 1 - gray
+    return (255 * gray).round().astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def generator():
 
 
 @pytest.fixture
-def grey(generator):
+def gray(generator):
     return generator.integers(0, 256, (HEIGHT, WIDTH), dtype=np.uint8)
 
 
@@ -212,9 +212,9 @@ def test_padding_is_black_and_does_not_count_for_the_window(generator, photometr
 @pytest.mark.parametrize(
     "body_part", ["CHEST", "THORAX", "Torax", "PORT CHEST", "CHESTABDOMEN", "LUNG", "CHEST PA & LAT"]
 )
-def test_chest_x_rays_are_accepted_silently_by_any_name(grey, body_part, warned):
+def test_chest_x_rays_are_accepted_silently_by_any_name(gray, body_part, warned):
     for modality in ("CR", "DX", "RG", "SC", "OT"):
-        data = to_bytes(make_dataset(grey, Modality=modality, BodyPartExamined=body_part, ImageLaterality="U"))
+        data = to_bytes(make_dataset(gray, Modality=modality, BodyPartExamined=body_part, ImageLaterality="U"))
         warned.clear()
         assert read_dicom(data).info == {
             "Modality": modality, "BodyPartExamined": body_part.upper(), "ViewPosition": "PA", "ImageLaterality": "U"
@@ -226,20 +226,17 @@ def test_chest_x_rays_are_accepted_silently_by_any_name(grey, body_part, warned)
     ("elements", "message"),
     [
         ({"Modality": "CT"}, "got an image of modality CT .*expected CR, DX, RG, SC, OT"),
-        ({"Modality": "MG", "BodyPartExamined": "BREAST"}, "modality MG"),
         ({"BodyPartExamined": "HAND"}, "got an image of body part HAND .*expected a name with CHEST"),
-        ({"BodyPartExamined": "TSPINE"}, "body part TSPINE"),
-        ({"BodyPartExamined": "ABDOMEN", "Modality": "OT"}, "body part ABDOMEN"),
     ],
 )
-def test_other_images_are_refused_unless_forced(grey, tmp_path, elements, message):
+def test_other_images_are_refused_unless_forced(gray, tmp_path, elements, message):
     path = tmp_path / "other"
-    path.write_bytes(to_bytes(make_dataset(grey, **elements)))
+    path.write_bytes(to_bytes(make_dataset(gray, **elements)))
     for read in (read_dicom, open_image, LlmCxrImageProcessor()):
         with pytest.raises(ValueError, match=f"Expected a chest X-ray, .*{message}") as error:
             read(path)
         assert f"'{path}'" in str(error.value) and "force=True" in str(error.value)
-    np.testing.assert_array_equal(pixels_of(path, force=True), grey)
+    np.testing.assert_array_equal(pixels_of(path, force=True), gray)
     assert LlmCxrImageProcessor()(read_dicom(path, force=True), return_tensors="pt").pixel_values.shape[-1] == 256
 
 
@@ -248,33 +245,31 @@ def test_other_images_are_refused_unless_forced(grey, tmp_path, elements, messag
     [
         (["BodyPartExamined"], {}, "has no BodyPartExamined: it is taken for a frontal chest X-ray"),
         (list(FULLY_DESCRIBED), {}, "has no Modality, BodyPartExamined, ViewPosition"),
-        ([], {"ViewPosition": ""}, "has no ViewPosition"),
         ([], {"ViewPosition": "LL"}, "has the view position LL: expected a frontal view"),
-        ([], {"ViewPosition": "LATERAL"}, "has the view position LATERAL"),
         ([], {"ImageLaterality": "L"}, r"shows one side only \(L\)"),
         ([], {"Laterality": "R"}, r"shows one side only \(R\)"),
     ],
 )
-def test_what_is_missing_or_in_doubt_warns_once_only(grey, removed, elements, message, warned):
-    dataset = make_dataset(grey, **elements)
+def test_missing_or_unusual_attributes_warn_once(gray, removed, elements, message, warned):
+    dataset = make_dataset(gray, **elements)
     for keyword in removed:
         delattr(dataset, keyword)
     read_dicom(dataset, force=True)
     assert not warned.records
     for _ in range(3):
-        np.testing.assert_array_equal(pixels_of(dataset), grey)
+        np.testing.assert_array_equal(pixels_of(dataset), gray)
     assert len(warned.records) == 1 and re.search(message, warned.text)
 
 
-def test_a_huge_image_is_refused_before_it_is_decoded(grey, monkeypatch):
-    dataset = make_dataset(grey, Rows=60_000, Columns=50_000)
+def test_a_huge_image_is_refused_before_it_is_decoded(gray, monkeypatch):
+    dataset = make_dataset(gray, Rows=60_000, Columns=50_000)
     with pytest.raises(ValueError, match="50000x60000 pixels are more than .*MAX_IMAGE_PIXELS.*decompression bomb"):
         read_dicom(to_bytes(dataset))
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", HEIGHT * WIDTH)
-    read_dicom(make_dataset(grey))
+    read_dicom(make_dataset(gray))
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", HEIGHT * WIDTH - 1)
     with pytest.raises(ValueError, match="decompression bomb"):
-        read_dicom(make_dataset(grey))
+        read_dicom(make_dataset(gray))
 
 
 @pytest.mark.parametrize(
@@ -309,13 +304,13 @@ def test_a_missing_decoder_is_named_with_the_extra_that_brings_it(monkeypatch):
         read_dicom(sample("JPEG-LL.dcm"), force=True)
 
 
-def test_files_of_other_kinds_are_told_apart_by_content_not_by_name(tmp_path, grey):
+def test_files_of_other_kinds_are_told_apart_by_content_not_by_name(tmp_path, gray):
     (tmp_path / "image.dcm").write_bytes(b"P5 40 40 255 " + bytes(1600))
-    (tmp_path / "dicom.png").write_bytes(to_bytes(make_dataset(grey)))
+    (tmp_path / "dicom.png").write_bytes(to_bytes(make_dataset(gray)))
     assert [is_dicom(tmp_path / name) for name in ("image.dcm", "dicom.png")] == [False, True]
     assert [is_dicom((tmp_path / name).read_bytes()) for name in ("image.dcm", "dicom.png")] == [False, True]
     assert open_image(tmp_path / "image.dcm").size == (40, 40)
-    np.testing.assert_array_equal(np.asarray(open_image(tmp_path / "dicom.png")), grey)
+    np.testing.assert_array_equal(np.asarray(open_image(tmp_path / "dicom.png")), gray)
     with pytest.raises(ValueError, match="image.dcm' is not a DICOM file: expected 'DICM' after 128 bytes"):
         read_dicom(tmp_path / "image.dcm")
     with pytest.raises(FileNotFoundError, match="missing.dcm"):
@@ -333,12 +328,9 @@ def test_pydicom_is_imported_when_it_is_needed_and_not_asked_for_by_remote_code(
     ("name", "message"),
     [
         ("color3d_jpeg_baseline.dcm", r"it holds \d+ frames, and a chest X-ray has one"),
-        ("SC_rgb_rle_2frame.dcm", r"it holds 2 frames, and a chest X-ray has one"),
         ("test-SR.dcm", "it is truncated, or holds no image: it has no Rows, Columns"),
-        ("DICOMDIR", "it is truncated, or holds no image: it has no Rows, Columns"),
         ("rtdose_1frame.dcm", "expected pixels of 8 to 16 bits, got 32 bits stored in 32"),
-        ("liver_1frame.dcm", "expected pixels of 8 to 16 bits, got 1 bits stored in 1"),
-        ("OBXXXX1A.dcm", "expected pixels that are grey or RGB, got PALETTE COLOR"),
+        ("OBXXXX1A.dcm", "expected grayscale or RGB pixels, got PALETTE COLOR"),
     ],
 )
 def test_real_files_that_hold_no_x_ray_are_refused(name, message):
@@ -347,7 +339,7 @@ def test_real_files_that_hold_no_x_ray_are_refused(name, message):
 
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR")
-def test_errors_warnings_and_info_do_not_identify_a_patient(grey, warned, capfd):
+def test_errors_warnings_and_info_do_not_identify_a_patient(gray, warned, capfd):
     secrets = {
         "PatientName": "QCANARY^JANE",
         "PatientID": "QCANARYID",
@@ -356,9 +348,9 @@ def test_errors_warnings_and_info_do_not_identify_a_patient(grey, warned, capfd)
         "SOPInstanceUID": "1.2.9131211.3",
         "BodyPartExamined": "CHEST",
     }
-    data = to_bytes(make_dataset(grey, **secrets))
-    sources = [data, make_dataset(grey, **secrets, Modality="CT"), make_dataset(grey, **secrets, NumberOfFrames=3)]
-    sources += [make_dataset(grey, **secrets | {"BodyPartExamined": "QCANARY^JANE"})]
+    data = to_bytes(make_dataset(gray, **secrets))
+    sources = [data, make_dataset(gray, **secrets, Modality="CT"), make_dataset(gray, **secrets, NumberOfFrames=3)]
+    sources += [make_dataset(gray, **secrets | {"BodyPartExamined": "QCANARY^JANE"})]
     sources += [data[:length] for length in range(133, len(data), 61)]
     # Damage anywhere in the header: wrong lengths and tags make one value part of another.
     generator = np.random.default_rng(5)

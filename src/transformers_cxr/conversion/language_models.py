@@ -6,7 +6,6 @@ import os
 from importlib import metadata
 from pathlib import Path
 
-import torch
 from transformers import (
     AutoImageProcessor,
     AutoModel,
@@ -17,7 +16,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ..checkpoints import checkpoint
+from ..checkpoints import checkpoint, find_device
 from ..llm_cxr.modeling_cxr_vq_tokenizer import CXRVQTokenizer
 from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
 from ..llm_cxr.processing_llm_cxr import LlmCxrProcessor
@@ -51,12 +50,13 @@ def load_language_model(name_or_path: str, **model_kwargs) -> tuple[PreTrainedMo
         name_or_path = str(files[0].locate())
     if name_or_path.endswith(".gguf"):
         path = Path(name_or_path)
-        name_or_path, tokenizer_kwargs = str(path.parent), {"gguf_file": path.name}
-        model_kwargs |= {**tokenizer_kwargs, "quantization_config": GgufConfig(dequantize=True)}
+        name_or_path, gguf_file = str(path.parent), path.name
+        model_kwargs |= {"quantization_config": GgufConfig(dequantize=True)}
     else:
-        tokenizer_kwargs = {}
-    tokenizer = AutoTokenizer.from_pretrained(name_or_path, **tokenizer_kwargs)
-    return AutoModelForCausalLM.from_pretrained(name_or_path, **model_kwargs).eval(), tokenizer
+        gguf_file = None
+    tokenizer = AutoTokenizer.from_pretrained(name_or_path, gguf_file=gguf_file)
+    model = AutoModelForCausalLM.from_pretrained(name_or_path, gguf_file=gguf_file, **model_kwargs)
+    return model.eval(), tokenizer
 
 
 def load_instruct_model(name_or_path: str, dtype: str = "auto") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -72,7 +72,7 @@ def load_instruct_model(name_or_path: str, dtype: str = "auto") -> tuple[PreTrai
         raise ValueError(f"Expected an instruct model, got '{name_or_path}', which has no chat template.")
     tokenizer.padding_side = "left"
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+    return model.to(find_device()), tokenizer
 
 
 def extend_language_model(

@@ -175,18 +175,17 @@ def convert_official_checkpoint(
 
 
 def _read_language_model_folder(folder: Path):
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"No `config.json` in '{folder}': expected the folder of a language model.")
+    for name in ("config.json", "tokenizer.json"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"No `{name}` in '{folder}': expected the folder of a language model.")
+        # Transformers reports a damaged tokenizer as a missing package.
+        _read_json(folder / name)
     model_type = _read_json(folder / "config.json").get("model_type")
     if model_type != "gpt_neox":
         raise ValueError(
             f"'{folder}' is a model of type {model_type!r}. Expected the 'gpt_neox' of LLM-CXR. "
             "`LlmCxrForCausalLM.from_language_model` adds image codes to other language models."
         )
-    if not (folder / "tokenizer.json").is_file():
-        raise FileNotFoundError(f"No `tokenizer.json` in '{folder}'.")
-    # Transformers reports a damaged file as a missing package.
-    _read_json(folder / "tokenizer.json")
     return AutoConfig.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
 
 
@@ -201,12 +200,8 @@ def _check_language_model(text_config: PreTrainedConfig, weights: StreamedWeight
     with torch.device("meta"):
         state = AutoModelForCausalLM.from_config(text_config).state_dict()
     expected = {_release_name(name): tensor for name, tensor in state.items()}
-    if problem := format_mismatch(_shapes(expected), _shapes(weights.meta)):
+    if problem := format_mismatch(expected, weights.meta):
         raise ValueError(f"`config.json` does not match the weights in '{folder}': {problem}.")
-
-
-def _shapes(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
 def _release_name(name: str) -> str:
@@ -279,7 +274,7 @@ def _verify_weights(folder: Path, weights: StreamedWeights) -> list[tuple[str, s
     with torch.device("meta"):
         source_model = AutoModelForCausalLM.from_config(config.text_config).eval()
         model = LlmCxrForCausalLM(config).eval()
-    if problem := format_mismatch(_shapes(model.state_dict()), _shapes(written.meta)):
+    if problem := format_mismatch(model.state_dict(), written.meta):
         raise ValueError(f"The written weights are not those of the model: {problem}.")
     _stream(source_model, source_model.gpt_neox, lambda name: weights[_release_name(name)])
     _stream(model, model.get_decoder(), lambda name: written[name])

@@ -55,10 +55,7 @@ def convert_code_pickle(path: str | os.PathLike, output: str | os.PathLike) -> t
     left_out = [(str(image_id), reason) for image_id, reason in reasons.items() if reason]
     image_ids = [image_id for image_id, reason in reasons.items() if not reason]
     if not image_ids:
-        first = "It is empty"
-        if left_out:
-            first = f"The first of {len(left_out)} invalid images is '{left_out[0][0]}': {left_out[0][1]}"
-        raise ValueError(f"'{path}' holds no valid codes. {first}.")
+        raise ValueError(f"'{path}' holds no valid codes: {dict(left_out[:1]) or 'it is empty'}.")
     with atomic_write(output, overwrite=False) as partial:
         table = pa.table([image_ids, [images[image_id] for image_id in image_ids]], schema=CODES_SCHEMA)
         pq.write_table(table, partial)
@@ -68,16 +65,10 @@ def convert_code_pickle(path: str | os.PathLike, output: str | os.PathLike) -> t
 def _codes_error(image_id: object, codes: object) -> str:
     if not isinstance(image_id, str):
         return f"the image id is {type(image_id).__name__} instead of a string"
-    if not isinstance(codes, (list, tuple)):
-        return f"the codes are {type(codes).__name__} instead of a list"
-    if len(codes) != NUM_IMAGE_TOKENS:
-        return f"{len(codes)} codes instead of {NUM_IMAGE_TOKENS}"
-    if others := {type(code) for code in codes} - {int}:
-        return f"a code is {others.pop().__name__} instead of an integer"
-    for code in (min(codes), max(codes)):
-        if not 0 <= code < CODEBOOK_SIZE:
-            return f"code {code} is outside [0, {CODEBOOK_SIZE})"
-    return ""
+    if not isinstance(codes, (list, tuple)) or len(codes) != NUM_IMAGE_TOKENS:
+        return f"expected a list of {NUM_IMAGE_TOKENS} codes"
+    others = [code for code in codes if type(code) is not int or not 0 <= code < CODEBOOK_SIZE]
+    return f"code {others[0]!r} is not an integer in [0, {CODEBOOK_SIZE})" if others else ""
 
 
 __all__ = ["convert_code_pickle"]

@@ -91,15 +91,15 @@ def first_names(names: Sequence[str]) -> str:
     return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
 
 
-def format_mismatch(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> str:
-    """Format which tensors are missing, left over or of another shape, given shapes by name. "" if there are none."""
+def format_mismatch(expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> str:
+    """Format which tensors are missing, left over or of another shape, or return "" if none is."""
     problems = {
         "are missing": [name for name in expected if name not in found],
         "are left over": [name for name in found if name not in expected],
         "have another shape": [
-            f"{name} {found[name]} instead of {shape}"
-            for name, shape in expected.items()
-            if found.get(name, shape) != shape
+            f"{name} {tuple(found[name].shape)} instead of {tuple(tensor.shape)}"
+            for name, tensor in expected.items()
+            if name in found and found[name].shape != tensor.shape
         ],
     }
     return "; ".join(

@@ -6,7 +6,6 @@ PyTorch Lightning checkpoint.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import torch
 import yaml
 
+from ..checkpoints import find_checkpoint
 from ..files import atomic_write
 from ..llm_cxr.configuration_llm_cxr import CXRVQTokenizerConfig, LlmCxrConfig
 from ..llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor
@@ -53,53 +53,31 @@ def read_taming_config(path: str | os.PathLike) -> CXRVQTokenizerConfig:
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is not such a YAML file, lacks a value, or describes an architecture that
-            [`CXRVQTokenizer`] does not have (a Gumbel quantizer, remapped codes, `double_z`, a first multiplier other
-            than 1, different numbers of input and output channels).
+            [`CXRVQTokenizer`] does not have.
     """
+    text = Path(path).read_bytes()
     try:
-        model = yaml.safe_load(Path(path).read_text(encoding="utf-8"))["model"]
-        params = model["params"]
-        ddconfig, embed_dim, n_embed = params["ddconfig"], params["embed_dim"], params["n_embed"]
-        resolution, channels, multipliers = ddconfig["resolution"], ddconfig["ch"], ddconfig["ch_mult"]
-        attention, num_res_blocks = ddconfig["attn_resolutions"], ddconfig["num_res_blocks"]
-        in_channels, out_channels, z_channels = ddconfig["in_channels"], ddconfig["out_ch"], ddconfig["z_channels"]
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"'{path}' is not a YAML file: {error}.") from error
-    except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"'{path}' is not a taming-transformers config of a VQ-GAN: `model.params` or a value in it is missing "
-            f"({error})."
-        ) from error
-    if str(model.get("target")).endswith("GumbelVQ"):
-        raise ValueError(
-            f"'{path}' describes a Gumbel-softmax VQ-GAN. Only a nearest-neighbor quantizer is supported."
-        )
-    if params.get("remap") is not None:
-        raise ValueError(f"'{path}' remaps the codes (`remap: {params['remap']}`), which is not supported.")
-    # A missing value means true there.
-    if ddconfig.get("double_z", True):
-        raise ValueError(f"'{path}' describes a KL autoencoder. Expected a VQ-GAN with `double_z: false`.")
-    if in_channels != out_channels:
-        raise ValueError(
-            f"'{path}' describes a VQ-GAN from {in_channels} to {out_channels} channels (`in_channels`, `out_ch`). "
-            "Expected the same number."
-        )
-    if multipliers[:1] != [1]:
-        raise ValueError(f"`ch_mult` in '{path}' must begin with 1, got {multipliers}.")
-    try:
+        params = yaml.safe_load(text)["model"]["params"]
+        ddconfig = params["ddconfig"]
+        resolution, multipliers = ddconfig["resolution"], ddconfig["ch_mult"]
         return CXRVQTokenizerConfig(
             image_size=resolution,
-            in_channels=in_channels,
-            block_out_channels=tuple(channels * multiplier for multiplier in multipliers),
-            layers_per_block=num_res_blocks,
-            attention_levels=tuple(n for n in range(len(multipliers)) if resolution // 2**n in attention),
-            latent_channels=z_channels,
+            in_channels=ddconfig["in_channels"],
+            block_out_channels=tuple(ddconfig["ch"] * multiplier for multiplier in multipliers),
+            layers_per_block=ddconfig["num_res_blocks"],
+            attention_levels=tuple(
+                level for level in range(len(multipliers)) if resolution // 2**level in ddconfig["attn_resolutions"]
+            ),
+            latent_channels=ddconfig["z_channels"],
             norm_num_groups=NORM_NUM_GROUPS,
-            codebook_size=n_embed,
-            codebook_dim=embed_dim,
+            codebook_size=params["n_embed"],
+            codebook_dim=params["embed_dim"],
         )
-    except ValueError as error:
-        raise ValueError(f"'{path}' describes a VQ-GAN that is not supported: {error}") from error
+    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"'{path}' is not the config of a VQ-GAN of taming-transformers, or of one that is not supported "
+            f"({type(error).__name__}: {error})."
+        ) from error
 
 
 def read_taming_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:
@@ -128,9 +106,8 @@ def read_taming_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:
             f"'{path}' holds no VQ-GAN: no name begins with {', '.join(MODULES)}. Its names are "
             f"{first_names([str(name) for name in state])}."
         )
-    for name, tensor in tensors.items():
-        if not isinstance(tensor, torch.Tensor):
-            raise ValueError(f"'{name}' in '{path}' is {type(tensor).__name__} instead of a tensor.")
+    if others := [name for name, tensor in tensors.items() if not isinstance(tensor, torch.Tensor)]:
+        raise ValueError(f"'{path}' holds other objects than tensors: {first_names(others)}.")
     return tensors
 
 
@@ -148,16 +125,14 @@ def vq_tokenizer_from_taming(config_path: str | os.PathLike, checkpoint_path: st
         [`CXRVQTokenizer`]: in evaluation mode, in fp32.
 
     Raises:
-        FileNotFoundError, ValueError: as the functions that read; or config and checkpoint do not match, in which case
-        the
-            error names the tensors.
+        FileNotFoundError, ValueError: as the functions that read; or config and checkpoint do not match, such as those
+            of a Gumbel quantizer or a KL autoencoder.
     """
     config = read_taming_config(config_path)
     tensors = read_taming_checkpoint(checkpoint_path)
     vq_tokenizer = CXRVQTokenizer(config).eval()
     state = vq_tokenizer.state_dict()
-    shapes = {name: tuple(tensor.shape) for name, tensor in vq_tokenizer_to_taming(vq_tokenizer).items()}
-    if problem := format_mismatch(shapes, {name: tuple(tensor.shape) for name, tensor in tensors.items()}):
+    if problem := format_mismatch(vq_tokenizer_to_taming(vq_tokenizer), tensors):
         raise ValueError(f"The config '{config_path}' does not match the weights in '{checkpoint_path}': {problem}.")
     names = _taming_names(vq_tokenizer)
     vq_tokenizer.load_state_dict({own: tensors[names[own]].reshape(tensor.shape) for own, tensor in state.items()})
@@ -196,20 +171,14 @@ def save_taming(vq_tokenizer: CXRVQTokenizer, folder: str | os.PathLike) -> tupl
 
     Raises:
         FileExistsError: the folder exists.
-        ValueError: taming-transformers does not have the architecture: it normalizes in 32 groups, and each level has
-            a multiple of the channels of the first level.
+        ValueError: taming-transformers does not have the architecture.
     """
     config, folder = vq_tokenizer.config, Path(folder)
-    if config.norm_num_groups != NORM_NUM_GROUPS:
-        raise ValueError(
-            f"taming-transformers always normalizes in {NORM_NUM_GROUPS} groups, and this VQ tokenizer has "
-            f"`norm_num_groups={config.norm_num_groups}`."
-        )
     channels = tuple(config.block_out_channels)
-    if any(n % channels[0] for n in channels):
+    if config.norm_num_groups != NORM_NUM_GROUPS or any(n % channels[0] for n in channels):
         raise ValueError(
-            "Each level of taming-transformers has a multiple of the channels of the first level, and this VQ "
-            f"tokenizer has `block_out_channels={channels}`."
+            f"Expected `norm_num_groups={NORM_NUM_GROUPS}` and multiples of the channels of the first level for "
+            f"taming-transformers, got `norm_num_groups={config.norm_num_groups}` and `block_out_channels={channels}`."
         )
     params = {
         "embed_dim": config.codebook_dim,
@@ -258,16 +227,13 @@ def export_vq_gan(model: str | os.PathLike, output: str | os.PathLike) -> None:
 
     Raises:
         FileExistsError: `output` exists.
-        FileNotFoundError: `model` is not the folder of a checkpoint.
-        ValueError: it is the folder of another kind of model, or taming-transformers does not have the architecture.
+        FileNotFoundError: there is no such checkpoint.
+        ValueError: it is one of another kind of model, or taming-transformers does not have the architecture.
     """
-    config_path = Path(model) / "config.json"
-    if not config_path.is_file():
-        raise FileNotFoundError(f"No `config.json` in '{model}': expected the folder of a checkpoint.")
-    model_type = json.loads(config_path.read_text(encoding="utf-8")).get("model_type")
-    if model_type not in (CXRVQTokenizerConfig.model_type, LlmCxrConfig.model_type):
-        raise ValueError(f"'{model}' is a model of type {model_type!r}, which has no VQ-GAN.")
-    save_taming(CXRVQTokenizer.from_pretrained(model), output)
+    path, config = find_checkpoint(model)
+    if not isinstance(config, (CXRVQTokenizerConfig, LlmCxrConfig)):
+        raise ValueError(f"'{model}' is a model of type {config.model_type!r}, which has no VQ-GAN.")
+    save_taming(CXRVQTokenizer.from_pretrained(path), output)
 
 
 def _taming_names(vq_tokenizer: CXRVQTokenizer) -> dict[str, str]:

@@ -1,8 +1,8 @@
 """
-Reading of DICOM radiographs.
+DICOM radiographs as images.
 
-For privacy, only elements for the pixels and the check of the body part are read, none that identifies a patient.
-Warnings, log records and errors of pydicom, which quote values, are not passed on.
+For privacy, only the elements that describe the image are read, none that identifies a patient. Warnings, log records
+and errors of pydicom, which quote values, are suppressed.
 """
 
 from __future__ import annotations
@@ -31,37 +31,18 @@ CHEST_REGIONS = {
     "416152001", "R-FAB53", "416319003", "R-FAB54", "39607008", "T-28000",
 }  # fmt: skip
 
-DESCRIBING = (
-    "Modality",
-    "BodyPartExamined",
-    "AnatomicRegionSequence",
-    "ViewPosition",
-    "ImageLaterality",
-    "Laterality",
-)
 REQUIRED = (
     "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored",
     "PixelRepresentation", "PixelData",
 )  # fmt: skip
 ELEMENTS = (
-    *DESCRIBING, *REQUIRED, "PlanarConfiguration", "NumberOfFrames", "HighBit", "PixelPaddingValue",
-    "PixelPaddingRangeLimit",
+    *REQUIRED, "Modality", "BodyPartExamined", "AnatomicRegionSequence", "ViewPosition", "ImageLaterality",
+    "Laterality", "PlanarConfiguration", "NumberOfFrames", "HighBit", "PixelPaddingValue", "PixelPaddingRangeLimit",
     "ModalityLUTSequence", "RescaleIntercept", "RescaleSlope", "VOILUTSequence", "WindowCenter",
     "WindowWidth", "VOILUTFunction", "PresentationLUTShape", "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
 )  # fmt: skip
 
 _PYDICOM_LOCK = threading.Lock()
-
-
-def _import_pydicom():
-    # In a `try`: Transformers requires every other package that remote code imports.
-    try:
-        import pydicom
-        import pydicom.filereader
-        import pydicom.pixels
-    except ImportError as error:
-        raise ImportError("Reading DICOM needs pydicom: `pip install pydicom`.") from error
-    return pydicom
 
 
 def is_dicom_dataset(source) -> bool:
@@ -95,7 +76,7 @@ def read_dicom(source, force: bool = False, name: str | None = None) -> PIL.Imag
             Name of the source in errors.
 
     Returns:
-        `PIL.Image.Image`: image of mode "L", or "RGB" for colour. Its `info` has the "Modality", "BodyPartExamined",
+        `PIL.Image.Image`: image of mode "L", or "RGB" for color. Its `info` has the "Modality", "BodyPartExamined",
         "ViewPosition" and "ImageLaterality" of the file, as far as given.
 
     Raises:
@@ -104,7 +85,13 @@ def read_dicom(source, force: bool = False, name: str | None = None) -> PIL.Imag
             not a chest X-ray and `force` is `False`. Errors quote no values but modality, body part, number of frames,
             size and kind of pixels.
     """
-    pydicom = _import_pydicom()
+    # Outside of a `try`, Transformers would require it to load remote code.
+    try:
+        import pydicom
+        import pydicom.filereader
+        import pydicom.pixels
+    except ImportError as error:
+        raise ImportError("Reading DICOM needs pydicom: `pip install pydicom`.") from error
     is_dataset = isinstance(source, pydicom.Dataset)
     if name is None:
         name = "DICOM image" if is_dataset or isinstance(source, bytes) else os.fspath(source)
@@ -123,12 +110,12 @@ def read_dicom(source, force: bool = False, name: str | None = None) -> PIL.Imag
     image = PIL.Image.fromarray(_quietly(_render, name, pydicom, dataset, decoder))
     image.info.update(info)
     if not force:
-        _warn_about_doubts(info)
+        _warn_about_view(info)
     return image
 
 
 class _Unreadable(ValueError):
-    """Error of this module, whose text quotes no private values."""
+    """Error whose message quotes no private values."""
 
 
 def _quietly(function, name: str, *args):
@@ -178,7 +165,7 @@ def _read_elements(pydicom, source) -> tuple:
     try:
         decoder = pydicom.pixels.get_decoder(syntax)
     except NotImplementedError:
-        raise _Unreadable("its transfer syntax is not one of images") from None
+        raise _Unreadable("its transfer syntax is not for images") from None
     return dataset, _describe(dataset), decoder
 
 
@@ -249,7 +236,7 @@ def _check_is_chest(info: dict[str, str], name: str) -> None:
         )
 
 
-def _warn_about_doubts(info: dict[str, str]) -> None:
+def _warn_about_view(info: dict[str, str]) -> None:
     """Log each warning once, as a folder may hold thousands of such files."""
     if missing := [keyword for keyword in ("Modality", "BodyPartExamined", "ViewPosition") if keyword not in info]:
         logger.warning_once(f"A DICOM image has no {', '.join(missing)}: it is taken for a frontal chest X-ray.")
@@ -262,7 +249,12 @@ def _warn_about_doubts(info: dict[str, str]) -> None:
 def _render(pydicom, dataset, decoder) -> np.ndarray:
     """Return the image as `np.uint8` of shape `(rows, columns)` or `(rows, columns, 3)`."""
     if decoder.is_encapsulated:
-        _check_coded_size(pydicom, dataset)
+        # A decoder allocates the size that the compressed image names, whatever Rows and Columns are.
+        size = _coded_size(pydicom.encaps.get_frame(dataset.PixelData, 0, number_of_frames=1))
+        if size not in (None, (dataset.Rows, dataset.Columns)):
+            raise _Unreadable(
+                f"its compressed image has {size[1]}x{size[0]} pixels, but its header {dataset.Columns}x{dataset.Rows}"
+            )
     aligned = dataset.get("HighBit", dataset.BitsStored - 1) == dataset.BitsStored - 1
     try:
         pixels, properties = decoder.as_array(dataset, index=0, correct_unused_bits=aligned)
@@ -275,22 +267,12 @@ def _render(pydicom, dataset, decoder) -> np.ndarray:
             dataset.BitsAllocated - dataset.BitsStored
         )
     if properties["photometric_interpretation"] in ("MONOCHROME1", "MONOCHROME2"):
-        return _render_grey(dataset, pixels, decoder.UID.is_little_endian)
+        return _render_grayscale(dataset, pixels, decoder.UID.is_little_endian)
     if properties["photometric_interpretation"] != "RGB":
         raise _Unreadable(
-            f"expected pixels that are grey or RGB, got {_code_string(dataset.PhotometricInterpretation)}"
+            f"expected grayscale or RGB pixels, got {_code_string(dataset.PhotometricInterpretation)}"
         )
     return (pixels * (255 / (2**dataset.BitsStored - 1))).round().astype(np.uint8)
-
-
-def _check_coded_size(pydicom, dataset) -> None:
-    """Raise an error if the compressed image, whose size a decoder allocates, differs from Rows and Columns."""
-    frame = pydicom.encaps.get_frame(dataset.PixelData, 0, number_of_frames=1)
-    size = _coded_size(frame)
-    if size is not None and size != (dataset.Rows, dataset.Columns):
-        raise _Unreadable(
-            f"its compressed image has {size[1]}x{size[0]} pixels, but its header {dataset.Columns}x{dataset.Rows}"
-        )
 
 
 def _coded_size(frame: bytes) -> tuple[int, int] | None:
@@ -311,7 +293,7 @@ def _coded_size(frame: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _render_grey(dataset, pixels: np.ndarray, little_endian: bool) -> np.ndarray:
+def _render_grayscale(dataset, pixels: np.ndarray, little_endian: bool) -> np.ndarray:
     # All steps depend on the value of a pixel only, and there are fewer values than pixels.
     lowest = int(pixels.min())
     values = np.arange(lowest, int(pixels.max()) + 1)
@@ -321,12 +303,12 @@ def _render_grey(dataset, pixels: np.ndarray, little_endian: bool) -> np.ndarray
         limits = sorted((limit, dataset.get("PixelPaddingRangeLimit", limit)))
         padding = (values >= limits[0]) & (values <= limits[1])
     present = np.bincount(index.ravel(), minlength=len(values)) > 0
-    grey = _apply_modality_lut(dataset, values, little_endian)
-    grey = _apply_voi_lut(dataset, grey, present & ~padding, little_endian)
+    gray = _apply_modality_lut(dataset, values, little_endian)
+    gray = _apply_voi_lut(dataset, gray, present & ~padding, little_endian)
     if dataset.PhotometricInterpretation == "MONOCHROME1" or dataset.get("PresentationLUTShape") == "INVERSE":
-        grey = 1 - grey
-    grey[padding] = 0
-    return (255 * grey).round().astype(np.uint8)[index]
+        gray = 1 - gray
+    gray[padding] = 0
+    return (255 * gray).round().astype(np.uint8)[index]
 
 
 def _apply_modality_lut(dataset, values: np.ndarray, little_endian: bool) -> np.ndarray:
@@ -338,7 +320,7 @@ def _apply_modality_lut(dataset, values: np.ndarray, little_endian: bool) -> np.
 
 
 def _apply_voi_lut(dataset, values: np.ndarray, present: np.ndarray, little_endian: bool) -> np.ndarray:
-    """Convert values to grey in [0, 1] (PS3.3, C.11.2.1.1 to C.11.2.1.3)."""
+    """Convert values to grayscale in [0, 1] (PS3.3, C.11.2.1.1 to C.11.2.1.3)."""
     if table := dataset.get("VOILUTSequence"):
         looked_up, bits = _look_up(table[0], np.rint(values).astype(np.int64), little_endian)
         return looked_up / (2**bits - 1)
