@@ -46,7 +46,7 @@ class User:
         self.reconstruction = np.asarray(xray.reconstruction)
         *_, self.report = reader.write(xray.codes, [reader.processor.report_instruction])
         *_, self.answer = reader.write(xray.codes, [QUESTION])
-        *_, images = reader.generate(TEXT, seed=seed)
+        *_, images = reader.generate(TEXT, seed=seed, guidance_scale=1.0)
         self.generated = np.asarray(images[0])
         self.first_token: list[float] = []
         self.full_report: list[float] = []
