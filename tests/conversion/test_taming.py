@@ -67,9 +67,7 @@ def vq_gan(make_taming_vq_gan, tmp_path):
 
 @torch.no_grad()
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_codes_and_images_are_those_of_taming_in_both_directions(
-    make_taming_vq_gan, tmp_path, architecture
-):
+def test_codes_and_images_are_those_of_taming_in_both_directions(make_taming_vq_gan, tmp_path, architecture):
     reference, *paths = make_taming_vq_gan(tmp_path, **ARCHITECTURES[architecture])
     vq_tokenizer = vq_tokenizer_from_taming(*paths)
     assert not vq_tokenizer.training

@@ -269,9 +269,7 @@ def _render(pydicom, dataset, decoder) -> np.ndarray:
     if properties["photometric_interpretation"] in ("MONOCHROME1", "MONOCHROME2"):
         return _render_grayscale(dataset, pixels, decoder.UID.is_little_endian)
     if properties["photometric_interpretation"] != "RGB":
-        raise _Unreadable(
-            f"expected grayscale or RGB pixels, got {_code_string(dataset.PhotometricInterpretation)}"
-        )
+        raise _Unreadable(f"expected grayscale or RGB pixels, got {_code_string(dataset.PhotometricInterpretation)}")
     return (pixels * (255 / (2**dataset.BitsStored - 1))).round().astype(np.uint8)
 
 
