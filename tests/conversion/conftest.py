@@ -55,7 +55,7 @@ def make_taming_vq_gan():
         model = TamingVQGAN(ddconfig, n_embed, embed_dim).eval()
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                # Nothing may be 1 or 0 as it was initialised: exchanged norms would go unnoticed.
+                # Nothing may be 1 or 0 as it was initialized: exchanged norms would go unnoticed.
                 if "norm" in name:
                     parameter.add_(torch.randn_like(parameter) * 0.2)
             # Codes spread over the latents of random images, so that different images get different codes.
