@@ -120,7 +120,7 @@ class XrayClassifier(nn.Module):
 
 
 class _TransformersBackbone(nn.Module):
-    """Pooled features of a Transformers model for gray images in [0, 1]."""
+    """Pooled features of a Transformers model for grayscale images in [0, 1]."""
 
     def __init__(self, model: nn.Module, num_channels: int, mean: list[float], std: list[float]):
         super().__init__()
@@ -172,9 +172,7 @@ def load_classifier(name_or_path: str) -> XrayClassifier:
         ) from error
     known = [name for name in model_urls if name.startswith("densenet")]
     if name_or_path not in known:
-        raise ValueError(
-            f"'{name_or_path}' is neither a folder nor a DenseNet of torchxrayvision: {', '.join(known)}."
-        )
+        raise ValueError(f"'{name_or_path}' is neither a folder nor a DenseNet of torchxrayvision: {', '.join(known)}.")
     try:
         model = DenseNet(weights=name_or_path)
     except OSError as error:
