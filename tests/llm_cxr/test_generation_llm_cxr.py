@@ -5,6 +5,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, JambaConfig, Lfm2Config
 from transformers.generation.streamers import BaseStreamer
 
@@ -32,8 +33,8 @@ def model_of(text_tokenizer, vq_tokenizer):
     return model_of
 
 
-def assert_well_formed(row, config, begun=False, cut=False):
-    """Reads a row of new ids token by token; `cut` is whether it may end by length within text."""
+def assert_well_formed(row, config, begun=False):
+    """Read a row of new ids token by token."""
     left = NUM_CODES if begun else None
     for token in row.tolist():
         is_code = config.image_token_offset <= token < config.image_token_offset + config.vq_config.codebook_size
@@ -79,6 +80,24 @@ def test_output_is_well_formed_in_every_way_of_decoding(tiny_model, kwargs):
     assert_well_formed(new[0, 12:], model.config)
     assert_well_formed(new[1], model.config, begun=True)
     assert_well_formed(new[2], model.config)
+
+
+@pytest.mark.parametrize("max_new_tokens, has_image", [(60, True), (NUM_CODES + 1, False)])
+def test_generate_interleaves_text_and_the_images_that_fit(tiny_model, max_new_tokens, has_image):
+    model, processor = tiny_model
+    inputs = prompts(processor, boi=False)
+    # A random model rarely begins an image by itself.
+    boi = model.config.boi_token_id
+    model.lm_head.register_forward_hook(
+        lambda _, args, logits: logits + 5 * F.one_hot(torch.tensor(boi), logits.shape[-1])
+    )
+    torch.manual_seed(0)
+    output = model.generate(**inputs, do_sample=True, top_k=0, max_new_tokens=max_new_tokens, eos_token_id=-1)
+    new = output[0, inputs.input_ids.shape[1] :]
+    assert_well_formed(new, model.config)
+    assert bool((new == model.config.boi_token_id).any()) is has_image
+    text, codes = processor.split_interleaved(new)
+    assert text.count(processor.image_token) == len(codes) and bool(codes) is has_image
 
 
 def test_generate_image_gives_the_codes_of_plain_generate_under_greedy(any_model):
@@ -248,7 +267,7 @@ def test_generate_image_makes_num_images_for_each_text_and_marks_them_in_the_fil
             assert "research only" in str(file.info.get("Comment", file.info.get("comment")))
 
 
-def slow_allowed(row, config, vocabulary):
+def slow_allowed(row, config, vocabulary, may_begin):
     """The ids that may follow a row, by the definition: a state machine from the left."""
     codes = set(range(config.image_token_offset, config.image_token_offset + config.vq_config.codebook_size))
     run, begun = 0, False
@@ -261,10 +280,12 @@ def slow_allowed(row, config, vocabulary):
         return codes
     if run >= NUM_CODES:
         return {config.eoi_token_id}
-    return set(range(vocabulary)) - codes - {config.boi_token_id, config.eoi_token_id, config.image_token_id}
+    text = set(range(vocabulary)) - codes - {config.eoi_token_id, config.image_token_id}
+    return text if may_begin else text - {config.boi_token_id}
 
 
-def test_grammar_equals_a_state_machine_on_random_batches(tiny_model):
+@pytest.mark.parametrize("allow_images", [True, False])
+def test_grammar_equals_a_state_machine_on_random_batches(tiny_model, allow_images):
     config = tiny_model[0].config
     vocabulary = config.text_config.vocab_size
     generator = torch.Generator().manual_seed(0)
@@ -275,9 +296,11 @@ def test_grammar_equals_a_state_machine_on_random_batches(tiny_model):
         codes = torch.randint(config.image_token_offset, vocabulary, ids.shape, generator=generator)
         ids = torch.where(torch.rand(ids.shape, generator=generator) < trial / 60, codes, ids)
         ids[:2, -1] = config.boi_token_id
-        scores = ImageGrammarLogitsProcessor(config)(ids, torch.zeros(6, vocabulary))
+        max_length = length + NUM_CODES + 2 - trial % 2
+        grammar = ImageGrammarLogitsProcessor(config, allow_images, max_length)
+        scores = grammar(ids, torch.zeros(6, vocabulary))
         for row, row_scores in zip(ids.tolist(), scores):
-            expected = slow_allowed(row, config, vocabulary)
+            expected = slow_allowed(row, config, vocabulary, allow_images and trial % 2 == 0)
             assert set(torch.isfinite(row_scores).nonzero().flatten().tolist()) == expected
 
 

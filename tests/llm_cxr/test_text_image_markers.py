@@ -68,7 +68,7 @@ def test_markers_without_codes_are_text(marker_model):
     assert len(processor.post_process_multimodal_output([ids], generation_mode="image")[0]) == 1
 
 
-def allowed_by_definition(row, config, vocabulary):
+def allowed_by_definition(row, config, vocabulary, may_begin):
     """The ids that may follow a row, read from the left token by token."""
     all_codes = set(range(config.image_token_offset, config.image_token_offset + CODEBOOK_SIZE))
     run = 0
@@ -76,10 +76,14 @@ def allowed_by_definition(row, config, vocabulary):
         run = run + 1 if token in all_codes else 0
     if 0 < run < NUM_CODES:
         return all_codes
-    return {config.eoi_token_id} if run >= NUM_CODES else set(range(vocabulary)) - all_codes
+    if run >= NUM_CODES:
+        return {config.eoi_token_id}
+    begins = may_begin and row[-1] == config.boi_token_id
+    return set(range(vocabulary)) if begins else set(range(vocabulary)) - all_codes
 
 
-def test_grammar_equals_its_definition_on_random_batches(marker_model):
+@pytest.mark.parametrize("allow_images", [True, False])
+def test_grammar_equals_its_definition_on_random_batches(marker_model, allow_images):
     config = marker_model[0].config
     vocabulary = config.text_config.vocab_size
     generator = torch.Generator().manual_seed(0)
@@ -90,9 +94,11 @@ def test_grammar_equals_its_definition_on_random_batches(marker_model):
         random_codes = torch.randint(config.image_token_offset, vocabulary, ids.shape, generator=generator)
         ids = torch.where(torch.rand(ids.shape, generator=generator) < trial / 60, random_codes, ids)
         ids[:2, -1] = config.boi_token_id
-        scores = ImageGrammarLogitsProcessor(config)(ids, torch.zeros(6, vocabulary))
+        max_length = length + NUM_CODES + 1 - trial % 2
+        grammar = ImageGrammarLogitsProcessor(config, allow_images, max_length)
+        scores = grammar(ids, torch.zeros(6, vocabulary))
         for row, row_scores in zip(ids.tolist(), scores):
-            expected = allowed_by_definition(row, config, vocabulary)
+            expected = allowed_by_definition(row, config, vocabulary, allow_images and trial % 2 == 0)
             assert set(torch.isfinite(row_scores).nonzero().flatten().tolist()) == expected
 
 

@@ -37,22 +37,22 @@ class LlmCxrGenerationMixin(GenerationMixin):
         self,
         inputs: torch.LongTensor | None = None,
         pixel_values: torch.FloatTensor | None = None,
-        generation_mode: str = "text",
+        generation_mode: str | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         logits_processor: LogitsProcessorList | None = None,
         **kwargs,
     ):
         """
-        Generate text, or an image, after prompts that may hold images.
+        Generate text, images, or both, after prompts that may hold images. Every image of the output is whole.
 
         Args:
             inputs or input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
                 Prompts, padded on the left.
             pixel_values (`torch.FloatTensor` of shape `(num_images, channels, image_size, image_size)`, *optional*):
                 Images of the prompts, in the order of their placeholders.
-            generation_mode (`str`, *optional*, defaults to `"text"`):
-                `"text"` runs `GenerationMixin.generate` under the image grammar: no image is begun, and one that the
-                prompt has begun is completed. `"image"` runs [`~LlmCxrForCausalLM.generate_image`].
+            generation_mode (`str`, *optional*):
+                By default text and images, interleaved; `"text"` begins no image. Both run `GenerationMixin.generate`
+                under the image grammar. `"image"` runs [`~LlmCxrForCausalLM.generate_image`].
             inputs_embeds (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`, *optional*):
                 Embeddings of the prompts, in place of ids; for text.
             **kwargs:
@@ -67,8 +67,8 @@ class LlmCxrGenerationMixin(GenerationMixin):
             ValueError: `generation_mode` is unknown, placeholders and images do not match, or a prompt leaves no room
                 in the context.
         """
-        if generation_mode not in ("text", "image"):
-            raise ValueError(f"`generation_mode` must be 'text' or 'image', got {generation_mode!r}.")
+        if generation_mode not in (None, "text", "image"):
+            raise ValueError(f"`generation_mode` must be None, 'text' or 'image', got {generation_mode!r}.")
         input_ids = kwargs.pop("input_ids", inputs)
         if pixel_values is not None:
             input_ids, inputs_embeds, *_ = self.replace_image_placeholders(pixel_values, input_ids, inputs_embeds)
@@ -80,10 +80,18 @@ class LlmCxrGenerationMixin(GenerationMixin):
             self.check_context(input_ids.shape[1] + 1)
         if inputs_embeds is not None:
             kwargs["inputs_embeds"] = inputs_embeds
-        grammar = ImageGrammarLogitsProcessor(self.config)
+        grammar = ImageGrammarLogitsProcessor(self.config, allow_images=generation_mode is None)
         return super().generate(
             input_ids, logits_processor=LogitsProcessorList([grammar, *(logits_processor or [])]), **kwargs
         )
+
+    def _get_logits_processor(self, generation_config: GenerationConfig, *args, logits_processor=None, **kwargs):
+        # Only here is it known after how many tokens generation ends, whichever argument says so.
+        for processor in logits_processor:
+            # A draft model shares the grammar of the model that it drafts for.
+            if isinstance(processor, ImageGrammarLogitsProcessor) and not generation_config.is_assistant:
+                processor.max_length = generation_config.max_length
+        return super()._get_logits_processor(generation_config, *args, logits_processor=logits_processor, **kwargs)
 
     def _generate_image_ids(
         self,
