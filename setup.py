@@ -47,7 +47,7 @@ EXTRAS_REQUIRE = {
     "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.30", "ruff>=0.17"],
     "test": [
         "einops>=0.8",  # an undeclared requirement of taming-transformers
-        "gguf>=0.17",
+        "gguf>=0.19",
         "ipykernel>=6.29",
         "nbclient>=0.10",
         "playwright>=1.65",

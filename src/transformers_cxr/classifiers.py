@@ -172,7 +172,7 @@ def load_classifier(name_or_path: str) -> XrayClassifier:
         ) from error
     known = [name for name in model_urls if name.startswith("densenet")]
     if name_or_path not in known:
-        raise ValueError(f"'{name_or_path}' is neither a folder nor a DenseNet of torchxrayvision: {', '.join(known)}.")
+        raise ValueError(f"'{name_or_path}' is neither a folder nor a DenseNet of torchxrayvision: {', '.join(known)}")
     try:
         model = DenseNet(weights=name_or_path)
     except OSError as error:

@@ -36,7 +36,7 @@ def write_tokenizer(folder, text_tokens=TEXT_TOKENS):
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     # `image` becomes a token, and `<` and `>` merge with their neighbors.
-    corpus = [REPORT_INSTRUCTION, IMAGE_INSTRUCTION, REPORT, "image\n\nimage <image> (<image>).", "a ><b >\n\n\n <c \n"]
+    corpus = [REPORT_INSTRUCTION, IMAGE_INSTRUCTION, REPORT, "image\n\nimage <image> (<image>)", "a ><b >\n\n\n <c \n"]
     trainer = trainers.BpeTrainer(
         vocab_size=600,
         special_tokens=["<|endoftext|>", "<|padding|>"],

@@ -30,10 +30,10 @@ assert len(AutoTokenizer.from_pretrained(folder)) == len(processor.tokenizer)
 model.check_processor(processor)
 processor.vq_tokenizer = model.vq_tokenizer
 assert model.generate(**inputs, max_new_tokens=2, do_sample=False).shape[0] == 1
-drawn = model.generate_image(processor(text=["Draw: "], return_tensors="pt").input_ids, do_sample=False)
-assert processor.decode_codes(drawn)[0].size == (32, 32)
+generated = model.generate_image(processor(text=["Generate: "], return_tensors="pt").input_ids, do_sample=False)
+assert processor.decode_codes(generated)[0].size == (32, 32)
 with torch.no_grad():
-    torch.save((model(**inputs).logits, drawn), out)
+    torch.save((model(**inputs).logits, generated), out)
 """
 
 
@@ -45,7 +45,8 @@ def test_checkpoint_with_remote_code_loads_where_the_package_is_not_installed(ti
     )
     with torch.no_grad():
         expected = model(**inputs).logits
-    expected_codes = model.generate_image(processor(text=["Draw: "], return_tensors="pt").input_ids, do_sample=False)
+    prompt = processor(text=["Generate: "], return_tensors="pt").input_ids
+    expected_codes = model.generate_image(prompt, do_sample=False)
     # An editable install puts the package on the path: without it, the process is one that does not have the package.
     hidden = (
         "import sys\n"
@@ -60,5 +61,5 @@ def test_checkpoint_with_remote_code_loads_where_the_package_is_not_installed(ti
     command = [sys.executable, str(script), str(tmp_path / "checkpoint"), str(tmp_path / "logits.pt")]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    logits, drawn = torch.load(tmp_path / "logits.pt")
-    assert torch.equal(logits, expected) and torch.equal(drawn, expected_codes)
+    logits, generated = torch.load(tmp_path / "logits.pt")
+    assert torch.equal(logits, expected) and torch.equal(generated, expected_codes)

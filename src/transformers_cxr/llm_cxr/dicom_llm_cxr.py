@@ -119,11 +119,9 @@ class _Unreadable(ValueError):
 
 
 def _quietly(function, name: str, *args):
-    """
-    Call a function that uses pydicom and suppress all warnings, log records and errors of pydicom. Calls are
-    serialized, as warning filters are global.
-    """
+    """Call a function that uses pydicom and suppress all warnings, log records and errors of pydicom."""
     pydicom_logger = logging.getLogger("pydicom")
+    # The lock, because warning filters are global.
     with _PYDICOM_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         level = pydicom_logger.level
