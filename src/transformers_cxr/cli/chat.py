@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options
-from .errors import cli_errors
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -112,24 +111,23 @@ def chat(
     """
     with suppress(ImportError):
         import readline  # noqa: F401 -- gives `input` line editing and a history
-    with cli_errors():
-        import torch
+    import torch
 
-        from ..llm_cxr.processing_llm_cxr import TEXT_NOTICE
+    from ..llm_cxr.processing_llm_cxr import TEXT_NOTICE
 
-        conversation = Conversation(*model_options.load(), generation.generate_kwargs)
-        if image is not None:
-            conversation.add_image(image)
-        typer.echo(f"{TEXT_NOTICE}\n/help lists the commands, /exit ends the chat.", err=True)
-        torch.manual_seed(generation.seed)
-        while (line := _read_line()) not in (None, "/exit"):
-            try:
-                _respond(line, conversation, output, generation.seed)
-            # An error ends the turn, not the chat.
-            except (ValueError, OSError) as error:
-                typer.echo(f"Error: {error}", err=True)
-            except KeyboardInterrupt:
-                typer.echo("\nStopped.", err=True)
+    conversation = Conversation(*model_options.load(), generation.generate_kwargs)
+    if image is not None:
+        conversation.add_image(image)
+    typer.echo(f"{TEXT_NOTICE}\n/help lists the commands, /exit ends the chat.", err=True)
+    torch.manual_seed(generation.seed)
+    while (line := _read_line()) not in (None, "/exit"):
+        try:
+            _respond(line, conversation, output, generation.seed)
+        # An error ends the turn, not the chat.
+        except (ValueError, OSError) as error:
+            typer.echo(f"Error: {error}", err=True)
+        except KeyboardInterrupt:
+            typer.echo("\nStopped.", err=True)
 
 
 def _read_line() -> str | None:

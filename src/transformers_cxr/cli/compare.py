@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from .errors import cli_errors
-
 
 def compare(
     first: Annotated[Path, typer.Argument(help="Output folder of an evaluation.")],
@@ -23,9 +21,8 @@ def compare(
     transformers-cxr compare runs/evaluation_before runs/evaluation_after
     ```
     """
-    with cli_errors():
-        from ..evaluation.results.comparison import compare_runs
-        from ..evaluation.results.tables import differences_to_markdown
+    from ..evaluation.results.comparison import compare_runs
+    from ..evaluation.results.tables import differences_to_markdown
 
-        differences = compare_runs(first, second, num_resamples, seed)
+    differences = compare_runs(first, second, num_resamples, seed)
     typer.echo(differences_to_markdown(differences))

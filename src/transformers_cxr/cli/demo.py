@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 
 from . import options
-from .errors import cli_errors
 
 
 def demo(
@@ -34,13 +33,12 @@ def demo(
     """
     # Service managers stop it by SIGTERM: uploads are deleted then, too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with cli_errors():
-        from ..demo.server import serve
+    from ..demo.server import serve
 
-        model, processor = model_options.load()
-        title = f"Checkpoint: {model_options.settings['model']}"
-        with serve(model, processor, title, host, port, root_path) as url:
-            typer.echo(f"The page is at {url} (Ctrl-C stops it).")
-            with suppress(KeyboardInterrupt):
-                while True:
-                    time.sleep(1)
+    model, processor = model_options.load()
+    title = f"Checkpoint: {model_options.settings['model']}"
+    with serve(model, processor, title, host, port, root_path) as url:
+        typer.echo(f"The page is at {url} (Ctrl-C stops it).")
+        with suppress(KeyboardInterrupt):
+            while True:
+                time.sleep(1)

@@ -16,7 +16,6 @@ import typer
 
 from ..checkpoints import find_device, load_vq_tokenizer
 from . import options
-from .errors import cli_errors
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +52,7 @@ def encode(
         encode scans/ --output codes
     ```
     """
-    with cli_errors(), ExitStack() as stack:
+    with ExitStack() as stack:
         from accelerate import PartialState
         from accelerate.utils import broadcast_object_list
 

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from ..evaluation.tasks import EvaluationArguments
-from .errors import cli_errors
 
 
 def evaluate(
@@ -26,18 +25,17 @@ def evaluate(
         evaluate runs/evaluation --records records.parquet
     ```
     """
-    with cli_errors():
-        from ..evaluation.results.model_card import update_model_card
-        from ..evaluation.results.tables import results_to_markdown
-        from ..evaluation.runner import cost_summary, data_name, run_evaluation
+    from ..evaluation.results.model_card import update_model_card
+    from ..evaluation.results.tables import results_to_markdown
+    from ..evaluation.runner import cost_summary, data_name, run_evaluation
 
-        results = run_evaluation(arguments)
-        if results is None:
-            return
-        cost = cost_summary(arguments.output_dir)
-        if model_card is not None:
-            name = Path(arguments.model or "llm-cxr").name
-            update_model_card(model_card, results, name, data_name(arguments), ", ".join(arguments.split), cost)
+    results = run_evaluation(arguments)
+    if results is None:
+        return
+    cost = cost_summary(arguments.output_dir)
+    if model_card is not None:
+        name = Path(arguments.model or "llm-cxr").name
+        update_model_card(model_card, results, name, data_name(arguments), ", ".join(arguments.split), cost)
     typer.echo(results_to_markdown(results))
     typer.echo(cost)
     typer.echo(f"Results in {arguments.output_dir}: results.json, tables.md, report.html.")

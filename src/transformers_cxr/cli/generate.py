@@ -12,7 +12,6 @@ from typing import Annotated
 import typer
 
 from . import options
-from .errors import cli_errors
 from .images import write_image
 from .json_lines import JsonLines, open_json_lines
 
@@ -47,7 +46,7 @@ def generate(
         --guidance-scale 2.5 --format dicom
     ```
     """
-    with cli_errors(), open_json_lines(output / "images.jsonl", ("file",)) as records:
+    with open_json_lines(output / "images.jsonl", ("file",)) as records:
         from tqdm import tqdm
         from transformers.utils import logging
 

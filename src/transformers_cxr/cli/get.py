@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 
 from ..checkpoints import checkpoint
-from .errors import cli_errors
 
 
 def get(
@@ -25,16 +24,15 @@ def get(
     transformers-cxr get llm-cxr --output checkpoints/llm-cxr
     ```
     """
-    with cli_errors():
-        from ..files import atomic_write
+    from ..files import atomic_write
 
-        source, target = checkpoint(name), output or Path(name)
-        names = [path.name for path in source.iterdir()]
-        if target.is_dir() and filecmp.cmpfiles(source, target, names, shallow=False)[0] == names:
-            typer.echo(f"'{target}' is already there.")
-            return
-        with atomic_write(target, overwrite=False) as partial:
-            partial.mkdir()
-            for file in names:
-                shutil.copy(source / file, partial)
+    source, target = checkpoint(name), output or Path(name)
+    names = [path.name for path in source.iterdir()]
+    if target.is_dir() and filecmp.cmpfiles(source, target, names, shallow=False)[0] == names:
+        typer.echo(f"'{target}' is already there.")
+        return
+    with atomic_write(target, overwrite=False) as partial:
+        partial.mkdir()
+        for file in names:
+            shutil.copy(source / file, partial)
     typer.echo(f"Written to {target}.")

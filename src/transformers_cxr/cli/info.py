@@ -5,7 +5,6 @@ from __future__ import annotations
 import typer
 
 from ..checkpoints import checkpoint_name, find_checkpoint
-from .errors import cli_errors
 from .options import Model
 
 
@@ -18,29 +17,28 @@ def info(model: Model = None):
     transformers-cxr info --model runs/llm_cxr
     ```
     """
-    with cli_errors():
-        import platform
-        from importlib import metadata
+    import platform
+    from importlib import metadata
 
-        import torch
-        from packaging.requirements import Requirement
+    import torch
+    from packaging.requirements import Requirement
 
-        _, config = find_checkpoint(model)
-        devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-        rows = {
-            "Python": platform.python_version(),
-            "Platform": platform.platform(),
-            "CPU threads": torch.get_num_threads(),
-            "CUDA devices": ", ".join(devices) or "none",
-            "Checkpoint": checkpoint_name(model),
-        }
-        names = [Requirement(text).name for text in metadata.requires("transformers-cxr")]
-        for name in sorted({"transformers-cxr", *names}):
-            try:
-                rows[name] = metadata.version(name)
-            except metadata.PackageNotFoundError:
-                rows[name] = "not installed"
-        width = max(map(len, rows))
-        for name, value in rows.items():
-            typer.echo(f"{name:<{width}}  {value}")
-        typer.echo(config.to_json_string())
+    _, config = find_checkpoint(model)
+    devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    rows = {
+        "Python": platform.python_version(),
+        "Platform": platform.platform(),
+        "CPU threads": torch.get_num_threads(),
+        "CUDA devices": ", ".join(devices) or "none",
+        "Checkpoint": checkpoint_name(model),
+    }
+    names = [Requirement(text).name for text in metadata.requires("transformers-cxr")]
+    for name in sorted({"transformers-cxr", *names}):
+        try:
+            rows[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            rows[name] = "not installed"
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        typer.echo(f"{name:<{width}}  {value}")
+    typer.echo(config.to_json_string())

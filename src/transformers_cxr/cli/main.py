@@ -8,24 +8,19 @@ import os
 
 import typer
 
-from .ask import ask
 from .chat import chat
 from .compare import compare
-from .convert import convert
-from .convert_codes import convert_codes
-from .convert_vq_gan import convert_vq_gan
+from .conversion import convert, convert_codes, convert_vq_gan, export, export_vq_gan
 from .demo import demo
 from .encode import encode
 from .evaluate import evaluate
-from .export import export
-from .export_vq_gan import export_vq_gan
 from .generate import generate
 from .get import get
 from .info import info
-from .options import expand_option_groups
+from .options import to_typer_command
 from .reader_study import reader_study
 from .reconstruct import reconstruct
-from .report import report
+from .report_and_ask import ask, report
 from .rexrank import rexrank
 from .score_reader_study import score_reader_study
 
@@ -46,7 +41,7 @@ app = typer.Typer(
 )
 for panel, commands in PANELS.items():
     for command in commands:
-        app.command(rich_help_panel=panel)(expand_option_groups(command))
+        app.command(rich_help_panel=panel)(to_typer_command(command))
 
 
 def main() -> None:

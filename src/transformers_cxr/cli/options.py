@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from .. import checkpoints
+from .errors import cli_errors
 
 if TYPE_CHECKING:
     from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
@@ -113,9 +114,10 @@ class ImageOptions(SamplingOptions):
     batch_size: BatchSize = 8
 
 
-def expand_option_groups(command: Callable) -> Callable:
+def to_typer_command(command: Callable) -> Callable:
     """
-    Replace each parameter of a command that is a dataclass by one parameter per field, for Typer.
+    Replace each parameter of a command that is a dataclass by one parameter per field, for Typer, and run the command
+    under `cli_errors`.
 
     Args:
         command (`Callable`):
@@ -134,6 +136,7 @@ def expand_option_groups(command: Callable) -> Callable:
             parameters.append(parameter)
 
     @functools.wraps(command)
+    @cli_errors()
     def expanded(**values):
         for name, group in groups.items():
             values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})

@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from .errors import cli_errors
-
 
 def reader_study(
     evaluation: Annotated[Path, typer.Argument(help="Output folder of an evaluation.")],
@@ -27,11 +25,10 @@ def reader_study(
         --num-images 20 --num-reports 0
     ```
     """
-    with cli_errors():
-        from ..evaluation.reader_study import export_reader_study, reader_study_trials
+    from ..evaluation.reader_study import export_reader_study, reader_study_trials
 
-        image_trials, report_trials = reader_study_trials(evaluation, num_images, num_reports)
-        export_reader_study(image_trials, report_trials, output, key, seed)
+    image_trials, report_trials = reader_study_trials(evaluation, num_images, num_reports)
+    export_reader_study(image_trials, report_trials, output, key, seed)
     typer.echo(
         f"{len(image_trials)} pairs of X-rays and {len(report_trials)} of reports in {output}, the key in {key}."
     )

@@ -10,7 +10,6 @@ import typer
 
 from ..checkpoints import checkpoint_name, find_device, load_vq_tokenizer
 from . import options
-from .errors import cli_errors
 from .images import ImageReader, list_images, write_image
 from .json_lines import JsonLines, open_json_lines
 
@@ -33,7 +32,7 @@ def reconstruct(
     transformers-cxr reconstruct scans/ --model runs/vq --output reconstructions
     ```
     """
-    with cli_errors(), open_json_lines(output / "reconstructions.jsonl", ("image",)) as records:
+    with open_json_lines(output / "reconstructions.jsonl", ("image",)) as records:
         import torch
         from tqdm import tqdm
 

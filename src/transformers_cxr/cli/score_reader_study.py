@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from .errors import cli_errors
-
 
 def score_reader_study(
     study: Annotated[Path, typer.Argument(help="Folder of a reader study with its sheets filled in.")],
@@ -21,10 +19,9 @@ def score_reader_study(
     transformers-cxr score-reader-study study --key key.json
     ```
     """
-    with cli_errors():
-        from ..evaluation.reader_study import score_reader_study as score
-        from ..evaluation.results.tables import format_interval, markdown_table
+    from ..evaluation.reader_study import score_reader_study as score
+    from ..evaluation.results.tables import format_interval, markdown_table
 
-        scores = score(study, key)
+    scores = score(study, key)
     rows = [[name, format_interval(estimate), str(estimate.units)] for name, estimate in scores.items()]
     typer.echo(markdown_table(["score", "value", "trials"], rows))

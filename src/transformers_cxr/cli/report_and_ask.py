@@ -1,35 +1,72 @@
-"""Batched text generation for image files, shared by `report` and `ask`."""
+"""The commands `report` and `ask`."""
 
 from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from .images import ImageReader
+from . import options
+from .images import ImageReader, list_images
 from .json_lines import open_json_lines
-from .options import BatchTextOptions, ModelOptions
 
 
-def write_texts(
+def report(
+    images: options.Images,
+    output: options.Records = None,
+    instruction: options.Instruction = None,
+    *,
+    generation: options.BatchTextOptions,
+    model_options: options.ModelOptions,
+):
+    """
+    Write radiology reports of chest X-rays.
+
+    Generated, for research only. Prints the reports, or writes them to a JSON Lines file.
+
+    ```
+    transformers-cxr report xray.png
+    transformers-cxr report scans/ 'more/*.dcm' --output reports.jsonl
+    transformers-cxr report xray.png --do-sample --top-p 0.92 --seed 1
+    ```
+    """
+    _write_texts(list_images(images), instruction, ("instruction", "report"), output, generation, model_options)
+
+
+def ask(
+    image: Annotated[str, typer.Argument(help="Image: a file or URL; or several: a folder, or a glob in quotes.")],
+    question: Annotated[str, typer.Argument(help="The question, in quotes.")],
+    output: options.Records = None,
+    *,
+    generation: options.BatchTextOptions,
+    model_options: options.ModelOptions,
+):
+    """
+    Answer a question about a chest X-ray.
+
+    Generated, for research only. Prints the answers, or writes them to a JSON Lines file.
+
+    ```
+    transformers-cxr ask xray.png "Is there pneumonia?"
+    transformers-cxr ask scans/ "Which view is this?" --output answers.jsonl
+    ```
+    """
+    if not question.strip():
+        raise typer.BadParameter("The question is empty.")
+    _write_texts(list_images([image]), question, ("question", "answer"), output, generation, model_options)
+
+
+def _write_texts(
     images: list[str],
     instruction: str | None,
     fields: tuple[str, str],
     output: Path | None,
-    generation: BatchTextOptions,
-    model_options: ModelOptions,
+    generation: options.BatchTextOptions,
+    model_options: options.ModelOptions,
 ) -> None:
-    """
-    Print a text for each image, or append it to a JSON Lines file that a later run resumes.
-
-    Args:
-        images (`list[str]`): Files and URLs.
-        instruction (`str`, *optional*): Instruction or question; the report instruction of the checkpoint by default.
-        fields (`tuple[str, str]`): Names of the instruction and of the text in the file.
-        output (`Path`, *optional*): The file.
-        generation ([`BatchTextOptions`]), model_options ([`ModelOptions`]): Options of the command.
-    """
+    """Print a text for each image, or append it to a JSON Lines file; `fields` names the instruction and the text."""
     import torch
     from tqdm import tqdm
 

@@ -1,0 +1,117 @@
+"""The commands that convert and export checkpoints and codes; all import what they need when they run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..checkpoints import load_checkpoint
+from .options import DtypeName
+
+NewFolder = Annotated[Path, typer.Argument(help="Folder to write; it must not exist.")]
+
+
+def convert(
+    language_model: Annotated[Path, typer.Option(help="GPT-NeoX folder of the release.")],
+    vq_gan_config: Annotated[Path, typer.Option(help="The .yaml of the VQ-GAN.")],
+    vq_gan_checkpoint: Annotated[Path, typer.Option(help="The .ckpt of the VQ-GAN.")],
+    output: Annotated[Path, typer.Option(help="Folder to write; it must not exist.")],
+    dtype: Annotated[DtypeName | None, typer.Option(help="Dtype of the language model, if not to be kept.")] = None,
+):
+    """
+    Convert the released LLM-CXR and verify the result.
+
+    ```
+    transformers-cxr convert --language-model llm-cxr/ \\
+        --vq-gan-config vqgan.yaml --vq-gan-checkpoint vqgan.ckpt \\
+        --output llm-cxr-3b
+    ```
+    """
+    import torch
+
+    from ..conversion.official import convert_official_checkpoint
+
+    rows = convert_official_checkpoint(
+        language_model,
+        vq_gan_config,
+        vq_gan_checkpoint,
+        output,
+        dtype=None if dtype is None else getattr(torch, dtype),
+    )
+    width = max(len(name) for name, _ in rows)
+    for name, result in rows:
+        typer.echo(f"{name:<{width}}  {result}")
+    typer.echo(f"Verified and written to {output}.")
+
+
+def convert_vq_gan(
+    config: Annotated[Path, typer.Argument(help="The .yaml of the VQ-GAN.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Its .ckpt.")],
+    output: NewFolder,
+):
+    """
+    Convert a VQ-GAN of taming-transformers to a CXRVQTokenizer and its image processor.
+
+    ```
+    transformers-cxr convert-vq-gan vqgan.yaml vqgan.ckpt vq
+    ```
+    """
+    from ..conversion import taming
+
+    taming.convert_vq_gan(config, checkpoint, output)
+    typer.echo(f"Written to {output}.")
+
+
+def convert_codes(
+    codes: Annotated[Path, typer.Argument(help="Pickle of {image id: 256 codes}.")],
+    output: Annotated[Path, typer.Argument(help="Parquet file to write; it must not exist.")],
+):
+    """
+    Convert a pickle of image codes to Parquet. Code in it is refused and never run.
+
+    ```
+    transformers-cxr convert-codes codes.pickle codes.parquet
+    ```
+    """
+    from ..conversion.official_data import convert_code_pickle
+
+    num_images, skipped = convert_code_pickle(codes, output)
+    for image_id, reason in skipped:
+        typer.echo(f"Skipped: {image_id}: {reason}", err=True)
+    typer.echo(f"{num_images} images written to {output}, {len(skipped)} skipped.")
+
+
+def export(
+    checkpoint: Annotated[str, typer.Argument(help="LLM-CXR checkpoint: a folder or a name on the Hub.")],
+    output: NewFolder,
+):
+    """
+    Write the backbone and its tokenizer as a plain checkpoint, for vLLM and other servers.
+
+    ```
+    transformers-cxr export llm-cxr-3b llm-cxr-3b-plain
+    ```
+    """
+    from ..conversion.export import export_language_model
+
+    export_language_model(*load_checkpoint(checkpoint, "cpu"), output)
+    typer.echo(f"Written to {output}.")
+
+
+def export_vq_gan(
+    model: Annotated[Path, typer.Argument(help="Folder of a CXRVQTokenizer or of an LLM-CXR checkpoint.")],
+    output: NewFolder,
+):
+    """
+    Write the VQ-GAN of a checkpoint as a config and a checkpoint of taming-transformers.
+
+    ```
+    transformers-cxr export-vq-gan vq vq-taming
+    ```
+    """
+    from ..conversion import taming
+
+    taming.export_vq_gan(model, output)
+    typer.echo(f"Written to {output}.")
