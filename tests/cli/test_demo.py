@@ -1,9 +1,12 @@
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
+import time
+from contextlib import suppress
 
 import httpx
 import pytest
@@ -24,22 +27,30 @@ def test_port_in_use_is_one_message(run, checkpoint_dir):
     assert result.exit_code == 1 and str(port) in result.stderr and "Traceback" not in result.output
 
 
-def test_sigterm_stops_the_page_and_deletes_its_folder(tmp_path, checkpoint_dir):
+def test_sigterm_stops_the_page_and_deletes_its_folder(run, tmp_path, checkpoint_dir, monkeypatch):
     pytest.importorskip("gradio")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "transformers_cxr.cli.main", "demo", "--model", checkpoint_dir, "--device", "cpu"],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
-    )
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    pages = []
+
+    def stop_when_served():
+        while not pages:
+            with suppress(httpx.TransportError):
+                pages.append(httpx.get(f"http://127.0.0.1:{port}", timeout=30).text)
+            time.sleep(0.1)
+        pages.append(list(tmp_path.glob("transformers-cxr-demo-*")))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    threading.Thread(target=stop_when_served, daemon=True).start()
     try:
-        url = next(filter(None, (re.search(r"http://\S+", line) for line in process.stdout)))[0]
-        assert f"Checkpoint: {checkpoint_dir}" in httpx.get(url, timeout=30).text
-        assert list(tmp_path.glob("transformers-cxr-demo-*"))
+        result = run("demo", "--port", port, "--model", checkpoint_dir, "--device", "cpu")
     finally:
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
-    assert process.returncode == 0
+        signal.signal(signal.SIGTERM, before)
+    assert result.exit_code == 0 and f":{port}" in result.stdout
+    page, folders = pages
+    assert f"Checkpoint: {checkpoint_dir}" in page and folders
     # Gradio may leave empty folders of its own.
     assert not list(tmp_path.glob("transformers-cxr-demo-*"))
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]

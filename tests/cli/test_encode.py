@@ -1,7 +1,7 @@
 import io
 import json
 import os
-import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -23,21 +23,6 @@ def encode(run, checkpoint_dir):
         return run(
             "encode", dataset, "--output", output, "--model", checkpoint_dir, "--device", "cpu", *sizes, *arguments
         )
-
-    return invoke
-
-
-@pytest.fixture
-def encode_in_process(checkpoint_dir, images, tmp_path):
-    """`encode` in a new process, after some lines of code."""
-
-    def invoke(output, code="", launcher=()):
-        script = tmp_path / "encode.py"
-        script.write_text(f"{code}\nfrom transformers_cxr.cli.main import main\nmain()\n")
-        options = ["--model", checkpoint_dir, "--device", "cpu", "--shard-size", "2"]
-        command = [*(launcher or [sys.executable]), script, "encode", images, "--output", output, *options]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        return subprocess.run([*map(str, command)], capture_output=True, text=True, env=environment)
 
     return invoke
 
@@ -122,38 +107,43 @@ def test_parquet_and_webdataset_are_read(encode, images, tmp_path, monkeypatch):
     assert (tmp_path / "codes-damaged/codes-00000.parquet").is_file()
 
 
-def test_killed_run_resumes_to_the_same_files(encode, encode_in_process, images, tmp_path):
-    assert encode(images, tmp_path / "whole", shard_size=2).exit_code == 0
-    kill_in_third_shard = (
-        "import os, signal\nimport pyarrow.parquet as pq\nwrite = pq.write_table\n"
-        "def write_or_die(table, path):\n    write(table, path)\n    if '00002' in path.name:\n"
-        "        os.truncate(path, 100)\n        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "pq.write_table = write_or_die\n"
-    )
-    output = tmp_path / "killed"
-    assert encode_in_process(output, kill_in_third_shard).returncode == -signal.SIGKILL
-    partial = contents(output)
-    assert {"codes-00000.parquet", "codes-00001.parquet", ".incomplete-codes-00002.parquet"} <= partial.keys()
+def test_killed_run_resumes_to_the_same_files(encode, images, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert encode(images, whole, shard_size=2).exit_code == 0
+    killed.mkdir()
+    for name in ("encoding.json", "codes-00000.parquet", "codes-00001.parquet"):
+        (killed / name).write_bytes((whole / name).read_bytes())
+    (killed / ".incomplete-codes-00002.parquet").write_bytes((whole / "codes-00002.parquet").read_bytes()[:100])
     with pytest.raises(ValueError, match="are not complete"):
-        load_codes(output)
-    times = {path: path.stat().st_mtime_ns for path in output.glob("codes-*.parquet")}
-    assert encode(images, output, shard_size=2).exit_code == 0
-    assert contents(output) == contents(tmp_path / "whole")
-    assert len(times) == 2 and all(path.stat().st_mtime_ns == time for path, time in times.items())
+        load_codes(killed)
+    times = {path: path.stat().st_mtime_ns for path in killed.glob("codes-*.parquet")}
+    assert encode(images, killed, shard_size=2).exit_code == 0
+    assert contents(killed) == contents(whole)
+    assert all(path.stat().st_mtime_ns == time for path, time in times.items())
 
 
-def test_two_processes_write_the_same_files_as_one(encode, encode_in_process, images, tmp_path):
+def test_two_processes_write_the_same_files_as_one(encode, images, checkpoint_dir, tmp_path):
     assert encode(images, tmp_path / "one", shard_size=2).exit_code == 0
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     # Each process records the shards that it writes.
     code = (
-        "import os\nfrom transformers_cxr.data import codes\nwrite = codes.write_shard\n"
+        "import os, sys\nfrom transformers_cxr.cli.main import main\nfrom transformers_cxr.data import codes\n"
+        "write = codes.write_shard\n"
         "def recorded(path, *args):\n    write(path, *args)\n"
         f"    open({str(tmp_path)!r} + '/rank-' + os.environ['RANK'], 'a').write(path.name)\n"
-        "codes.write_shard = recorded\n"
+        "codes.write_shard = recorded\nmain()\n"
     )
-    result = encode_in_process(tmp_path / "two", code, launcher)
-    assert result.returncode == 0, result.stderr
+    arguments = ["encode", images, "--output", tmp_path / "two", "--model", checkpoint_dir, "--device", "cpu"]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, *map(str, arguments), "--shard-size", "2"],
+            env=os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank},
+        )
+        for rank in "01"
+    ]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
     shards = [(tmp_path / f"rank-{rank}").read_text() for rank in range(2)]
     assert shards == ["codes-00000.parquetcodes-00002.parquet", "codes-00001.parquetcodes-00003.parquet"]

@@ -1,6 +1,4 @@
-import errno
 import filecmp
-import shutil
 from importlib import metadata
 
 from transformers_cxr import checkpoint as embedded
@@ -15,15 +13,6 @@ def test_get_writes_the_embedded_checkpoint(run, check_error, tmp_path, monkeypa
     (tmp_path / "llm-cxr/config.json").write_text("{}")
     check_error("'llm-cxr' exists", "get")
     check_error("llm-cxr", "get", "gpt")
-
-
-def test_get_on_a_full_disk_leaves_nothing(check_error, tmp_path, monkeypatch):
-    def copy(source, target):
-        raise OSError(errno.ENOSPC, "No space left on device", str(target))
-
-    monkeypatch.setattr(shutil, "copy", copy)
-    check_error("No space left on the disk", "get", "--output", tmp_path / "llm-cxr")
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_info_prints_versions_devices_and_the_configuration(run, checkpoint_dir, monkeypatch):

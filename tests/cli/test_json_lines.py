@@ -1,5 +1,3 @@
-import errno
-
 import pytest
 
 from transformers_cxr.cli.json_lines import open_json_lines
@@ -45,18 +43,3 @@ def test_file_with_other_content_is_left_unchanged(tmp_path, content):
     with pytest.raises(FileExistsError, match="was not written by this command"), open_json_lines(path, ("image",)):
         pass
     assert path.read_bytes() == content
-
-
-def test_full_disk_keeps_finished_records(tmp_path):
-    class Full:
-        def write(self, lines):
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    path = tmp_path / "records.jsonl"
-    with open_json_lines(path, ("image",)) as records:
-        records.append([record("a.png")])
-        records.file = Full()
-        with pytest.raises(OSError, match="Finished work is kept: free some space.*records.jsonl"):
-            records.append([record("b.png")])
-    with open_json_lines(path, ("image",)) as records:
-        assert [image for (image,) in records.records] == ["a.png"]

@@ -44,7 +44,9 @@ def xray_files(tmp_path):
 
 @pytest.fixture(scope="session")
 def page_url(checkpoint):
-    from transformers_cxr.demo.server import serve
+    from transformers_cxr.demo import server
 
-    with serve(*checkpoint, title="A tiny checkpoint") as url:
-        yield url
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(server, "MAX_UPLOAD_BYTES", 2**21)
+        with server.serve(*checkpoint, title="A tiny checkpoint") as url:
+            yield url

@@ -47,25 +47,3 @@ def test_generated_images_appear_row_by_row_and_end_as_those_of_generate_image(r
                 assert "Generated" in image.info["comment"]
         expected = generate_image(reader.model, reader.processor, "Normal.", **kwargs)
         assert len(frames[-1]) == 2 and all(np.array_equal(a, b) for a, b in zip(frames[-1], expected))
-
-
-def test_text_longer_than_the_context_is_refused(reader):
-    for stream in (reader.write([0] * 16, ["long " * 600]), reader.generate("long " * 600)):
-        with pytest.raises(ValueError, match="the model has a context of 256"):
-            next(stream)
-
-
-def test_unreadable_file_is_named_without_its_folder(reader, tmp_path):
-    file = tmp_path / "notes.png"
-    file.write_text("no image")
-    with pytest.raises(ValueError, match="notes.png") as error:
-        reader.encode(file)
-    assert str(tmp_path) not in str(error.value)
-
-
-def test_closed_stream_frees_the_model(reader):
-    stream = reader.generate("Normal.", num_images=4)
-    next(stream)
-    stream.close()
-    *_, text = reader.write([0] * 16, [QUESTION])
-    assert text
