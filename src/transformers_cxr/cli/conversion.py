@@ -1,4 +1,4 @@
-"""The commands that convert and export checkpoints and codes; all import what they need when they run."""
+"""The commands that convert and export checkpoints and codes."""
 
 from __future__ import annotations
 

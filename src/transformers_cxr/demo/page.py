@@ -87,16 +87,12 @@ class Handlers:
     def open_image(self, path: str):
         """Return the pixels and the reconstruction of an upload, a new session, an empty report and an empty chat."""
         with page_errors():
-            return self._open(Path(path))
+            xray = self.reader.encode(Path(path))
+        return xray.pixels, xray.reconstruction, Session(xray.codes), "", []
 
     def open_example(self, index: int):
         """Return an empty upload and the same for an example."""
-        with page_errors():
-            return None, *self._open(EXAMPLES[index])
-
-    def _open(self, path: Path):
-        xray = self.reader.encode(path)
-        return xray.pixels, xray.reconstruction, Session(xray.codes), "", []
+        return None, *self.open_image(str(EXAMPLES[index]))
 
     def clear_image(self):
         """Return the same without an image."""

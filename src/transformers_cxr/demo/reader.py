@@ -57,7 +57,6 @@ class Reader:
 
         Raises:
             ValueError: the file is unreadable. The message names it without its folder.
-                folder.
         """
         try:
             pixel_values = self.processor.image_processor(path, return_tensors="pt").pixel_values
