@@ -70,9 +70,8 @@ def write_records(
             return "the id comes twice"
         seen.add((row["id"], row["question"]))
         splits.see(row["source"], row["patient"], row["split"])
-        if any(
-            token in row[name] for name in ("findings", "impression", "question", "answer") for token in IMAGE_TOKENS
-        ):
+        texts = (row[name] for name in ("findings", "impression", "question", "answer"))
+        if any(token in text for text in texts for token in IMAGE_TOKENS):
             return "a text contains an image token"
         if codes is not None:
             if (code_row := row_of(row["id"])) is None:
@@ -168,8 +167,7 @@ def open_records(path: str | os.PathLike, split: str | None = None) -> list[Stud
 
     Args:
         path (`str` or `os.PathLike`): Parquet file of [`write_records`] or a folder of such files, or a folder of
-        images
-            as [`read_image_folder`] reads it.
+            images as [`read_image_folder`] reads it.
         split (`str`, *optional*): split to keep, all by default. A folder without a `metadata.csv` has no splits.
 
     Raises:
