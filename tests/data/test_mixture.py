@@ -216,6 +216,17 @@ def test_given_questions_replace_those_of_the_labels(records):
     assert {e["messages"][1]["content"][0]["text"] for e in from_labels} >= {"Yes.", "No.", "PA."}
 
 
+def test_questions_stand_beside_the_records_that_they_are_about(records):
+    asked = [{**records[n], "question": "How many?", "answer": "Two."} for n in (0, 1, 1, 45)]
+    both = Dataset.from_list([*records, *asked])
+    for more in (None, Dataset.from_list(asked[:1])):
+        mixture = stage_mixture(Stage({"report": 1, "vqa": 1}), both, more, size=1000)
+        found = Counter((e["task"], e["id"]) for e in mixture)
+        assert {name for task, name in found if task == "vqa"} == {"image-0", "image-1"}
+        reports = [count for (task, _), count in found.items() if task == "report"]
+        assert len(reports) == 40 and max(reports) - min(reports) <= 1
+
+
 def test_stage_without_the_data_of_a_task_is_an_error(records):
     with pytest.raises(ValueError, match="asks for task 'text'"):
         stage_mixture(STAGE_1, records, size=10)

@@ -152,9 +152,10 @@ def stage_mixture(
 
     Args:
         stage ([`Stage`]): ratios and filters, such as `STAGE_1` and `STAGE_2` of the paper.
-        records ([`datasets.Dataset`], *optional*): rows of [`load_records`] for the tasks "report" and "image".
-        questions ([`datasets.Dataset`], *optional*): rows of [`load_records`] with questions for the task "vqa". By
-            default the labels of `records` give the questions.
+        records ([`datasets.Dataset`], *optional*): rows of [`load_records`] for the tasks "report" and "image". Rows
+            with a question are for the task "vqa".
+        questions ([`datasets.Dataset`], *optional*): more rows with questions. If there are none, neither here nor in
+            `records`, the labels of `records` give the questions.
         texts ([`datasets.Dataset`], *optional*): rows of [`load_records`] with `messages` for the task "text".
         size (`int`): number of examples.
         split (`str`, *optional*, defaults to `"train"`): split of `records` and `questions` to use.
@@ -182,6 +183,16 @@ def stage_mixture(
     ):
         if rows is not None and (missing := sorted(columns - set(rows.column_names))):
             raise ValueError(f"`{name}` lack the columns {missing}; they have {rows.column_names}.")
+    if records is not None:
+        has_question = np.array([bool(row["question"]) for row in iterate(records, ["question"])])
+        if has_question.any():
+            found = records.select(np.flatnonzero(has_question))
+            if questions is not None:
+                from datasets import concatenate_datasets
+
+                found = concatenate_datasets([questions, found])
+            questions = found
+            records = records.select(np.flatnonzero(~has_question)) if not has_question.all() else None
     asked = {name for name, ratio in stage.ratios.items() if ratio > 0}
     filters = {"splits": (split,), "views": stage.views, "first_study": stage.first_study}
     tasks = {}
