@@ -155,6 +155,13 @@ def test_generation_mode_image_gives_the_prompt_and_a_whole_image(any_model):
     assert (text[:, length:] < config.image_token_id).all()
     with pytest.raises(ValueError, match="must be None, 'text' or 'image', got 'audio'"):
         model.generate(**inputs, generation_mode="audio")
+    # Each row has one begin-of-image token, also if only some prompts end with it.
+    mixed = torch.tensor([[5, 6, 7], [5, 6, config.boi_token_id]])
+    ids = model.generate(mixed, generation_mode="image", seed=0)
+    assert ((ids == config.boi_token_id).sum(-1) == 1).all() and ids[1, :4].tolist() == [0, *mixed[1].tolist()]
+    assert torch.equal(model.decode_image_tokens(ids), model.vq_tokenizer.decode(model.generate_image(mixed, seed=0)))
+    with pytest.raises(ValueError, match="needs `input_ids`"):
+        model.generate(inputs_embeds=model.get_input_embeddings()(mixed), generation_mode="image")
 
 
 def test_any_to_any_pipeline_reads_and_generates(tiny_model, tmp_path, caplog):

@@ -80,12 +80,11 @@ class Conversation:
 
     def generate_image(self, text: str, seed: int) -> PIL.Image.Image:
         """Return a generated X-ray, which becomes part of the conversation."""
-        from ..llm_cxr.generation_llm_cxr import generate_image
+        from ..llm_cxr.generation_llm_cxr import generate_image, image_request
 
         codes = generate_image(self.model, self.processor, text, seed=seed, output_type="codes")
-        request = [{"type": "text", "text": part} for part in (self.processor.image_instruction, text)]
         self.messages += [
-            {"role": "user", "content": request},
+            image_request(text, self.processor.image_instruction),
             {"role": "assistant", "content": [{"type": "image"}]},
         ]
         self.codes += codes.tolist()

@@ -64,8 +64,8 @@ class LlmCxrGenerationMixin(GenerationMixin):
             begin-of-image token, codes and end-of-image token.
 
         Raises:
-            ValueError: `generation_mode` is unknown, placeholders and images do not match, or a prompt leaves no room
-                in the context.
+            ValueError: `generation_mode` is unknown, placeholders and images do not match, an image is to be generated
+                without `input_ids`, or a prompt leaves no room in the context.
         """
         if generation_mode not in (None, "text", "image"):
             raise ValueError(f"`generation_mode` must be None, 'text' or 'image', got {generation_mode!r}.")
@@ -75,6 +75,8 @@ class LlmCxrGenerationMixin(GenerationMixin):
         else:
             self._check_no_placeholders(input_ids)
         if generation_mode == "image":
+            if input_ids is None:
+                raise ValueError("`generation_mode='image'` needs `input_ids`, the prompts as token ids.")
             return self._generate_image_ids(input_ids, **kwargs)
         if input_ids is not None:
             self.check_context(input_ids.shape[1] + 1)
@@ -104,12 +106,9 @@ class LlmCxrGenerationMixin(GenerationMixin):
     ) -> torch.LongTensor:
         """Generate images as `generate` does: those of its arguments that are for text have no effect."""
         codes = self.generate_image(input_ids, num_images=num_return_sequences, **kwargs)
-        boi, eoi = self.config.boi_token_id, self.config.eoi_token_id
-        prompts = input_ids if (input_ids[:, -1] == boi).all() else F.pad(input_ids, (0, 1), value=boi)
-        image_tokens = F.pad(codes + self.config.image_token_offset, (0, 1), value=eoi)
-        return torch.cat(
-            [prompts.repeat_interleave(num_return_sequences, dim=0), image_tokens.to(prompts.device)], dim=1
-        )
+        prompts, _ = _left_pad(self._image_prompts(input_ids, None), self.device)
+        image_tokens = F.pad(codes + self.config.image_token_offset, (0, 1), value=self.config.eoi_token_id)
+        return torch.cat([prompts.repeat_interleave(num_return_sequences, dim=0), image_tokens], dim=1)
 
     def _check_no_placeholders(self, input_ids: torch.LongTensor | None) -> None:
         if input_ids is not None:
@@ -293,6 +292,16 @@ class LlmCxrGenerationMixin(GenerationMixin):
         return logits.float().to(input_ids.device), output.past_key_values
 
 
+def is_sequence(inputs) -> bool:
+    """Return whether these are several inputs, such as a list or a column of a dataset."""
+    return isinstance(inputs, Sequence) and not isinstance(inputs, (str, bytes))
+
+
+def image_request(text: str, instruction: str) -> dict:
+    """Return the message of a user who asks for the image of a text."""
+    return {"role": "user", "content": [{"type": "text", "text": part} for part in (instruction, text)]}
+
+
 def image_seeds(seed: int | Sequence[int] | None, num_images: int) -> Sequence[int] | None:
     """Return a seed for each image: `seed + i` for image `i`, or the seeds as given."""
     seed = seed.tolist() if hasattr(seed, "tolist") else seed
@@ -360,6 +369,7 @@ def generate_text(
         second.
 
     Raises:
+        TypeError: An instruction is not a string.
         ValueError: The processor and the model do not belong together, the numbers of images, instructions and image
             slots do not match, or a prompt leaves no room in the context.
     """
@@ -371,9 +381,8 @@ def generate_text(
     else:
         raise ValueError("Give `images` or `image_codes`, not both.")
     instruction = processor.report_instruction if instruction is None else instruction
-    single = isinstance(instruction, str)
-    num_requests = len(codes or [[]]) if single else len(instruction)
-    instructions = [instruction] * num_requests if single else list(instruction)
+    num_requests = len(instruction) if is_sequence(instruction) else len(codes or [[]])
+    instructions = list(instruction) if is_sequence(instruction) else [instruction] * num_requests
     codes = [[] for _ in instructions] if codes is None else codes
     if not isinstance(images, (list, tuple)) and image_codes is None and len(codes) == 1:
         codes = codes * num_requests
@@ -469,7 +478,7 @@ def generate_image(
     model.check_processor(processor)
     if output_type not in ("pil", "codes"):
         raise ValueError(f"`output_type` must be 'pil' or 'codes', got {output_type!r}.")
-    texts = list(text) if isinstance(text, Sequence) and not isinstance(text, (str, bytes)) else [text]
+    texts = list(text) if is_sequence(text) else [text]
     if not texts:
         raise ValueError("Expected at least one text, got none.")
     for each in texts:
@@ -477,10 +486,7 @@ def generate_image(
             raise TypeError(f"Expected a text, got {type(each).__name__}.")
     instruction = processor.image_instruction if instruction is None else instruction
     # The last prompt is that of an empty text, which classifier-free guidance steers away from.
-    conversations = [
-        [{"role": "user", "content": [{"type": "text", "text": instruction}, {"type": "text", "text": each}]}]
-        for each in [*texts, ""]
-    ]
+    conversations = [[image_request(each, instruction)] for each in [*texts, ""]]
     inputs = processor.encode_prompts(conversations[:-1]).to(model.device)
     negative_input_ids = processor.encode_prompts(conversations[-1:]).input_ids.to(model.device)
     codes = model.generate_image(

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from typing import Any
 
 from transformers import Pipeline
 
 from ..llm_cxr.configuration_llm_cxr import WHOLE_MODEL, LlmCxrConfig, check_model_type
-
-
-def is_sequence(inputs: Any) -> bool:
-    """Return whether these are several inputs, such as a list or a column of a dataset."""
-    return isinstance(inputs, Sequence) and not isinstance(inputs, (str, bytes))
+from ..llm_cxr.generation_llm_cxr import is_sequence
 
 
 class CxrPipeline(Pipeline):

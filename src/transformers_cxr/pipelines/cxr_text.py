@@ -8,8 +8,8 @@ from itertools import repeat
 import torch
 from torch.utils.data import Dataset
 
-from ..llm_cxr.generation_llm_cxr import generate_text
-from .cxr import CxrPipeline, is_sequence
+from ..llm_cxr.generation_llm_cxr import generate_text, is_sequence
+from .cxr import CxrPipeline
 
 
 class CxrTextPipeline(CxrPipeline):

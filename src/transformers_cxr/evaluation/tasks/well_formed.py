@@ -24,11 +24,10 @@ class WellFormedTask(Task):
     def generate(self, model, processor, batch):
         import torch
 
-        texts = [
-            [{"type": "text", "text": processor.image_instruction}, {"type": "text", "text": example.prompt}]
-            for example in batch
-        ]
-        inputs = processor.encode_prompts([[{"role": "user", "content": content}] for content in texts])
+        from ...llm_cxr.generation_llm_cxr import image_request
+
+        requests = [image_request(example.prompt, processor.image_instruction) for example in batch]
+        inputs = processor.encode_prompts([[request] for request in requests])
         begin = torch.full((len(batch), 1), model.config.boi_token_id)
         inputs["input_ids"] = torch.cat([inputs.input_ids, begin], dim=1)
         inputs["attention_mask"] = torch.cat([inputs.attention_mask, torch.ones_like(begin)], dim=1)
