@@ -62,6 +62,13 @@ def test_a_gguf_file_gives_its_weights_and_its_tokenizer(text_tokenizer, tmp_pat
     assert tokenizer(text).input_ids == text_tokenizer(text).input_ids
 
 
-def test_a_package_without_a_gguf_file_is_named():
-    with pytest.raises(ValueError, match="The package 'pytest' contains no .gguf file"):
-        load_language_model("pip:pytest")
+@pytest.mark.parametrize(
+    "package, error, message",
+    [
+        ("pytest", ValueError, "The package 'pytest' contains no .gguf file"),
+        ("no-such-package", ImportError, "The package 'no-such-package' is not installed"),
+    ],
+)
+def test_a_package_without_a_language_model_is_named(package, error, message):
+    with pytest.raises(error, match=message):
+        load_language_model(f"pip:{package}")

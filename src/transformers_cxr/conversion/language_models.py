@@ -40,11 +40,15 @@ def load_language_model(name_or_path: str, **model_kwargs) -> tuple[PreTrainedMo
         `tuple[PreTrainedModel, PreTrainedTokenizerBase]`: the model in evaluation mode, and the tokenizer.
 
     Raises:
+        ImportError: the package is not installed.
         ValueError: the package contains no `.gguf` file.
     """
     if name_or_path.startswith("pip:"):
         package = name_or_path.removeprefix("pip:")
-        files = [file for file in metadata.files(package) or () if file.suffix == ".gguf"]
+        try:
+            files = [file for file in metadata.files(package) or () if file.suffix == ".gguf"]
+        except metadata.PackageNotFoundError as error:
+            raise ImportError(f"The package '{package}' is not installed: `pip install {package}`.") from error
         if not files:
             raise ValueError(f"The package '{package}' contains no .gguf file.")
         name_or_path = str(files[0].locate())
