@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 import torch.nn.functional as F
 from transformers import Trainer
@@ -32,9 +30,6 @@ class InstructionTrainer(Trainer):
         attention = self.model.config.text_config._attn_implementation
         if self.data_collator.packing == "rows" and "flash" in attention:
             raise ValueError(f"Packing with '{attention}' works in a single row only. Set the packing to 'one_row'.")
-        if self.label_smoother is not None:
-            # The Trainer shifts labels for model classes of Transformers only.
-            self.label_smoother = partial(self.label_smoother, shift_labels=True)
         # Columns: summed loss, response tokens and skipped conversations of each task.
         self._train_totals = torch.zeros(len(TASKS), 3, dtype=torch.double, device=self.args.device)
         self._num_skipped = 0
