@@ -5,18 +5,7 @@ from nltk.translate.meteor_score import single_meteor_score
 from transformers_cxr.evaluation.metrics.meteor import Meteor
 from transformers_cxr.evaluation.metrics.text_overlap import tokenize
 
-REFERENCES = [
-    "Heart size is normal. No pleural effusion or pneumothorax.",
-    "There is a small left pleural effusion.\nMild cardiomegaly.",
-    "The lungs are clear.",
-    "Right lower lobe consolidation, concerning for pneumonia.",
-]
-PREDICTIONS = [
-    "The heart size is normal. No effusion or pneumothorax.",
-    "There is a small right pleural effusion.",
-    "The lungs are clear.",
-    "There is no pneumonia.",
-]
+from .conftest import PREDICTIONS, REFERENCES
 
 
 class NoWordNet:

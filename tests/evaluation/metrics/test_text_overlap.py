@@ -5,18 +5,7 @@ from nltk.translate.bleu_score import corpus_bleu
 
 from transformers_cxr.evaluation.metrics.text_overlap import TextOverlap, tokenize
 
-REFERENCES = [
-    "Heart size is normal. No pleural effusion or pneumothorax.",
-    "There is a small left pleural effusion.\nMild cardiomegaly.",
-    "The lungs are clear.",
-    "Right lower lobe consolidation, concerning for pneumonia.",
-]
-PREDICTIONS = [
-    "The heart size is normal. No effusion or pneumothorax.",
-    "There is a small right pleural effusion.",
-    "The lungs are clear.",
-    "There is no pneumonia.",
-]
+from .conftest import PREDICTIONS, REFERENCES
 
 
 def test_tokens_are_lower_case_words_without_punctuation():
