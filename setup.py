@@ -48,8 +48,6 @@ EXTRAS_REQUIRE = {
     "test": [
         "einops>=0.8",  # an undeclared requirement of taming-transformers
         "gguf>=0.19",
-        "ipykernel>=6.29",
-        "nbclient>=0.10",
         "playwright>=1.65",
         "pydicom-data>=1.0",
         "pytest>=9",

@@ -1,4 +1,4 @@
-"""Pages of the documentation, whose code runs as it is printed, in an empty folder."""
+"""Pages of the documentation, whose code runs as it is printed, in an empty folder and on a tiny checkpoint."""
 
 import json
 import re
@@ -9,19 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoProcessor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor
+from transformers.pipelines import PIPELINE_REGISTRY
 from typer.main import get_command
 from typer.testing import CliRunner
 
-import transformers_cxr
+from transformers_cxr import LlmCxrForCausalLM, checkpoints
 from transformers_cxr.cli.main import app
 from transformers_cxr.training import arguments
 
 ROOT = Path(__file__).parents[2]
-LAUNCHERS = {
-    r"^(accelerate launch|torchrun)( --\S+( \d+)?)* -m transformers_cxr\.cli\.main": "transformers-cxr",
-    r"^(accelerate launch|torchrun)( --\S+( \d+)?)* examples": "python examples",
-}
+LAUNCHER = r"^(accelerate launch|torchrun)( --\S+( \d+)?)* "
 
 
 class Page:
@@ -33,9 +31,14 @@ class Page:
         self.blocks = re.findall(r"^```(\w+)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
         self.python = [block for language, block in self.blocks if language == "python"]
 
+    def run_python(self):
+        for block in self.python:
+            exec(compile(block, self.path, "exec"), self.namespace)
+        return self.namespace
+
     def run(self, options=(), before=lambda words: None):
         """
-        Run the blocks in order, and return the output of the last command of each name.
+        Run Python and commands in order, and return the output of the last command of each name.
 
         Args:
             options (`dict[str, list]`):
@@ -46,16 +49,13 @@ class Page:
         outputs = {}
         for language, block in self.blocks:
             if language == "python":
-                self.run_python(block)
+                exec(compile(block, self.path, "exec"), self.namespace)
             for words in self.commands(block) if language == "bash" else ():
                 before(words)
                 more = next((more for start, more in dict(options).items() if " ".join(words).startswith(start)), ())
                 if more is not None:
                     outputs[words[1]] = self.run_command([*words, *map(str, more)])
         return outputs
-
-    def run_python(self, block):
-        exec(compile(block, self.path, "exec"), self.namespace)
 
     def parse_commands(self):
         """Parse the options of all commands as these do, without running them."""
@@ -73,8 +73,7 @@ class Page:
     def commands(self, block):
         """Yield the words of each `transformers-cxr` command and example script of a block."""
         for line in re.sub(r"\\\n\s*", "", block).splitlines():
-            for launcher, plain in LAUNCHERS.items():
-                line = re.sub(launcher, plain, line)
+            line = re.sub(LAUNCHER, "python ", line).replace("python -m transformers_cxr.cli.main", "transformers-cxr")
             # DeepSpeed needs GPUs.
             words = [word for word in shlex.split(line, comments=True) if "zero3" not in word]
             if words[:1] == ["transformers-cxr"] or words[:1] == ["python"] and words[1].startswith("examples/"):
@@ -94,9 +93,30 @@ class Page:
         return ""
 
 
+@pytest.fixture(scope="session")
+def checkpoints_dir(text_tokenizer, untouched_vq_tokenizer, tmp_path_factory):
+    """Folder with a tiny `llm-cxr`: 16 codes an image of 32x32 pixels, and greedy texts of two tokens."""
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    llama = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model("llama", vocab_size=len(text_tokenizer), tie_word_embeddings=False, **size)
+    )
+    # All logits are equal, so the first possible token is the most likely, which ends the text.
+    llama.lm_head.weight.data.zero_()
+    model, processor = LlmCxrForCausalLM.from_language_model(llama, text_tokenizer, untouched_vq_tokenizer)
+    model.generation_config.min_new_tokens = 2
+    folder = tmp_path_factory.mktemp("checkpoints")
+    for part in (model, processor):
+        part.save_pretrained(folder / "llm-cxr")
+    return folder
+
+
 @pytest.fixture
-def page(tmp_path, monkeypatch, no_progress_bars):
-    """`page(path)`: a page of the repository, in an empty folder with the examples."""
+def page(checkpoints_dir, tmp_path, monkeypatch, no_progress_bars):
+    """`page(path)`: a page, in an empty folder with the examples, with a tiny checkpoint in place of the embedded."""
+    monkeypatch.setattr(checkpoints, "FOLDER", checkpoints_dir)
+    for task in ("cxr-report", "cxr-vqa", "cxr-generation"):
+        default = {"model": (str(checkpoints_dir / "llm-cxr"), "main")}
+        monkeypatch.setitem(PIPELINE_REGISTRY.supported_tasks[task], "default", default)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
     return lambda path: Page(path, monkeypatch)
@@ -131,8 +151,7 @@ def dolly_texts(tmp_path):
 
 
 @pytest.fixture
-def saved_vq_tokenizer(tmp_path):
-    """The embedded image tokenizer in the folder `runs/vq`."""
-    path = transformers_cxr.checkpoint("llm-cxr")
-    AutoModel.from_pretrained(path).vq_tokenizer.save_pretrained(tmp_path / "runs/vq")
-    AutoProcessor.from_pretrained(path).image_processor.save_pretrained(tmp_path / "runs/vq")
+def saved_vq_tokenizer(untouched_vq_tokenizer, checkpoints_dir, tmp_path):
+    """The tokenizer of the checkpoint in the folder `runs/vq`."""
+    untouched_vq_tokenizer.save_pretrained(tmp_path / "runs/vq")
+    AutoProcessor.from_pretrained(checkpoints_dir / "llm-cxr").image_processor.save_pretrained(tmp_path / "runs/vq")

@@ -1,14 +1,15 @@
 """Pages of the documentation, each as it is printed."""
 
 import importlib
+import json
 import re
+from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 
 import pytest
 
-from transformers_cxr.checkpoints import load_checkpoint
-from transformers_cxr.data import StudyRecord
+from transformers_cxr import checkpoints
 from transformers_cxr.evaluation import EvaluationArguments
 
 ROOT = Path(__file__).parents[2]
@@ -38,21 +39,19 @@ def test_lines_have_at_most_120_characters(path):
     assert [line for line in text.splitlines() if len(line) > 120] == []
 
 
-@pytest.mark.parametrize("path", ["docs/contributing.md", "docs/dicom.md", "docs/evaluate.md", "docs/metrics.md"])
+@pytest.mark.parametrize("path", ["README.md", "docs/dicom.md", "docs/evaluate.md", "docs/metrics.md"])
 def test_python_runs_in_order(page, path):
-    page = page(path)
-    for block in page.python:
-        page.run_python(block)
-    assert page.python
+    assert page(path).run_python()
 
 
-def test_readme_runs_on_the_embedded_checkpoint(page, tmp_path):
-    page = page("README.md")
-    for block in page.python:
-        page.run_python(block)
-    texts, images, codes = (page.namespace[name] for name in ("texts", "images", "codes"))
-    assert "FINDINGS:" in texts[0] and len(images) == 2 and codes.shape == (1, 256)
-    assert (tmp_path / "generated.png").is_file()
+def test_tour_runs_on_the_embedded_checkpoint_and_is_the_notebook(page, monkeypatch):
+    monkeypatch.setattr(checkpoints, "FOLDER", ROOT / "src/transformers_cxr/checkpoints")
+    namespace = page("docs/tour.md").run_python()
+    assert "FINDINGS:" in namespace["report"] and namespace["generated"].size == (256, 256)
+    cells = json.loads((ROOT / "examples/tour.ipynb").read_text(encoding="utf-8"))["cells"]
+    cells = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert ["".join(cell["source"]) for cell in cells] == [block.strip() for block in page("docs/tour.md").python]
+    assert not any(cell["outputs"] for cell in cells)
 
 
 def test_walks_of_the_contributing_page_exist(page):
@@ -64,27 +63,18 @@ def test_walks_of_the_contributing_page_exist(page):
     assert len(steps) > 30
 
 
-def test_reader_of_the_contributing_page_reads_and_counts(page, tmp_path):
-    page = page("docs/contributing.md")
-    page.run_python(page.python[0])
+def test_reader_and_task_of_the_contributing_page_work(page, tmp_path):
+    namespace = page("docs/contributing.md").run_python()
     (tmp_path / "studies.csv").write_text(
         "id,patient,file,view,report\n1,a,1.png,PA,IMPRESSION: Normal.\n2,b,2.png,AP,"
     )
-    skipped = page.namespace["SkipReport"]()
-    (record,) = page.namespace["read_my_dataset"](tmp_path, skipped)
+    skipped = namespace["SkipReport"]()
+    (record,) = namespace["read_my_dataset"](tmp_path, skipped)
     assert (record.id, record.impression, record.image) == ("1", "Normal.", str(tmp_path / "1.png"))
     assert skipped.counts == {"no findings and no impression": 1}
 
-
-def test_task_of_the_contributing_page_is_evaluated(page, checkpoint_dir):
-    page = page("docs/contributing.md")
-    for block in page.python:
-        page.run_python(block)
-    task = page.namespace["ViewTask"](EvaluationArguments(output_dir="runs"))
-    record = StudyRecord(
-        id="1", patient="1", image=str(next(ROOT.glob("examples/images/*.jpeg"))), source="a", view="AP"
-    )
-    examples = task.examples([record])
-    assert len(task.generate(*load_checkpoint(checkpoint_dir), examples)) == 1
-    (measurement,) = task.metrics(examples, ["AP."])
+    task = namespace["ViewTask"](EvaluationArguments(output_dir="runs"))
+    examples = task.examples([replace(record, image=str(next(ROOT.glob("examples/images/*.jpeg"))))])
+    assert len(task.generate(*checkpoints.load_checkpoint(), examples)) == 1
+    (measurement,) = task.metrics(examples, ["PA."])
     assert measurement.aggregate(measurement.units)["exact_match"] == 1
