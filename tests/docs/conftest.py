@@ -19,26 +19,35 @@ from transformers_cxr.cli.main import app
 from transformers_cxr.training import arguments
 
 ROOT = Path(__file__).parents[2]
+CLI = "transformers-cxr"
 LAUNCHER = r"^(accelerate launch|torchrun)( --\S+( \d+)?)* "
 
 
 class Page:
-    """A page of the repository: its Python runs in one namespace, its commands run in this process."""
+    """
+    A page of the repository. Its `steps` are its Python blocks and the words of each `transformers-cxr` command and
+    example script. Python runs in one namespace, and commands run in this process.
+    """
 
     def __init__(self, path, monkeypatch):
         self.path, self.monkeypatch, self.namespace = path, monkeypatch, {}
         text = (ROOT / path).read_text(encoding="utf-8")
         self.blocks = re.findall(r"^```(\w+)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
         self.python = [block for language, block in self.blocks if language == "python"]
-
-    def run_python(self):
-        for block in self.python:
-            exec(compile(block, self.path, "exec"), self.namespace)
-        return self.namespace
+        self.steps = []
+        for language, block in self.blocks:
+            if language == "python":
+                self.steps.append(block)
+            for line in re.sub(r"\\\n\s*", "", block).splitlines() if language == "bash" else ():
+                line = re.sub(LAUNCHER, "python ", line).replace("python -m transformers_cxr.cli.main", CLI)
+                if line.startswith((CLI, "python examples/")):
+                    # DeepSpeed needs GPUs.
+                    words = shlex.split(line, comments=True)
+                    self.steps.append([word for word in words if "zero3" not in word])
 
     def run(self, options=(), before=lambda words: None):
         """
-        Run Python and commands in order, and return the output of the last command of each name.
+        Run the steps, and return the output of the last command of each name.
 
         Args:
             options (`dict[str, list]`):
@@ -47,40 +56,29 @@ class Page:
                 Called with the words of each command.
         """
         outputs = {}
-        for language, block in self.blocks:
-            if language == "python":
-                exec(compile(block, self.path, "exec"), self.namespace)
-            for words in self.commands(block) if language == "bash" else ():
-                before(words)
-                more = next((more for start, more in dict(options).items() if " ".join(words).startswith(start)), ())
-                if more is not None:
-                    outputs[words[1]] = self.run_command([*words, *map(str, more)])
+        for step in self.steps:
+            if isinstance(step, str):
+                exec(compile(step, self.path, "exec"), self.namespace)
+                continue
+            before(step)
+            more = next((more for start, more in dict(options).items() if " ".join(step).startswith(start)), ())
+            if more is not None:
+                outputs[step[1]] = self.run_command([*step, *map(str, more)])
         return outputs
 
     def parse_commands(self):
         """Parse the options of all commands as these do, without running them."""
-        for words in (
-            words for language, block in self.blocks if language == "bash" for words in self.commands(block)
-        ):
-            if words[0] == "transformers-cxr":
-                get_command(app).commands[words[1]].make_context(words[1], words[2:])
-                continue
-            with self.monkeypatch.context() as patch:
-                patch.setattr(arguments, "run_script", lambda main, *types: arguments.parse_arguments(*types))
-                is_trainer = any(name in words[1] for name in ("finetune", "ablations", "classifier"))
-                self.run_command([*words, *(["--use_cpu"] if is_trainer else [])])
-
-    def commands(self, block):
-        """Yield the words of each `transformers-cxr` command and example script of a block."""
-        for line in re.sub(r"\\\n\s*", "", block).splitlines():
-            line = re.sub(LAUNCHER, "python ", line).replace("python -m transformers_cxr.cli.main", "transformers-cxr")
-            # DeepSpeed needs GPUs.
-            words = [word for word in shlex.split(line, comments=True) if "zero3" not in word]
-            if words[:1] == ["transformers-cxr"] or words[:1] == ["python"] and words[1].startswith("examples/"):
-                yield words
+        for step in self.steps:
+            if step[0] == CLI:
+                get_command(app).commands[step[1]].make_context(step[1], step[2:])
+            elif step[0] == "python":
+                with self.monkeypatch.context() as patch:
+                    patch.setattr(arguments, "run_script", lambda main, *types: arguments.parse_arguments(*types))
+                    is_trainer = any(name in step[1] for name in ("finetune", "ablations", "classifier"))
+                    self.run_command([*step, *(["--use_cpu"] if is_trainer else [])])
 
     def run_command(self, words):
-        if words[0] == "transformers-cxr":
+        if words[0] == CLI:
             result = CliRunner().invoke(app, words[1:], input="Is there pneumonia?\n")
             assert result.exit_code == 0, (words, result.output, result.exception)
             return result.stdout

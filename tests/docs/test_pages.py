@@ -13,6 +13,7 @@ from transformers_cxr import checkpoints
 from transformers_cxr.evaluation import EvaluationArguments
 
 ROOT = Path(__file__).parents[2]
+PYTHON_ONLY = {"transformers-cxr": None, "python": None}
 PAGES = [
     str(path.relative_to(ROOT))
     for pattern in ("README.md", "docs/*.md", "docs/experiments/*.md", "model_cards/*.md")
@@ -41,16 +42,17 @@ def test_lines_have_at_most_120_characters(path):
 
 @pytest.mark.parametrize("path", ["README.md", "docs/dicom.md", "docs/evaluate.md", "docs/metrics.md"])
 def test_python_runs_in_order(page, path):
-    assert page(path).run_python()
+    page(path).run(PYTHON_ONLY)
 
 
 def test_tour_runs_on_the_embedded_checkpoint_and_is_the_notebook(page, monkeypatch):
     monkeypatch.setattr(checkpoints, "FOLDER", ROOT / "src/transformers_cxr/checkpoints")
-    namespace = page("docs/tour.md").run_python()
-    assert "FINDINGS:" in namespace["report"] and namespace["generated"].size == (256, 256)
+    page = page("docs/tour.md")
+    page.run(PYTHON_ONLY)
+    assert "FINDINGS:" in page.namespace["report"] and page.namespace["generated"].size == (256, 256)
     cells = json.loads((ROOT / "examples/tour.ipynb").read_text(encoding="utf-8"))["cells"]
     cells = [cell for cell in cells if cell["cell_type"] == "code"]
-    assert ["".join(cell["source"]) for cell in cells] == [block.strip() for block in page("docs/tour.md").python]
+    assert ["".join(cell["source"]) for cell in cells] == [block.strip() for block in page.python]
     assert not any(cell["outputs"] for cell in cells)
 
 
@@ -64,7 +66,9 @@ def test_walks_of_the_contributing_page_exist(page):
 
 
 def test_reader_and_task_of_the_contributing_page_work(page, tmp_path):
-    namespace = page("docs/contributing.md").run_python()
+    page = page("docs/contributing.md")
+    page.run(PYTHON_ONLY)
+    namespace = page.namespace
     (tmp_path / "studies.csv").write_text(
         "id,patient,file,view,report\n1,a,1.png,PA,IMPRESSION: Normal.\n2,b,2.png,AP,"
     )
