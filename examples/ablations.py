@@ -27,17 +27,16 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
+from new_llm_cxr import new_llm_cxr, train_text_tokenizer
 from sklearn.metrics import roc_auc_score
-from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments, set_seed
+from transformers import TrainingArguments, set_seed
 
 from transformers_cxr import LlmCxrForCausalLM, LlmCxrProcessor, generate_text, training
-from transformers_cxr.conversion.language_models import extend_language_model
 from transformers_cxr.data import Stage, StudyRecord, load_records, open_records, select_records, stage_mixture
 from transformers_cxr.evaluation.metrics import ReportPneumoniaAccuracy
 from transformers_cxr.evaluation.results.tables import markdown_table
 from transformers_cxr.files import atomic_write, check_same_settings
 from transformers_cxr.training.resuming import result_settings
-from transformers_cxr.training.text_tokenizer import train_text_tokenizer
 
 FULL = Stage({"report": 30, "image": 30, "vqa": 20})
 SECOND = Stage({"report": 21, "image": 21, "vqa": 53}, sections="impression")
@@ -137,12 +136,8 @@ def run(
     check_same_settings(folder / "settings.json", settings | result_settings(training_args))
     if path.is_file():
         return json.loads(path.read_text(encoding="utf-8"))
-    set_seed(training_args.seed)
-    llama = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **args.model))
     new_embeddings = variant.removeprefix("new embeddings ") if variant.startswith("new embeddings") else "random"
-    model, processor = extend_language_model(
-        llama, tokenizer, args.vq_tokenizer, new_embeddings, seed=training_args.seed
-    )
+    model, processor = new_llm_cxr(tokenizer, args.model, args.vq_tokenizer, new_embeddings, training_args.seed)
     stages = VARIANTS[variant]
     for number, stage in enumerate(stages, start=1):
         stage_args = replace(

@@ -198,13 +198,11 @@ def main(
         for path in filter(is_records, filter(None, (data_args.records, data_args.questions))):
             check_tokenizer(path, fingerprint)
     # The result depends on the content of the data, not on their paths.
-    free = {*TRAIN_FILES, "eval_conversations", "eval_texts", "eval_size"}
-    settings = asdict(model_args) | {name: value for name, value in asdict(data_args).items() if name not in free}
-    for name in TRAIN_FILES:
-        if path := getattr(data_args, name):
-            metadata = Path(path) / "metadata.csv"
-            settings[f"{name}_fingerprint"] = file_fingerprint(metadata if metadata.is_file() else path)
-    resume_from = training.resume_checkpoint(training_args, settings)
+    paths = {name: getattr(data_args, name) for name in TRAIN_FILES}
+    free = {*paths, "eval_conversations", "eval_texts", "eval_size"}
+    settings = {name: value for name, value in asdict(data_args).items() if name not in free}
+    settings |= {f"{name}_fingerprint": file_fingerprint(path) for name, path in paths.items() if path}
+    resume_from = training.resume_checkpoint(training_args, asdict(model_args) | settings)
 
     # Not every backbone has a maximum.
     max_length = data_args.max_length or getattr(model.config.text_config, "max_position_embeddings", None)

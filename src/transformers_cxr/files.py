@@ -145,9 +145,9 @@ def check_same_settings(path: str | os.PathLike, settings: dict[str, Any], repla
 
 
 def file_fingerprint(path: str | os.PathLike) -> str:
-    """Return the SHA-256, 64 hexadecimal digits, of a file or of the Parquet files of a folder."""
+    """Return the SHA-256, 64 hexadecimal digits, of a file, or of the Parquet files and `metadata.csv` of a folder."""
     path, digest = Path(path), hashlib.sha256()
-    for name in sorted(path.glob("*.parquet")) if path.is_dir() else [path]:
+    for name in sorted([*path.glob("*.parquet"), *path.glob("metadata.csv")]) if path.is_dir() else [path]:
         with name.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()

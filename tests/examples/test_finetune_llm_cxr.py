@@ -152,8 +152,7 @@ def test_two_processes_give_the_losses_of_one(run, settings, tmp_path):
         assert {name: second[name] for name in losses} == pytest.approx(losses, rel=1e-5)
 
 
-@pytest.mark.parametrize("strategy", ["random", "group_by_length"])
-def test_own_conversations_train_for_epochs_and_a_finished_run_trains_no_more(run, tmp_path, strategy):
+def test_own_conversations_train_for_epochs_and_a_finished_run_trains_no_more(run, tmp_path):
     for name, count in (("train", 5), ("validation", 3)):
         user = [{"type": "text", "text": "Is there pneumonia?"}, {"type": "image"}]
         messages = [{"role": "user", "content": user}, {"role": "assistant", "content": "No."}]
@@ -161,7 +160,7 @@ def test_own_conversations_train_for_epochs_and_a_finished_run_trains_no_more(ru
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
     changes = {
         "records": None, "conversations": str(tmp_path / "train.jsonl"), "max_steps": -1, "num_train_epochs": 1.5,
-        "eval_conversations": str(tmp_path / "validation.jsonl"), "train_sampling_strategy": strategy,
+        "eval_conversations": str(tmp_path / "validation.jsonl"), "train_sampling_strategy": "group_by_length",
         "lr_scheduler_type": "constant",
     }  # fmt: skip
     run(**changes)
@@ -219,12 +218,23 @@ def test_codes_of_another_image_tokenizer_are_an_error(run, records):
         run()
 
 
-def test_a_patient_in_two_splits_of_two_files_is_an_error(load_data, records):
-    asked = [row | {"question": "Edema?", "answer": "No."} for row in load_records(records)]
-    asked[0]["split"] = "validation"
-    Dataset.from_list(asked).to_parquet(records.with_name("questions.parquet"))
-    with pytest.raises(ValueError, match="Patient '0' of 'b' is in the splits 'train' and 'validation'"):
-        load_data(questions=str(records.with_name("questions.parquet")))
+@pytest.fixture
+def write_questions(records):
+    """`write_questions(split=None)`: a question about each record, of one split, or with the first in validation."""
+
+    def write_questions(split=None):
+        rows = [row | {"question": "Edema?", "answer": "No."} for row in load_records(records)]
+        rows[0]["split"] = split or "validation"
+        path = records.with_name("questions.parquet")
+        Dataset.from_list([row for row in rows if split in (None, row["split"])]).to_parquet(path)
+        return str(path)
+
+    return write_questions
+
+
+def test_a_patient_in_two_splits_of_two_files_is_an_error(load_data, write_questions):
+    with pytest.raises(ValueError, match="atient.* '0' of 'b'"):
+        load_data(questions=write_questions())
 
 
 def test_evaluation_uses_neither_training_records_nor_training_texts(load_data, tmp_path):
@@ -241,37 +251,18 @@ def test_evaluation_uses_neither_training_records_nor_training_texts(load_data, 
     assert {int(record["id"]) for record in evaluation} == set(range(16, 24))
 
 
-def test_a_task_without_validation_data_is_an_error(load_data, records):
-    asked = [row | {"question": "Edema?", "answer": "No."} for row in load_records(records) if row["split"] == "train"]
-    Dataset.from_list(asked).to_parquet(records.with_name("questions.parquet"))
-    questions = str(records.with_name("questions.parquet"))
+def test_a_task_without_validation_data_is_an_error(load_data, write_questions):
+    questions = write_questions("train")
     with pytest.raises(ValueError, match=r"to evaluate on: `questions`: No row of 16 is left.* set `--eval_size 0"):
         load_data(questions=questions, eval_size=10)
     train, evaluation = load_data(records=None, questions=questions, ratios={"vqa": 1})
     assert train[0]["messages"][0]["content"][0]["text"] == "Edema?" and evaluation is None
 
 
-@pytest.mark.parametrize(
-    "names",
-    [["finetune/stage1"], ["finetune/stage2"], ["embedded_checkpoint/finetune"], ["finetune/smollm2_lora"],
-     ["finetune/stage1", "finetune/fsdp2"]],
-)  # fmt: skip
-def test_recipes_are_valid_settings(script, monkeypatch, names):
-    paths = [EXAMPLES / f"{name}.yaml" for name in names]
-    monkeypatch.setattr(sys, "argv", ["finetune", "--config", *map(str, paths), "--output_dir", "o", "--use_cpu"])
-    parsed = parse_arguments(script.ModelArguments, script.DataArguments, script.SampleArguments, TrainingArguments)
-    values = {name: value for arguments in parsed for name, value in vars(arguments).items()}
-    expected = {name: value for path in paths for name, value in yaml.safe_load(path.read_text()).items()}
-    # The Trainer converts these.
-    expected = {name: value for name, value in expected.items() if name not in ("fsdp_config", "report_to")}
-    assert {name: values[name] for name in expected} == expected
-    if "finetune/fsdp2" in names:
-        plugin = parsed[-1].fsdp_plugin_args
-        assert plugin["fsdp_version"] == 2 and plugin["state_dict_type"] == "FULL_STATE_DICT"
-
-
-def test_the_deepspeed_recipe_is_zero_3():
-    settings = yaml.safe_load((EXAMPLES / "finetune/dolly_zero3.yaml").read_text())["deepspeed"]
-    config = HfDeepSpeedConfig(settings)
+def test_sharding_recipes_are_those_of_fsdp2_and_zero_3(parse):
+    fsdp = yaml.safe_load((EXAMPLES / "finetune/fsdp2.yaml").read_text())
+    plugin = parse(**fsdp)[-1].fsdp_plugin_args
+    assert plugin["fsdp_version"] == 2 and plugin["state_dict_type"] == "FULL_STATE_DICT"
+    config = HfDeepSpeedConfig(yaml.safe_load((EXAMPLES / "finetune/dolly_zero3.yaml").read_text())["deepspeed"])
     assert config.is_zero3() and not config.is_offload()
     assert config.is_true("zero_optimization.stage3_gather_16bit_weights_on_model_save")
