@@ -28,7 +28,6 @@ from transformers_cxr.evaluation import (
     update_model_card,
 )
 from transformers_cxr.evaluation.results.tables import results_to_markdown
-from transformers_cxr.evaluation.runner import cost_summary, data_name
 from transformers_cxr.training.arguments import run_script
 
 
@@ -77,16 +76,14 @@ def main(arguments: EvaluationArguments, documents: Documents):
     results = run_evaluation(arguments)
     if results is None:
         return
-    cost = cost_summary(arguments.output_dir)
-    print(results_to_markdown(results), cost, sep="\n")
+    print(results_to_markdown(results))
     if grid := picture(arguments):
         for path in filter(None, (Path(arguments.output_dir) / "images.png", documents.picture)):
             save_image(grid, path)
     if documents.model_card:
-        name, split = Path(arguments.model or "llm-cxr").name, ", ".join(arguments.split)
-        update_model_card(documents.model_card, results, name, data_name(arguments), split, cost)
+        update_model_card(documents.model_card, arguments.output_dir)
     for path in documents.documents:
-        update_document(path, results)
+        update_document(path, arguments.output_dir)
 
 
 if __name__ == "__main__":

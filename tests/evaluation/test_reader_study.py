@@ -5,22 +5,32 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from transformers_cxr.evaluation import Trial, export_reader_study, score_reader_study
+from transformers_cxr.evaluation import Example, export_reader_study, score_reader_study
+from transformers_cxr.evaluation.predictions import predict
 
 REAL, GENERATED = 100, 200
 
 
-def image(value):
-    picture = PIL.Image.new("L", (8, 8), value)
-    picture.info["comment"] = "Generated" if value == GENERATED else "Real"
-    return picture
+@pytest.fixture(scope="module")
+def evaluation(tmp_path_factory):
+    """The output folder of an evaluation: 8 images and 6 reports."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    (folder / "images").mkdir()
+    for value in (REAL, GENERATED):
+        PIL.Image.new("L", (16, 16), value).save(folder / f"{value}.png")
+    for row in range(8):
+        (folder / f"images/{row:05d}.png").write_bytes((folder / f"{GENERATED}.png").read_bytes())
+    path = folder / f"{REAL}.png"
+    images = [Example(str(i), f"p{i}", "", path, f"report {i}") for i in range(8)]
+    reports = [Example(str(i), f"p{i}", "", path, "", f"real {i}") for i in range(6)]
+    predict(images, lambda batch: np.zeros((8, 4), np.uint16), folder / "predictions/image", {})
+    predict(reports, lambda batch: [f"generated {e.id}" for e in batch], folder / "predictions/report", {})
+    return folder
 
 
 @pytest.fixture
-def study(tmp_path):
-    images = [Trial(f"p{i}", f"report {i}", image(REAL), image(GENERATED)) for i in range(8)]
-    reports = [Trial(f"p{i}", image(i), f"real {i}", f"generated {i}") for i in range(6)]
-    export_reader_study(images, reports, tmp_path / "study", tmp_path / "key.json", seed=1)
+def study(evaluation, tmp_path):
+    export_reader_study(evaluation, tmp_path / "study", tmp_path / "key.json", 8, 6, seed=1)
     return tmp_path / "study"
 
 
@@ -46,9 +56,8 @@ def recognized(row, study):
 
 
 def preferred(row):
-    real = "A" if row["report_a"].startswith("real") else "B"
-    generated = "B" if real == "A" else "A"
-    return {"preferred": real, f"errors_{real.lower()}": 0, f"errors_{generated.lower()}": 2}
+    real, generated = "ab" if row["report_a"].startswith("real") else "ba"
+    return {"preferred": real, f"errors_{real}": 0, f"errors_{generated}": 2}
 
 
 def test_the_folder_does_not_tell_which_one_is_generated(study, tmp_path):
@@ -61,7 +70,7 @@ def test_the_folder_does_not_tell_which_one_is_generated(study, tmp_path):
                 name = row[f"image_{letter.lower()}"]
                 assert value_of(study, name) == (GENERATED if letter == sides[row["trial"]] else REAL)
                 with PIL.Image.open(study / name) as picture:
-                    comments.add(json.dumps(picture.text, sort_keys=True))
+                    comments.add(json.dumps([picture.size, picture.text], sort_keys=True))
     assert len(comments) == 1 and "for research only" in comments.pop()
     assert not [path for path in study.rglob("*") if "key" in path.name]
     assert not any("p3" in (study / name).read_text() for name in ("images.csv", "reports.csv", "README.md"))
@@ -116,10 +125,11 @@ def test_a_missing_trial_is_named(study, tmp_path):
         score_reader_study(study, tmp_path / "key.json")
 
 
-def test_the_key_is_kept_outside_and_nothing_is_overwritten(study, tmp_path):
-    trial = Trial("p", "report", image(REAL), image(GENERATED))
+def test_the_key_is_kept_outside_and_nothing_is_overwritten(evaluation, study, tmp_path):
     with pytest.raises(ValueError, match="where the readers would see it"):
-        export_reader_study([trial], [], tmp_path / "new", tmp_path / "new" / "key.json")
+        export_reader_study(evaluation, tmp_path / "new", tmp_path / "new" / "key.json", 1, 1)
     with pytest.raises(FileExistsError, match="study"):
-        export_reader_study([trial], [], study, tmp_path / "other.json")
-    assert not (tmp_path / "other.json").exists()
+        export_reader_study(evaluation, study, tmp_path / "other.json", 1, 1)
+    with pytest.raises(ValueError, match="has 8 examples of the task 'image', fewer than 50"):
+        export_reader_study(evaluation, tmp_path / "new", tmp_path / "other.json")
+    assert not (tmp_path / "other.json").exists() and not (tmp_path / "new").exists()

@@ -1,10 +1,13 @@
 import json
 
+import numpy as np
 import PIL.Image
 import pytest
 
-from transformers_cxr.evaluation import read_rexrank_studies, write_rexrank_predictions
-from transformers_cxr.evaluation.rexrank import rexrank_report
+from transformers_cxr import generate_text
+from transformers_cxr.checkpoints import load_checkpoint
+from transformers_cxr.evaluation import write_rexrank_predictions
+from transformers_cxr.reports import parse_report
 
 # Fields as in the files of the leaderboard.
 STUDIES = {
@@ -20,41 +23,44 @@ STUDIES = {
 
 
 @pytest.fixture
-def write(tmp_path):
-    for name in ("CXR1/0.png", "CXR1/1.png", "p10/view.jpg"):
+def paths(tmp_path):
+    for seed, name in enumerate(("CXR1/0.png", "CXR1/1.png", "p10/view.jpg")):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        PIL.Image.new("L", (8, 8)).save(tmp_path / name)
-
-    def write(text):
-        (tmp_path / "test.json").write_text(text)
-        return tmp_path / "test.json", tmp_path
-
-    return write
+        PIL.Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 40), np.uint8)).save(tmp_path / name)
+    (tmp_path / "in.json").write_text(json.dumps(STUDIES))
+    return tmp_path / "in.json", tmp_path / "out.json", tmp_path
 
 
-def test_the_frontal_image_is_read_and_the_studies_are_written_with_predictions(write, tmp_path):
-    studies, examples = read_rexrank_studies(*write(json.dumps(STUDIES)))
-    assert [e.image_path for e in examples] == [tmp_path / "CXR1/1.png", tmp_path / "p10/view.jpg"]
-    reports = {e.id: "FINDINGS: The lungs are clear.\nIMPRESSION: Normal." for e in examples}
-    write_rexrank_predictions(studies, reports, tmp_path / "out.json")
-    prediction = {"model_prediction": "Findings: The lungs are clear. Impression: Normal."}
-    assert json.loads((tmp_path / "out.json").read_text()) == {id_: s | prediction for id_, s in STUDIES.items()}
+def test_studies_are_written_with_reports_of_their_frontal_images(checkpoint_dir, paths, tmp_path):
+    write_rexrank_predictions(*paths, str(checkpoint_dir), max_new_tokens=8)
+    written = json.loads((tmp_path / "out.json").read_text())
+    reports = [study.pop("model_prediction") for study in written.values()]
+    assert written == STUDIES
+    images = [tmp_path / "CXR1/1.png", tmp_path / "p10/view.jpg"]
+    expected = generate_text(*load_checkpoint(checkpoint_dir, "cpu"), images, max_new_tokens=8)
+    assert reports == [f"Findings: {parse_report(text).findings}" for text in expected] and reports[0] != reports[1]
+    with pytest.raises(FileExistsError, match="out.json"):
+        write_rexrank_predictions(*paths, str(checkpoint_dir))
 
 
-def test_a_report_is_one_line_with_the_headings_of_the_leaderboard():
-    assert rexrank_report("findings: A.\n\nB.\nIMPRESSION:C.") == "Findings: A. B. Impression: C."
-    assert rexrank_report("Normal.") == "Findings: Normal."
+def test_a_report_is_one_line_with_the_headings_of_the_leaderboard(checkpoint_dir, paths, tmp_path, monkeypatch):
+    def write_report(model, processor, images, **kwargs):
+        return ["findings: A.\n\nB.\nIMPRESSION:C."] * len(images)
+
+    monkeypatch.setattr("transformers_cxr.evaluation.rexrank.generate_text", write_report)
+    write_rexrank_predictions(*paths, str(checkpoint_dir))
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert {study["model_prediction"] for study in written.values()} == {"Findings: A. B. Impression: C."}
 
 
 @pytest.mark.parametrize(
-    ("text", "error", "message"),
+    ("study", "error", "message"),
     [
-        ("{", ValueError, "test.json' is not a JSON file"),
-        ("[]", ValueError, "dictionary of studies"),
-        ('{"1": {"context": ""}}', ValueError, "Study '1' .* neither"),
-        ('{"1": {"key_image_path": "x.png"}}', FileNotFoundError, "x.png' .study '1'"),
+        ({"context": ""}, ValueError, "Study '1' .* neither"),
+        ({"key_image_path": "x.png"}, FileNotFoundError, "x.png' .study '1'"),
     ],
 )
-def test_files_that_cannot_be_used_are_refused(write, text, error, message):
+def test_a_study_without_an_image_is_refused(paths, study, error, message):
+    paths[0].write_text(json.dumps({"1": study}))
     with pytest.raises(error, match=message):
-        read_rexrank_studies(*write(text))
+        write_rexrank_predictions(*paths)

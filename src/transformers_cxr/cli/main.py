@@ -9,20 +9,18 @@ import os
 import typer
 
 from .chat import chat
-from .compare import compare
 from .conversion import convert, convert_codes, convert_vq_gan, export, export_vq_gan
 from .demo import demo
 from .encode import encode
-from .evaluate import evaluate
+from .evaluate import compare, evaluate
 from .generate import generate
 from .get import get
 from .info import info
 from .options import to_typer_command
-from .reader_study import reader_study
+from .reader_study import reader_study, score_reader_study
 from .reconstruct import reconstruct
 from .report_and_ask import ask, report
 from .rexrank import rexrank
-from .score_reader_study import score_reader_study
 
 PANELS = {
     "Use a checkpoint": (report, ask, generate, chat, demo),

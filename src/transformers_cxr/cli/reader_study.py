@@ -1,4 +1,4 @@
-"""`transformers-cxr reader-study`."""
+"""The commands `reader-study` and `score-reader-study`."""
 
 from __future__ import annotations
 
@@ -25,10 +25,26 @@ def reader_study(
         --num-images 20 --num-reports 0
     ```
     """
-    from ..evaluation.reader_study import export_reader_study, reader_study_trials
+    from ..evaluation import export_reader_study
 
-    image_trials, report_trials = reader_study_trials(evaluation, num_images, num_reports)
-    export_reader_study(image_trials, report_trials, output, key, seed)
-    typer.echo(
-        f"{len(image_trials)} pairs of X-rays and {len(report_trials)} of reports in {output}, the key in {key}."
-    )
+    export_reader_study(evaluation, output, key, num_images, num_reports, seed)
+    typer.echo(f"{num_images} pairs of X-rays and {num_reports} of reports in {output}, the key in {key}.")
+
+
+def score_reader_study(
+    study: Annotated[Path, typer.Argument(help="Folder of a reader study with its sheets filled in.")],
+    key: Annotated[Path, typer.Option(help="Key of the study.")],
+):
+    """
+    Score the sheets of a reader study.
+
+    ```
+    transformers-cxr score-reader-study study --key key.json
+    ```
+    """
+    from ..evaluation import score_reader_study as score
+    from ..evaluation.results.tables import format_interval, markdown_table
+
+    scores = score(study, key)
+    rows = [[name, format_interval(estimate), str(estimate.units)] for name, estimate in scores.items()]
+    typer.echo(markdown_table(["score", "value", "trials"], rows))

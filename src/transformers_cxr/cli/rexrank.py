@@ -1,4 +1,4 @@
-"""`transformers-cxr rexrank`."""
+"""The command `rexrank`."""
 
 from __future__ import annotations
 
@@ -27,25 +27,10 @@ def rexrank(
         mimic-cxr-jpg/files --model my-checkpoint
     ```
     """
-    from ..checkpoints import load_checkpoint
-    from ..evaluation.generations import distributed_state, generate_outputs, model_fingerprint
-    from ..evaluation.rexrank import read_rexrank_studies, write_rexrank_predictions
-    from ..llm_cxr.generation_llm_cxr import generate_text
+    from accelerate import PartialState
 
-    if output.exists():
-        raise FileExistsError(f"'{output}' exists. Remove it or choose another output.")
-    content, examples = read_rexrank_studies(studies, image_root)
-    state = distributed_state()
-    llm, processor = load_checkpoint(model, state.device)
+    from ..evaluation import write_rexrank_predictions
 
-    def generate(batch):
-        images = [example.image_path for example in batch]
-        return generate_text(llm, processor, images, max_new_tokens=max_new_tokens, do_sample=False)
-
-    settings = {"model": model_fingerprint(llm, processor), "max_new_tokens": max_new_tokens}
-    cache = output.with_name(f"{output.name}.generations")
-    reports = generate_outputs(examples, generate, cache, settings, batch_size, "reports")
-    if not state.is_main_process:
-        return
-    write_rexrank_predictions(content, {e.id: report for e, report in zip(examples, reports)}, output)
-    typer.echo(f"{len(content)} studies in {output}; {cache} can be removed.")
+    write_rexrank_predictions(studies, output, image_root, model, max_new_tokens, batch_size)
+    if PartialState().is_main_process:
+        typer.echo(f"Reports in {output}; {output}.predictions can be removed.")

@@ -6,13 +6,14 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         ".runner": ("run_evaluation",),
-        ".tasks": ("TASKS", "EvaluationArguments", "Task"),
+        ".arguments": ("EvaluationArguments",),
+        ".tasks": ("TASKS", "Task"),
         ".examples": ("Example",),
         ".results.comparison": ("compare_runs",),
-        ".results.intervals": ("Difference", "Estimate", "bootstrap", "paired_difference"),
+        ".results.intervals": ("Estimate", "bootstrap", "paired_difference"),
         ".results.model_card": ("update_document", "update_model_card"),
         ".results.tables": ("Result",),
-        ".reader_study": ("Trial", "export_reader_study", "reader_study_trials", "score_reader_study"),
-        ".rexrank": ("read_rexrank_studies", "write_rexrank_predictions"),
+        ".reader_study": ("export_reader_study", "score_reader_study"),
+        ".rexrank": ("write_rexrank_predictions",),
     },
 )

@@ -1,46 +1,71 @@
-"""Arguments of an evaluation that do not belong to one task or metric."""
+"""Arguments of an evaluation."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from .tasks import TASKS
 
-def argument(default: Any, help: str) -> Any:
-    """Return a dataclass field with its default and its help text."""
+
+def _argument(default: Any, help: str) -> Any:
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata={"help": help})
     return field(default=default, metadata={"help": help})
 
 
 @dataclass
-class RunArguments:
+class EvaluationArguments:
     """
-    The model, the data and the intervals of an evaluation.
+    Arguments of [`run_evaluation`].
 
     Items of a list may also be separated by commas: `["report", "vqa"]` and `["report,vqa"]` are the same.
     """
 
     output_dir: str = field(metadata={"help": "Folder to write. An interrupted run resumes from it."})
-    records: list[str] = argument(
+    records: list[str] = _argument(
         [],
         "Parquet files of records, or folders of images with a metadata.csv. Missing reports are written from labels.",
     )
-    split: list[str] = argument(["validation"], "Splits of the records.")
-    views: list[str] = argument([], "View positions of the records, such as AP and PA. Default: all.")
-    sections: Literal["findings+impression", "impression"] = argument(
+    split: list[str] = _argument(["validation"], "Splits of the records.")
+    views: list[str] = _argument([], "View positions of the records, such as AP and PA. Default: all.")
+    sections: Literal["findings+impression", "impression"] = _argument(
         "findings+impression", "Sections of the reports of the records."
     )
-    model: str = argument("", "Checkpoint: a folder or a name on the Hub. Default: the embedded checkpoint.")
-    limit: int | None = argument(None, "Maximum number of examples of a task, for a quick look.")
-    max_new_tokens: int = argument(256, "Maximum length of a report or an answer in tokens.")
-    batch_size: int = argument(32, "Examples per batch.")
-    num_resamples: int = argument(1000, "Resamples of the intervals. 0 gives no intervals.")
-    seed: int = argument(0, "Seed of wording, samples, generated images and resamples.")
+    model: str = _argument("", "Checkpoint: a folder or a name on the Hub. Default: the embedded checkpoint.")
+    tasks: list[str] = _argument([], f"Tasks: {', '.join(TASKS)}. Default: all that have examples.")
+    limit: int | None = _argument(None, "Maximum number of examples of a task, for a quick look.")
+    batch_size: int = _argument(32, "Examples per batch.")
+    num_resamples: int = _argument(1000, "Resamples of the intervals. 0 gives no intervals.")
+    seed: int = _argument(0, "Seed of wording, samples, generated images and resamples.")
+    # Reports and answers
+    instruction: str = _argument("", "Instruction of reports. Default: that of the checkpoint.")
+    max_new_tokens: int = _argument(256, "Maximum length of a report or an answer in tokens.")
+    labeler: Literal["rules", "chexbert"] = _argument("rules", "Labeler of reports. chexbert needs its weights.")
+    radeval: list[str] = _argument(
+        [], "Metrics of radeval: radgraph, radcliq, green, ratescore, bertscore. Each needs its weights."
+    )
+    num_questions: int = _argument(400, "Questions, sampled from all.")
+    num_corrupted: int = _argument(50, "X-rays to corrupt. Each is read once per corruption and level.")
+    # Generated images
+    num_generated: int = _argument(200, "X-rays to generate.")
+    num_diverse: int = _argument(20, "Reports from which several X-rays are generated, for their diversity.")
+    guidance_scale: float | None = _argument(
+        None, "Classifier-free guidance of generated images. Default: that of the checkpoint."
+    )
+    top_p: float | None = _argument(None, "Nucleus of the codes of generated images. Default: that of the checkpoint.")
+    classifier: str = _argument("", "Classifier for labels of generated images: a folder or a torchxrayvision name.")
+    features: list[str] = _argument(
+        [], "Feature spaces of generated images: inception, rad-dino, torchxrayvision names, folders."
+    )
+    training_split: str = _argument("", "Split of the records to search for copies among the generated images.")
+    # Language
+    texts: str = _argument("", "Text file for perplexity. Empty lines separate the texts.")
+    base_model: str = _argument("", "The language model before fine-tuning, for its perplexity.")
 
     def __post_init__(self):
-        for option in fields(self):
-            value = getattr(self, option.name)
+        for argument in fields(self):
+            value = getattr(self, argument.name)
             if isinstance(value, list):
                 items = (item.strip() for text in value for item in text.split(","))
-                setattr(self, option.name, list(filter(None, items)))
+                setattr(self, argument.name, list(filter(None, items)))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,26 +49,3 @@ def rows_by(examples: Sequence[Example], names) -> dict[str, list[int]]:
         for name in names(example):
             rows.setdefault(name, []).append(row)
     return rows
-
-
-def sample_examples(examples: Sequence[Example], size: int | None, seed: int = 0) -> list[Example]:
-    """
-    Return the first `size` examples (by default all) in a random order that depends only on `seed`, so that a smaller
-    sample is part of a larger one.
-    """
-    return random.Random(seed).sample(list(examples), len(examples))[:size]
-
-
-def check_examples(examples: Sequence[Example], task: str) -> None:
-    """
-    Raises:
-        ValueError: there is no example, or two have the same id.
-    """
-    if not examples:
-        raise ValueError(f"Expected at least one example for the task '{task}', but the records have none.")
-    duplicates = [id_ for id_, count in Counter(example.id for example in examples).items() if count > 1]
-    if duplicates:
-        raise ValueError(
-            f"Expected unique ids for the task '{task}', but {len(duplicates)} occur several times, such as "
-            f"'{duplicates[0]}'."
-        )

@@ -5,23 +5,20 @@ from __future__ import annotations
 import csv
 import json
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import PIL.Image
 from scipy.stats import binomtest, wilcoxon
 
 from ..files import atomic_write
 from ..llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor, save_image
-from .predictions import predictions_file, read_predictions
+from .predictions import read_predictions
 from .results.intervals import Estimate, bootstrap, means
-from .results.tables import read_run
 
 # Real and generated images have the same comment, because a reader could look at the metadata of a file.
 NOTICE = "Reader study: a real or a generated X-ray, for research only, not for clinical use."
-IMAGE_COLUMNS = ("trial", "report", "image_a", "image_b", "generated", "quality_a", "quality_b", "fit_a", "fit_b")
-REPORT_COLUMNS = ("trial", "image", "report_a", "report_b", "preferred", "errors_a", "errors_b")
+IMAGE_SIZE_OF_REPORTS = 256
 GUIDE = """\
 # Reader study
 
@@ -41,111 +38,77 @@ Fill in the empty columns of both sheets and return this folder.
 - `errors_a`, `errors_b`: number of clinically significant errors: false or missed findings, or a wrong location or
   severity.
 """
-_GRADES, _SIDES = {"1", "2", "3", "4", "5"}, {"A", "B"}
-# Values of the columns to fill in; `None` is a whole number.
-_IMAGE_ANSWERS = {"generated": _SIDES} | dict.fromkeys(("quality_a", "quality_b", "fit_a", "fit_b"), _GRADES)
-_REPORT_ANSWERS = {"preferred": {"A", "B", "="}, "errors_a": None, "errors_b": None}
+# The columns to fill in and their values; `None` is a whole number.
+_GRADES = {"1", "2", "3", "4", "5"}
+_ANSWERS = {
+    "images": {"generated": {"A", "B"}} | dict.fromkeys(("quality_a", "quality_b", "fit_a", "fit_b"), _GRADES),
+    "reports": {"preferred": {"A", "B", "="}, "errors_a": None, "errors_b": None},
+}
 
 
-@dataclass(frozen=True)
-class Trial:
+def export_reader_study(
+    evaluation: str | Path,
+    folder: str | Path,
+    key: str | Path,
+    num_images: int = 50,
+    num_reports: int = 50,
+    seed: int = 0,
+) -> None:
     """
-    A trial of a reader study. X-rays are PIL images of mode "L", reports are texts.
-
-    patient (`str`): pseudonymous patient.
-    given: the report of two X-rays, or the X-ray of two reports.
-    real, generated: the two to compare.
-    """
-
-    patient: str
-    given: str | PIL.Image.Image
-    real: str | PIL.Image.Image
-    generated: str | PIL.Image.Image
-
-
-def reader_study_trials(evaluation: str | Path, num_images: int, num_reports: int) -> tuple[list[Trial], list[Trial]]:
-    """
-    Return trials of the first generated images and of the first generated reports of an evaluation, in its random
-    order.
+    Write a study of the first generated images and reports of an evaluation, in its random order: a folder with
+    images, two sheets to fill in and a guide, and outside of it the key.
 
     Args:
         evaluation (`str` or `Path`):
             Output folder of [`run_evaluation`].
-        num_images, num_reports (`int`):
-            Number of trials.
-
-    Raises:
-        FileNotFoundError: the folder is not of a finished evaluation.
-        ValueError: it has fewer images or reports.
-    """
-    read_run(evaluation)
-    found = {}
-    for task, count in (("image", num_images), ("report", num_reports)):
-        path = predictions_file(evaluation, task)
-        pairs = list(zip(*read_predictions(path))) if path.is_file() else []
-        if len(pairs) < count:
-            raise ValueError(f"'{evaluation}' has {len(pairs)} examples of the task '{task}', fewer than {count}.")
-        found[task] = pairs[:count]
-    image_trials = []
-    for row, (example, _) in enumerate(found["image"]):
-        with PIL.Image.open(Path(evaluation) / "images" / f"{row:05d}.png") as file:
-            generated = file.convert("L")
-        real = _prepared(example.image_path, generated.height)
-        image_trials.append(Trial(example.patient, example.prompt, real, generated))
-    report_trials = [
-        Trial(example.patient, _prepared(example.image_path, 256), example.reference, report)
-        for example, report in found["report"]
-    ]
-    return image_trials, report_trials
-
-
-def export_reader_study(
-    image_trials: Sequence[Trial],
-    report_trials: Sequence[Trial],
-    folder: str | Path,
-    key: str | Path,
-    seed: int = 0,
-) -> None:
-    """
-    Write a study: a folder with images, two sheets to fill in and a guide, and outside of it the key.
-
-    Args:
-        image_trials, report_trials (`Sequence[Trial]`):
-            The trials; their order is shuffled.
         folder (`str` or `Path`):
             Folder for the readers; it must not exist.
         key (`str` or `Path`):
             JSON file; it must not exist and not be inside of `folder`.
+        num_images, num_reports (`int`, *optional*, default to 50):
+            Number of pairs of X-rays and of reports.
         seed (`int`, *optional*, defaults to 0):
             Seed of order and sides.
 
     Raises:
         FileExistsError: `folder` or `key` exists.
-        ValueError: the key would be inside of the folder, or there are no trials.
+        ValueError: the key would be inside of the folder, or the evaluation has fewer images or reports.
     """
     folder, key = Path(folder), Path(key)
     if folder.resolve() in key.resolve().parents:
         raise ValueError(f"The key '{key}' is inside of '{folder}', where the readers would see it.")
-    if not image_trials and not report_trials:
-        raise ValueError("Expected at least one trial of images or reports, got none.")
+    # The task, what a trial shows, and what it shows twice.
+    kinds = {"images": ("image", "report", num_images), "reports": ("report", "image", num_reports)}
     rng, answers = random.Random(seed), {}
     with atomic_write(key, overwrite=False) as partial_key, atomic_write(folder, overwrite=False) as partial:
         (partial / "images").mkdir(parents=True)
-        for kind, given, choice, columns, trials in (
-            ("images", "report", "image", IMAGE_COLUMNS, image_trials),
-            ("reports", "image", "report", REPORT_COLUMNS, report_trials),
-        ):
+        for kind, (task, given, count) in kinds.items():
+            predictions = list(read_predictions(Path(evaluation) / "predictions" / task).values())
+            if len(predictions) < count:
+                raise ValueError(
+                    f"'{evaluation}' has {len(predictions)} examples of the task '{task}', fewer than {count}."
+                )
             answers[kind], rows = {}, []
-            for number, trial in enumerate(rng.sample(list(trials), len(trials)), start=1):
-                side = rng.choice("AB")
-                row = {"trial": number, given: _cell(trial.given, partial, f"images/{kind}_{number:03d}.png")}
-                for letter in "AB":
-                    shown, name = trial.generated if letter == side else trial.real, f"{number:03d}_{letter}"
-                    row[f"{choice}_{letter.lower()}"] = _cell(shown, partial, f"images/{kind}_{name}.png")
-                rows.append(row)
-                answers[kind][str(number)] = {"generated": side, "patient": trial.patient}
+            for trial, index in enumerate(rng.sample(range(count), count), start=1):
+                example, side, name = predictions[index].example, rng.choice("AB"), f"images/{kind}_{trial:03d}"
+                row = {"trial": trial}
+                if kind == "images":
+                    with PIL.Image.open(Path(evaluation) / "images" / f"{index:05d}.png") as file:
+                        generated = file.convert("L")
+                    pair = [_prepared(example.image_path, generated.height), generated]
+                    row["report"] = example.prompt
+                else:
+                    pair = [example.reference, predictions[index].output]
+                    row["image"] = _save(_prepared(example.image_path, IMAGE_SIZE_OF_REPORTS), partial, f"{name}.png")
+                for letter, shown in zip("AB", pair if side == "B" else pair[::-1]):
+                    if kind == "images":
+                        shown = _save(shown, partial, f"{name}_{letter}.png")
+                    row[f"{task}_{letter.lower()}"] = shown
+                rows.append(row | dict.fromkeys(_ANSWERS[kind], ""))
+                answers[kind][str(trial)] = {"generated": side, "patient": example.patient}
+            columns = ["trial", given, f"{task}_a", f"{task}_b", *_ANSWERS[kind]]
             with (partial / f"{kind}.csv").open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, columns, restval="")
+                writer = csv.DictWriter(file, columns)
                 writer.writeheader()
                 writer.writerows(rows)
         (partial / "README.md").write_text(GUIDE, encoding="utf-8")
@@ -177,16 +140,13 @@ def score_reader_study(
         FileNotFoundError: a sheet or the key is missing.
         ValueError: a trial is missing, duplicate or unknown, or a cell has another value than the guide says.
     """
-    answers = json.loads(Path(key).read_text(encoding="utf-8"))
-    image_rows = _read_sheet(Path(folder) / "images.csv", answers["images"], _IMAGE_ANSWERS)
-    report_rows = _read_sheet(Path(folder) / "reports.csv", answers["reports"], _REPORT_ANSWERS)
     scores: dict[str, Estimate] = {}
-    for kind, rows, names in (("images", image_rows, ("quality", "fit")), ("reports", report_rows, ("errors",))):
-        if not rows:
-            continue
-        units, patients = [], []
+    for kind, answers in json.loads(Path(key).read_text(encoding="utf-8")).items():
+        rows = _read_sheet(Path(folder) / f"{kind}.csv", set(answers), _ANSWERS[kind])
+        names = ("quality", "fit") if kind == "images" else ("errors",)
+        units = []
         for trial, row in rows.items():
-            generated = answers[kind][trial]["generated"]
+            generated = answers[trial]["generated"]
             real = "B" if generated == "A" else "A"
             unit = {f"{n}_real": float(row[f"{n}_{real.lower()}"]) for n in names}
             unit |= {f"{n}_generated": float(row[f"{n}_{generated.lower()}"]) for n in names}
@@ -196,19 +156,19 @@ def score_reader_study(
                 choices = {"preferred_real": real, "preferred_generated": generated, "no_preference": "="}
                 unit |= {name: float(row["preferred"] == letter) for name, letter in choices.items()}
             units.append(unit)
-            patients.append(answers[kind][trial]["patient"])
-        scores |= bootstrap(means, units, patients, num_resamples, seed=seed)
-        p_values = {f"{n}_p": _signed_rank_test([u[f"{n}_generated"] - u[f"{n}_real"] for u in units]) for n in names}
+        if not units:
+            continue
+        patients = [answers[trial]["patient"] for trial in rows]
+        scores |= bootstrap(means, units, patients, num_resamples, seed)
+        p_values = {}
+        for name in names:
+            differences = [unit[f"{name}_generated"] - unit[f"{name}_real"] for unit in units]
+            p_values[name] = wilcoxon(differences).pvalue if any(differences) else np.nan
         if kind == "images":
-            told_apart = int(sum(unit["told_apart"] for unit in units))
-            p_values["told_apart_p"] = float(binomtest(told_apart, len(units)).pvalue)
-        for name, p_value in p_values.items():
-            scores[name] = Estimate(p_value, float("nan"), float("nan"), len(units), len(set(patients)))
+            p_values["told_apart"] = binomtest(int(sum(unit["told_apart"] for unit in units)), len(units)).pvalue
+        size = (len(units), len(set(patients)))
+        scores |= {f"{name}_p": Estimate(float(p), np.nan, np.nan, *size) for name, p in p_values.items()}
     return scores
-
-
-def _signed_rank_test(differences: list[float]) -> float:
-    return float(wilcoxon(differences).pvalue) if any(differences) else float("nan")
 
 
 def _prepared(path: Path, size: int) -> PIL.Image.Image:
@@ -218,17 +178,15 @@ def _prepared(path: Path, size: int) -> PIL.Image.Image:
     return processor.postprocess(processor([path], return_tensors="pt").pixel_values)[0]
 
 
-def _cell(value: str | PIL.Image.Image, folder: Path, name: str) -> str:
-    """Return a text as it is, or write an image and return its name."""
-    if isinstance(value, str):
-        return value
-    image = PIL.Image.frombytes(value.mode, value.size, value.tobytes())
+def _save(image: PIL.Image.Image, folder: Path, name: str) -> str:
+    """Write the pixels of an image without its metadata, and return its name."""
+    image = PIL.Image.frombytes(image.mode, image.size, image.tobytes())
     image.info["comment"] = NOTICE
     save_image(image, folder / name)
     return name
 
 
-def _read_sheet(path: Path, answers: dict[str, dict], allowed: dict[str, set[str] | None]) -> dict[str, dict]:
+def _read_sheet(path: Path, trials: set[str], allowed: dict[str, set[str] | None]) -> dict[str, dict]:
     """Return the rows of a sheet by trial."""
     # Spreadsheets save CSV with a byte-order mark, or with semicolons.
     text = path.read_text(encoding="utf-8-sig")
@@ -237,7 +195,7 @@ def _read_sheet(path: Path, answers: dict[str, dict], allowed: dict[str, set[str
     rows = {}
     for row in csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter):
         trial = (row.get("trial") or "").strip()
-        if trial not in answers or trial in rows:
+        if trial not in trials or trial in rows:
             reason = "occurs twice" if trial in rows else "is not in the key"
             raise ValueError(f"Trial '{trial}' of '{path}' {reason}.")
         for column, values in allowed.items():
@@ -246,6 +204,6 @@ def _read_sheet(path: Path, answers: dict[str, dict], allowed: dict[str, set[str
                 expected = "a whole number" if values is None else f"one of {sorted(values)}"
                 raise ValueError(f"Trial {trial} of '{path}': expected {expected} in `{column}`, got '{row[column]}'.")
         rows[trial] = row
-    if missing := sorted(set(answers) - set(rows), key=int):
+    if missing := sorted(trials - set(rows), key=int):
         raise ValueError(f"'{path}' lacks the trials {', '.join(missing)}.")
     return rows

@@ -1,66 +1,80 @@
-"""The files of ReXrank (https://rexrank.ai), a leaderboard of report generation for chest X-rays."""
+"""Submissions to ReXrank (https://rexrank.ai), a leaderboard of report generation for chest X-rays."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
-from ..files import atomic_write
+from ..checkpoints import load_checkpoint
+from ..files import atomic_write, file_fingerprint
+from ..llm_cxr.generation_llm_cxr import generate_text
 from ..reports.sections import parse_report
 from .examples import Example
+from .predictions import distributed_state, model_fingerprint, predict
 
 
-def read_rexrank_studies(path: str | Path, image_root: str | Path) -> tuple[dict[str, dict], list[Example]]:
+def write_rexrank_predictions(
+    studies: str | Path,
+    output: str | Path,
+    image_root: str | Path,
+    model: str | None = None,
+    max_new_tokens: int = 256,
+    batch_size: int = 32,
+) -> None:
     """
-    Read a test set of ReXrank.
+    Write reports for a test set of ReXrank. An interrupted run resumes from `OUTPUT.predictions/`, and `accelerate
+    launch` shares the work between processes.
 
     Args:
-        path (`str` or `Path`):
+        studies (`str` or `Path`):
             JSON of `{study id: {"key_image_path": str, "image_path": [str, ...], "context": str, ...}}`. The model
             reads the key image, which is frontal.
+        output (`str` or `Path`):
+            JSON file to write: the studies unchanged, each with its report as `model_prediction`, on one line with
+            the headings of ReXrank: "Findings: ... Impression: ...".
         image_root (`str` or `Path`):
             Folder of the image paths.
-
-    Returns:
-        `tuple[dict[str, dict], list[Example]]`: the content of the file, and one example per study.
+        model (`str`, *optional*):
+            Folder or Hub name of a checkpoint; the embedded checkpoint by default.
+        max_new_tokens (`int`, *optional*, defaults to 256), batch_size (`int`, *optional*, defaults to 32):
+            Maximum length of a report, and reports per batch.
 
     Raises:
-        FileNotFoundError: the file or an image is missing.
-        ValueError: the file is not a dictionary of studies, or a study has no image.
+        FileExistsError: `output` exists.
+        FileNotFoundError: `studies` or an image is missing.
+        ValueError: `studies` is not JSON, or a study has no image.
     """
-    try:
-        studies = json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"'{path}' is not a JSON file: {error}") from error
-    if not isinstance(studies, dict) or not studies or not all(isinstance(s, dict) for s in studies.values()):
-        raise ValueError(f"Expected a dictionary of studies by id in '{path}'.")
-    examples = []
-    for study_id, study in studies.items():
+    output, examples = Path(output), []
+    if output.exists():
+        raise FileExistsError(f"'{output}' exists. Remove it or choose another output.")
+    content = json.loads(Path(studies).read_text(encoding="utf-8"))
+    for study_id, study in content.items():
         name = study.get("key_image_path") or next(iter(study.get("image_path") or []), None)
         if not name:
-            raise ValueError(f"Study '{study_id}' of '{path}' has neither `key_image_path` nor `image_path`.")
+            raise ValueError(f"Study '{study_id}' of '{studies}' has neither `key_image_path` nor `image_path`.")
         # Paths of some test sets begin with a slash.
         image_path = Path(image_root) / name.lstrip("/")
         if not image_path.is_file():
-            raise FileNotFoundError(f"There is no image '{image_path}' (study '{study_id}' of '{path}').")
+            raise FileNotFoundError(f"There is no image '{image_path}' (study '{study_id}' of '{studies}').")
         examples.append(Example(study_id, study_id, "", image_path, ""))
-    return studies, examples
+    state = distributed_state()
+    llm, processor = load_checkpoint(model, state.device)
+
+    def generate(batch):
+        images = [example.image_path for example in batch]
+        return generate_text(llm, processor, images, max_new_tokens=max_new_tokens, do_sample=False)
+
+    settings = {"model": model_fingerprint(llm, processor), "studies": file_fingerprint(studies)}
+    settings["max_new_tokens"] = max_new_tokens
+    folder = output.with_name(f"{output.name}.predictions")
+    predictions = predict(examples, generate, folder, settings, batch_size, "reports")
+    if state.is_main_process:
+        for prediction in predictions:
+            content[prediction.example.id]["model_prediction"] = _one_line(prediction.output)
+        with atomic_write(output, overwrite=False) as partial:
+            partial.write_text(json.dumps(content, ensure_ascii=False, indent=4) + "\n", encoding="utf-8")
 
 
-def rexrank_report(text: str) -> str:
-    """Return a generated report on one line with the headings of ReXrank: "Findings: ... Impression: ..."."""
-    sections = parse_report(text)._asdict()
+def _one_line(report: str) -> str:
+    sections = parse_report(report)._asdict()
     return " ".join(f"{heading.capitalize()}: {content}" for heading, content in sections.items() if content)
-
-
-def write_rexrank_predictions(studies: dict[str, dict], reports: dict[str, str], path: str | os.PathLike) -> None:
-    """
-    Write a submission: the studies of [`read_rexrank_studies`], each with its generated report as `model_prediction`.
-
-    Raises:
-        FileExistsError: `path` exists.
-    """
-    predictions = {id_: {**study, "model_prediction": rexrank_report(reports[id_])} for id_, study in studies.items()}
-    with atomic_write(path, overwrite=False) as partial:
-        partial.write_text(json.dumps(predictions, ensure_ascii=False, indent=4) + "\n", encoding="utf-8")

@@ -1,20 +1,14 @@
 """Tables, plots and the page."""
 
-import json
 from html.parser import HTMLParser
 
 import PIL.Image
 import pytest
 
-from transformers_cxr.evaluation.results.intervals import Difference, Estimate
+from transformers_cxr.evaluation.results.intervals import Estimate
 from transformers_cxr.evaluation.results.page import Sample, html_report
-from transformers_cxr.evaluation.results.plots import curve_plots, interval_plots
-from transformers_cxr.evaluation.results.tables import (
-    Result,
-    differences_to_markdown,
-    results_to_json,
-    results_to_markdown,
-)
+from transformers_cxr.evaluation.results.plots import plot
+from transformers_cxr.evaluation.results.tables import Result, read_run, results_to_markdown, write_run
 
 NAN = float("nan")
 
@@ -36,25 +30,29 @@ def results():
 
 
 def test_tables_tell_what_is_not_defined_and_the_size_of_each_group(results):
-    assert json.loads(json.dumps(results_to_json(results), allow_nan=False))[1]["value"] is None
     lines = results_to_markdown(results).splitlines()
     assert "| metric | all, n = 10 (8) | kermany, n = 10 (8) |" in lines
     assert "| f1 | 0.7363 [0.7, 0.77] | 0.5 [0.5, 0.5] |" in lines and "| f1_hernia | not defined |  |" in lines
     # More groups than metrics: one row per group.
     assert "| group | n (patients) | f1 |" in lines and "| blur 2 | 10 (8) | 0.6 [0.6, 0.6] |" in lines
-    table = differences_to_markdown([("report", "f1", Difference(0.1, 0.05, 0.15, 0.004))])
-    assert table.splitlines()[-1] == "| report | f1 | 0.1 [0.05, 0.15] | 0.004 |"
+
+
+def test_results_are_read_as_they_were_written(results, tmp_path):
+    write_run(tmp_path, {"model": "llm-cxr"}, results)
+    run = read_run(tmp_path)
+    assert run["model"] == "llm-cxr" and repr(run["results"]) == repr(results)
+    with pytest.raises(FileNotFoundError, match="No results.json in"):
+        read_run(tmp_path / "nowhere")
 
 
 def test_plots_show_shares_and_their_intervals(results):
-    robustness = [r for r in results if r.task == "robustness"]
-    assert [name for name, _ in curve_plots(robustness, "none 0")] == ["blur"]
+    assert list(plot([r for r in results if r.task == "robustness"])) == ["blur"]
     report = [r for r in results if r.task == "report"]
     # A single value is no plot.
-    assert interval_plots(report) == [] == interval_plots([])
-    ((title, figure),) = interval_plots([*report, result("report", "all", "recall", 1.0)])
+    assert plot(report) == {} == plot([])
+    (figure,) = plot([*report, result("report", "all", "recall", 1.0)]).values()
     (axes,) = figure.axes
-    assert title == "report, all" and [label.get_text() for label in axes.get_yticklabels()] == ["f1", "recall"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["f1", "recall"]
 
 
 class Page(HTMLParser):
@@ -71,17 +69,12 @@ class Page(HTMLParser):
 
 
 def test_the_page_loads_nothing_and_escapes_outputs(results):
-    sample = Sample([("X-ray", PIL.Image.new("L", (8, 8)))], [("generated", "<script>alert(1)</script> & more")])
-
-    def render():
-        plots = {"robustness": curve_plots([r for r in results if r.task == "robustness"], "none 0")}
-        return html_report("Evaluation", [("model", "llm-cxr")], results, plots, [sample])
-
-    text = render()
+    sample = Sample({"X-ray": PIL.Image.new("L", (8, 8))}, {"generated": "<script>alert(1)</script> & more"})
+    text = html_report({"model": "llm-cxr"}, results, [sample])
     page = Page(text)
     assert "<script" not in text and "<script>alert(1)</script> & more" in page.texts
     assert [a["src"][:22] for tag, a in page.tags if tag == "img"] == ["data:image/png;base64,"]
     tags = [tag for tag, _ in page.tags]
     assert tags.count("svg") == 1 and not {"script", "link", "iframe"} & set(tags)
     assert "0.7363 [0.7, 0.77]" in page.texts and "Not defined in any group: f1_hernia." in page.texts
-    assert text == render()
+    assert text == html_report({"model": "llm-cxr"}, results, [sample])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,12 +44,17 @@ class ImageFeatures:
 
     @torch.no_grad()
     def __call__(self, images: Sequence) -> np.ndarray:
-        features = []
-        for start in tqdm(range(0, len(images), self.batch_size), desc="Features", unit="batch", leave=False):
-            batch = list(images[start : start + self.batch_size])
-            pixel_values = self.image_processor(batch, return_tensors="pt").pixel_values.to(self.device)
-            features.append(self.network(pixel_values).float().cpu().numpy())
-        return np.concatenate(features)
+        batches = pixel_batches(self.image_processor, images, self.batch_size, self.device, "features")
+        return np.concatenate([self.network(pixel_values).float().cpu().numpy() for pixel_values in batches])
+
+
+def pixel_batches(
+    image_processor: LlmCxrImageProcessor, images: Sequence, batch_size: int, device: str | torch.device, name: str
+) -> Iterator[torch.FloatTensor]:
+    """Yield the pixels of images in batches, under a progress bar called `name`."""
+    for start in tqdm(range(0, len(images), batch_size), desc=name, unit="batch", leave=False):
+        batch = list(images[start : start + batch_size])
+        yield image_processor(batch, return_tensors="pt").pixel_values.to(device)
 
 
 def load_image_features(name: str, batch_size: int = 32) -> ImageFeatures:

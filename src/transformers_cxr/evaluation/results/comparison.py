@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..examples import Example
-from ..predictions import predictions_file, read_predictions
-from ..tasks import TASKS, EvaluationArguments, Task
-from .intervals import Difference, paired_difference
-from .tables import read_run
+from ..arguments import EvaluationArguments
+from ..predictions import read_predictions
+from ..tasks import TASKS
+from .intervals import paired_difference
+from .tables import Result, read_run
 
 
 def compare_runs(
     first: str | Path, second: str | Path, num_resamples: int = 1000, seed: int = 0
-) -> list[tuple[str, str, Difference]]:
+) -> list[tuple[Result, float]]:
     """
     Compare the outputs of two evaluations on the same examples, with the metrics of the first.
 
@@ -24,7 +24,7 @@ def compare_runs(
             As in [`paired_difference`].
 
     Returns:
-        `list[tuple[str, str, Difference]]`: task, metric and difference, second minus first.
+        `list[tuple[Result, float]]`: the difference of each metric, second minus first, and its p-value.
 
     Raises:
         FileNotFoundError: a folder is not of a finished evaluation.
@@ -34,28 +34,29 @@ def compare_runs(
     read_run(second)
     differences = []
     for task in (task(arguments) for task in TASKS.values() if task.is_comparable):
-        if not all(predictions_file(folder, task.name).is_file() for folder in (first, second)):
+        before, after = runs = [
+            read_predictions(Path(folder) / "predictions" / task.name) for folder in (first, second)
+        ]
+        if not before or not after:
             continue
-        (examples, before), (others, after) = (_read(task, Path(folder)) for folder in (first, second))
-        if set(examples) != set(others):
-            different = len(set(examples) ^ set(others))
+        examples = [prediction.example for prediction in before.values()]
+        if different := set(examples) ^ {prediction.example for prediction in after.values()}:
             raise ValueError(
-                f"The two runs have different examples of the task '{task.name}' ({different} are in one run only, or "
-                "have another reference): evaluate both on the same data, with the same limits and seed."
+                f"The two runs have different examples of the task '{task.name}' ({len(different)} are in one run "
+                "only, or have another reference): evaluate both on the same data, with the same limits and seed."
             )
-        output_of = dict(zip(others, after))
-        after = [output_of[example] for example in examples]
+        measured = []
+        for folder, run in zip((first, second), runs):
+            outputs = task.load_outputs(Path(folder), [prediction.output for prediction in run.values()])
+            outputs = dict(zip(run, outputs))
+            measured.append(task.metrics(examples, [outputs[example.id] for example in examples]))
         patients = [example.patient for example in examples]
-        for one, other in zip(task.metrics(examples, before), task.metrics(examples, after)):
+        for one, other in zip(*measured):
             found = paired_difference(
-                one.aggregate, one.units, other.units, patients, num_resamples, seed=seed, distinct=one.distinct
+                one.aggregate, one.units, other.units, patients, num_resamples, seed, one.distinct
             )
-            differences += [(task.name, one.prefix + metric, difference) for metric, difference in found.items()]
+            for metric, (estimate, p_value) in found.items():
+                differences.append((Result(task.name, "all", one.prefix + metric, estimate), p_value))
     if not differences:
         raise ValueError(f"'{first}' and '{second}' have no comparable task in common.")
     return differences
-
-
-def _read(task: Task, folder: Path) -> tuple[list[Example], list]:
-    examples, predictions = read_predictions(predictions_file(folder, task.name))
-    return examples, task.read_outputs(folder, predictions)

@@ -15,12 +15,12 @@ Aggregate = Callable[[list], dict[str, float]]
 @dataclass(frozen=True)
 class Estimate:
     """
-    A value with its interval.
+    A value with its 95 % interval.
 
     value (`float`): over all units; NaN if it is not defined.
-    low, high (`float`): ends of the percentile interval; NaN if the value is not defined.
+    low, high (`float`): ends of the percentile interval, without resamples whose value is not defined; NaN if there is
+        no interval.
     units (`int`), patients (`int`): number of units and patients.
-    undefined (`int`): resamples without a value, such as those without a positive label; the interval leaves them out.
     """
 
     value: float
@@ -28,23 +28,6 @@ class Estimate:
     high: float
     units: int
     patients: int
-    undefined: int = 0
-
-
-@dataclass(frozen=True)
-class Difference:
-    """
-    The difference between two runs, second minus first.
-
-    value (`float`): the difference; NaN if one of the two values is not defined.
-    low, high (`float`): ends of its percentile interval.
-    p_value (`float`): two-sided, under the null hypothesis that the outputs of the two runs are exchangeable.
-    """
-
-    value: float
-    low: float
-    high: float
-    p_value: float
 
 
 def means(units: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -59,7 +42,6 @@ def bootstrap(
     units: Sequence,
     patients: Sequence[str],
     num_resamples: int = 1000,
-    level: float = 0.95,
     seed: int = 0,
     distinct: bool = False,
 ) -> dict[str, Estimate]:
@@ -80,25 +62,24 @@ def bootstrap(
             Units for `aggregate`, and the patient of each.
         num_resamples (`int`, *optional*, defaults to 1000):
             Number of resamples; 0 gives no intervals (NaN).
-        level (`float`, *optional*, defaults to 0.95):
-            Confidence level.
         seed (`int`, *optional*, defaults to 0):
             Seed of the resamples.
         distinct (`bool`, *optional*, defaults to `False`):
             Whether a resample is half of the patients without replacement.
     """
-    rows_of, rng = _rows_of_patients(patients), np.random.default_rng(seed)
-    values = aggregate(list(units))
-    resampled = {name: np.full(num_resamples, np.nan) for name in values}
-    for i in range(num_resamples):
-        for name, value in aggregate([units[row] for row in _resample(rows_of, rng, distinct)]).items():
-            resampled[name][i] = value
-    estimates = {}
-    for name, value in values.items():
-        interval = _percentiles(resampled[name], value, level, distinct)
-        undefined = int(np.isnan(resampled[name]).sum())
-        estimates[name] = Estimate(value, *interval, len(units), len(rows_of), undefined)
-    return estimates
+    rows_of, rng = defaultdict(list), np.random.default_rng(seed)
+    for row, patient in enumerate(patients):
+        rows_of[patient].append(row)
+    groups, count = list(rows_of.values()), len(rows_of)
+    values, resampled = aggregate(list(units)), defaultdict(list)
+    for _ in range(num_resamples):
+        chosen = rng.permutation(count)[: (count + 1) // 2] if distinct else rng.integers(count, size=count)
+        for name, value in aggregate([units[row] for patient in chosen for row in groups[patient]]).items():
+            resampled[name].append(value)
+    return {
+        name: Estimate(value, *_interval(value, resampled[name], distinct), len(units), count)
+        for name, value in values.items()
+    }
 
 
 def paired_difference(
@@ -107,10 +88,9 @@ def paired_difference(
     second: Sequence,
     patients: Sequence[str],
     num_resamples: int = 1000,
-    level: float = 0.95,
     seed: int = 0,
     distinct: bool = False,
-) -> dict[str, Difference]:
+) -> dict[str, tuple[Estimate, float]]:
     """
     Compare two runs on the same examples. The interval is a paired bootstrap over patients, the p-value an approximate
     randomization test (Noreen 1989) that exchanges the outputs of the two runs for a patient with probability one
@@ -121,55 +101,39 @@ def paired_difference(
             The units of the two runs, in the same order of examples, and their patients.
         num_resamples (`int`, *optional*, defaults to 1000):
             Number of resamples, and of exchanges. The smallest p-value is `1 / (num_resamples + 1)`.
-        aggregate, level, seed, distinct:
+        aggregate, seed, distinct:
             As in [`bootstrap`].
-    """
-    rows_of, rng = _rows_of_patients(patients), np.random.default_rng(seed)
 
-    def difference(one: list, other: list) -> dict[str, float]:
-        before, after = aggregate(one), aggregate(other)
+    Returns:
+        `dict[str, tuple[Estimate, float]]`: the difference, second minus first, and its two-sided p-value; NaN if a
+        value is not defined.
+    """
+
+    def difference(pairs: list[tuple]) -> dict[str, float]:
+        before, after = (aggregate(list(units)) for units in zip(*pairs))
         return {name: after[name] - before[name] for name in before}
 
-    values = difference(list(first), list(second))
-    resampled, exchanged = ({name: np.full(num_resamples, np.nan) for name in values} for _ in range(2))
-    for i in tqdm(range(num_resamples), desc="Resamples", leave=False):
-        rows = _resample(rows_of, rng, distinct)
-        for name, value in difference([first[r] for r in rows], [second[r] for r in rows]).items():
-            resampled[name][i] = value
-        one, other = list(first), list(second)
-        for patient in np.flatnonzero(rng.random(len(rows_of)) < 0.5):
-            for row in rows_of[patient]:
-                one[row], other[row] = other[row], one[row]
-        for name, value in difference(one, other).items():
-            exchanged[name][i] = value
+    pairs = list(zip(first, second))
+    estimates = bootstrap(difference, pairs, patients, num_resamples, seed, distinct)
+    exchanged, rng = defaultdict(list), np.random.default_rng(seed)
+    for _ in tqdm(range(num_resamples), desc="Exchanges", leave=False):
+        swapped = {patient: rng.random() < 0.5 for patient in dict.fromkeys(patients)}
+        for name, value in difference([p[::-1] if swapped[who] else p for p, who in zip(pairs, patients)]).items():
+            exchanged[name].append(value)
     results = {}
-    for name, value in values.items():
+    for name, estimate in estimates.items():
+        defined = np.array(exchanged[name])[~np.isnan(exchanged[name])]
         # Equal differences must count as equal whatever the order of summation.
-        extreme = (np.abs(exchanged[name]) >= abs(value) - 1e-12).sum()
-        defined = (~np.isnan(exchanged[name])).sum()
-        p_value = np.nan if np.isnan(value) else (extreme + 1) / (defined + 1)
-        results[name] = Difference(value, *_percentiles(resampled[name], value, level, distinct), float(p_value))
+        extreme = (np.abs(defined) >= abs(estimate.value) - 1e-12).sum()
+        p_value = float("nan") if np.isnan(estimate.value) else (extreme + 1) / (len(defined) + 1)
+        results[name] = (estimate, float(p_value))
     return results
 
 
-def _rows_of_patients(patients: Sequence[str]) -> list[np.ndarray]:
-    rows_of = defaultdict(list)
-    for row, patient in enumerate(patients):
-        rows_of[patient].append(row)
-    return [np.array(rows) for rows in rows_of.values()]
-
-
-def _resample(rows_of: list[np.ndarray], rng: np.random.Generator, distinct: bool) -> np.ndarray:
-    """Return the rows of a resample."""
-    count = len(rows_of)
-    patients = rng.permutation(count)[: (count + 1) // 2] if distinct else rng.integers(count, size=count)
-    return np.concatenate([rows_of[patient] for patient in patients])
-
-
-def _percentiles(resampled: np.ndarray, value: float, level: float, distinct: bool) -> tuple[float, float]:
+def _interval(value: float, resampled: list[float], distinct: bool) -> tuple[float, float]:
     if np.isnan(value) or np.isnan(resampled).all():
         return float("nan"), float("nan")
-    low, high = np.nanquantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.nanquantile(resampled, [0.025, 0.975])
     if distinct:
         # The shift must not make a distance negative or move a share out of [0, 1].
         least = 0 if min(value, np.nanmin(resampled)) >= 0 else -np.inf

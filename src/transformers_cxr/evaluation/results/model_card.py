@@ -11,70 +11,70 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard
 
 from ..tasks import TASKS
-from .tables import Result, format_number, markdown_table, results_to_markdown
+from .tables import Result, defined_results, format_number, markdown_table, read_run, results_to_markdown
 
 # `<!-- metrics -->` gets all tables, `<!-- metrics: report/kermany/f1_micro, vqa/all/exact_match -->` these rows.
 _SECTION = re.compile(r"(<!-- metrics(?P<names>:[^>]*)? -->\n)(.*?)(<!-- end of metrics -->)", re.DOTALL)
 
 
-def update_document(path: str | Path, results: Sequence[Result]) -> None:
+def update_document(path: str | Path, run: str | Path) -> None:
     """
     Write results between `<!-- metrics -->` and `<!-- end of metrics -->` of a Markdown file: all tables, without
     metrics that no group defines, or, if the first marker names rows (`<!-- metrics: TASK/GROUP/METRIC, ... -->`), one
     table of these.
 
+    Args:
+        path (`str` or `Path`), run (`str` or `Path`):
+            The Markdown file, and the output folder of [`run_evaluation`].
+
     Raises:
+        FileNotFoundError: `run` is not the folder of a finished evaluation.
         ValueError: the file has no such section, or names a row that is not among the results.
     """
-    path = Path(path)
+    path, results = Path(path), read_run(run)["results"]
     path.write_text(_fill(path.read_text(encoding="utf-8"), results, str(path)), encoding="utf-8")
 
 
-def update_model_card(
-    path: str | Path,
-    results: Sequence[Result],
-    model_name: str,
-    dataset_name: str,
-    dataset_split: str,
-    cost: str = "",
-) -> None:
+def update_model_card(path: str | Path, run: str | Path) -> None:
     """
     Write results into a model card: tables as in [`update_document`], and the main metrics of each task as
-    `model-index` metadata, which the Hub reads. The metadata are of the source with the most examples, because
-    averages over different sources say little.
+    `model-index` metadata, which the Hub reads.
 
     Args:
-        path (`str` or `Path`), results (`Sequence[Result]`):
-            The model card and the results.
-        model_name, dataset_name, dataset_split (`str`):
-            Names of the model, the dataset and its split in the metadata.
-        cost (`str`, *optional*):
-            The table of [`cost_summary`], written below the others.
+        path (`str` or `Path`), run (`str` or `Path`):
+            The model card, and the output folder of [`run_evaluation`].
 
     Raises:
+        FileNotFoundError: `run` is not the folder of a finished evaluation.
         ValueError: the card has no section for the tables.
     """
-    card = ModelCard.load(path)
-    card.text = _fill(card.text, results, str(path), cost)
-    card.data.model_name = model_name
+    card, content = ModelCard.load(path), read_run(run)
+    card.text = _fill(card.text, content["results"], str(path))
+    arguments = content["arguments"]
+    dataset = ", ".join(Path(name).stem for name in (*arguments["records"], arguments["texts"]) if name)
+    card.data.model_name = Path(content["model"]).name
     card.data.eval_results = [
         EvalResult(
             task_type=TASKS[result.task].hub_task,
-            dataset_type=re.sub(r"\W+", "-", dataset_name.lower()),
-            dataset_name=dataset_name,
+            dataset_type=re.sub(r"\W+", "-", dataset.lower()),
+            dataset_name=dataset,
             dataset_config=None if result.group == "all" else result.group,
-            dataset_split=dataset_split,
+            dataset_split=", ".join(arguments["split"]),
             metric_type=result.metric,
             # The Hub merges results of the same type of task and dataset.
             metric_name=f"{result.task}: {result.metric.replace('_', ' ')}",
             metric_value=round(result.estimate.value, 4),
         )
-        for result in _main_results(results)
+        for result in main_results(content["results"])
     ]
     card.save(path)
 
 
-def _main_results(results: Sequence[Result]) -> list[Result]:
+def main_results(results: Sequence[Result]) -> list[Result]:
+    """
+    Return the main metrics of each task for the source with the most examples: averages over different sources say
+    little.
+    """
     main = []
     for name, task in TASKS.items():
         own = [result for result in results if result.task == name]
@@ -86,16 +86,13 @@ def _main_results(results: Sequence[Result]) -> list[Result]:
     return main
 
 
-def _fill(text: str, results: Sequence[Result], path: str, cost: str = "") -> str:
+def _fill(text: str, results: Sequence[Result], path: str) -> str:
     if not _SECTION.search(text):
         raise ValueError(f"'{path}' has no section between '<!-- metrics -->' and '<!-- end of metrics -->'.")
 
     def section(match: re.Match) -> str:
         if match["names"] is None:
-            defined = {(r.task, r.metric) for r in results if not math.isnan(r.estimate.value)}
-            shown = [r for r in results if (r.task, r.metric) in defined]
-            tables = results_to_markdown(shown, "###") + (f"\n### cost\n\n{cost}\n" if cost else "")
-            return f"{match[1]}{tables}\n{match[4]}"
+            return f"{match[1]}{results_to_markdown(defined_results(results), '###')}\n{match[4]}"
         known = {f"{r.task}/{r.group}/{r.metric}": r.estimate for r in results}
         rows = []
         for name in (name.strip() for name in match["names"][1:].split(",")):

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from ..arguments import RunArguments, argument
-from .diversity import DiversityArguments, DiversityTask
-from .image import ImageArguments, ImageTask
-from .language import LanguageArguments, LanguageTask
-from .report import ReportArguments, ReportTask
-from .robustness import RobustnessArguments, RobustnessTask
+from .diversity import DiversityTask
+from .image import ImageTask
+from .language import LanguageTask
+from .report import ReportTask
+from .robustness import RobustnessTask
 from .task import Task
 from .tokenizer import TokenizerTask
-from .vqa import VqaArguments, VqaTask
+from .vqa import VqaTask
 from .well_formed import WellFormedTask
 
 # In the order of the results.
@@ -22,21 +19,3 @@ TASKS: dict[str, type[Task]] = {
         ReportTask, ImageTask, DiversityTask, VqaTask, LanguageTask, TokenizerTask, WellFormedTask, RobustnessTask
     )
 }  # fmt: skip
-
-
-@dataclass
-class EvaluationArguments(
-    RobustnessArguments,
-    LanguageArguments,
-    VqaArguments,
-    DiversityArguments,
-    ImageArguments,
-    ReportArguments,
-    RunArguments,
-):
-    """Arguments of [`run_evaluation`]: those of a run, of each task and of the metrics."""
-
-    tasks: list[str] = argument([], f"Tasks: {', '.join(TASKS)}. Default: all that have examples.")
-
-
-__all__ = ["TASKS", "EvaluationArguments", "Task"]

@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from ..arguments import argument
-from .image import generate_codes, image_examples, image_settings
+from .image import generate_codes, image_examples
 from .task import Task
 
 NUM_IMAGES = 4
-
-
-@dataclass
-class DiversityArguments:
-    """Arguments of the task "diversity"."""
-
-    num_diverse: int = argument(20, "Reports from which several X-rays are generated, for their diversity.")
 
 
 class DiversityTask(Task):
@@ -24,19 +14,16 @@ class DiversityTask(Task):
     name = "diversity"
     hub_task = "text-to-image"
     main_metrics = ("ms_ssim",)
+    settings = ("guidance_scale", "top_p")
 
     def examples(self, records):
         return self.sample(image_examples(records, self.arguments), self.arguments.num_diverse)
 
-    @property
-    def batch_size(self):
-        return max(1, self.arguments.batch_size // NUM_IMAGES)
-
-    def settings(self, model):
-        return image_settings(self.arguments, model) | {"seed": self.arguments.seed, "num_images": NUM_IMAGES}
-
     def generate(self, model, processor, batch):
-        return generate_codes(model, processor, batch, self.arguments, NUM_IMAGES)
+        import numpy as np
+
+        codes = [generate_codes(model, processor, batch, self.arguments, number) for number in range(NUM_IMAGES)]
+        return np.concatenate(codes, axis=1)
 
     def metrics(self, examples, outputs, model=None, processor=None):
         import numpy as np

@@ -4,29 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..arguments import argument
 from ..examples import Example, rows_by
-from ..metrics.selection import ImageMetricArguments, feature_measurements, label_measurements
 from .report import record_reports
 from .task import Task, all_label_derived, processed_image
 
 if TYPE_CHECKING:
     import numpy as np
 
-
-@dataclass
-class ImageArguments(ImageMetricArguments):
-    """Arguments of the task "image", and of others that generate images."""
-
-    num_generated: int = argument(200, "X-rays to generate.")
-    guidance_scale: float | None = argument(
-        None, "Classifier-free guidance of generated images. Default: that of the checkpoint."
-    )
-    top_p: float | None = argument(None, "Nucleus of the codes of generated images. Default: that of the checkpoint.")
+    from ..arguments import EvaluationArguments
+    from ..metrics.metric import Measurement
 
 
 class ImageTask(Task):
@@ -41,68 +30,93 @@ class ImageTask(Task):
         "*_fid",
         "*_closer_than_real",
     )
+    settings = ("guidance_scale", "top_p")
     is_comparable = True
 
     def examples(self, records):
         return self.sample(image_examples(records, self.arguments), self.arguments.num_generated)
 
-    def settings(self, model):
-        return image_settings(self.arguments, model) | {"seed": self.arguments.seed}
-
     def generate(self, model, processor, batch):
         return generate_codes(model, processor, batch, self.arguments)
 
-    def write_outputs(self, folder, outputs, processor):
+    def load_outputs(self, folder, outputs, processor=None):
         from tqdm import tqdm
 
         from ...llm_cxr.image_processing_llm_cxr import save_image
 
-        (folder / "images").mkdir(exist_ok=True)
-        paths = self.read_outputs(folder, outputs)
-        for codes, path in zip(tqdm(outputs, desc="image: decoding", unit="image"), paths):
-            save_image(processor.decode_codes([codes.tolist()])[0], path)
+        paths = [str(Path(folder) / "images" / f"{row:05d}.png") for row in range(len(outputs))]
+        if processor is not None:
+            (Path(folder) / "images").mkdir(exist_ok=True)
+            for codes, path in zip(tqdm(outputs, desc="image: decoding", unit="image"), paths):
+                save_image(processor.decode_codes([codes.tolist()])[0], path)
         return paths
-
-    def read_outputs(self, folder, predictions):
-        return [str(Path(folder) / "images" / f"{row:05d}.png") for row in range(len(predictions))]
 
     def groups(self, examples):
         findings = rows_by(examples, lambda e: [f"finding: {name}" for name in e.kind.split("|") if name])
         return super().groups(examples) | dict(sorted(findings.items()))
 
     def metrics(self, examples, outputs, model=None, processor=None):
-        arguments, measurements, training_images = self.arguments, [], None
+        # The images of the reports by the prefix of their scores.
         images = {"": outputs}
-        if model is not None and (arguments.classifier or arguments.features):
-            # The best images that can be generated with the codes of the VQ-GAN.
-            images["reconstructed_"] = reconstructions(examples, model, processor, arguments.batch_size)
+        if model is not None and (self.arguments.classifier or self.arguments.features):
+            images["reconstructed_"] = reconstructions(examples, model, processor, self.arguments.batch_size)
         images["real_"] = [str(example.image_path) for example in examples]
-        if arguments.classifier:
-            reports = [example.prompt for example in examples]
-            derived = all_label_derived(examples)
-            measurements += label_measurements(images, reports, arguments.classifier, arguments.batch_size, derived)
-        if arguments.training_split:
-            from ...data.store import open_records
+        measurements = self._label_measurements(examples, images) if self.arguments.classifier else []
+        return measurements + self._feature_measurements(images)
 
-            records = [r for path in arguments.records for r in open_records(path, arguments.training_split)]
-            training_images = sorted({record.image for record in records})
-        return measurements + feature_measurements(images, training_images, arguments.features, arguments.batch_size)
+    def _label_measurements(self, examples: Sequence[Example], images: dict[str, Sequence]) -> list[Measurement]:
+        """Measure what a classifier predicts for generated, reconstructed and real images."""
+        from ...checkpoints import find_device
+        from ...classifiers import load_classifier
+        from ..metrics import ImageLabels, ImagePneumoniaAccuracy, Measurement
+
+        classifier = load_classifier(self.arguments.classifier).to(find_device())
+        probabilities = {
+            prefix: classifier.probabilities(own, self.arguments.batch_size) for prefix, own in images.items()
+        }
+        measurements = []
+        if all_label_derived(examples) and set(classifier.label_names) == ImagePneumoniaAccuracy.CLASSES:
+            metric, reports = ImagePneumoniaAccuracy(classifier), [example.prompt for example in examples]
+            for prefix, own in probabilities.items():
+                measurements.append(Measurement(metric.units_of(own, reports), metric.aggregate, prefix))
+        metric, real = ImageLabels(classifier), probabilities.pop("real_")
+        for prefix, own in probabilities.items():
+            measurements.append(Measurement(metric.units_of(own, real), metric.aggregate, prefix))
+        return measurements
+
+    def _feature_measurements(self, images: dict[str, Sequence]) -> list[Measurement]:
+        """Measure the distances of images in feature spaces, and search for copies of training images."""
+        from ...data.store import open_records
+        from ..metrics import ImageDistribution, TrainingImageDistance, load_image_features
+
+        training_images = set()
+        if split := self.arguments.training_split:
+            training_images = {record.image for path in self.arguments.records for record in open_records(path, split)}
+        generated, real, reconstructed = (images.get(prefix) for prefix in ("", "real_", "reconstructed_"))
+        measurements = []
+        for name in self.arguments.features:
+            features, prefix = load_image_features(name, self.arguments.batch_size), f"{Path(name).name}_"
+            measurements.append(ImageDistribution(features).measure(generated, real, prefix, reconstructed))
+            if training_images:
+                metric = TrainingImageDistance(features, sorted(training_images))
+                measurements.append(metric.measure(generated, real, prefix))
+        return measurements
 
     def samples(self, examples, outputs, processor):
         import PIL.Image
 
         from ..results.page import Sample
 
-        samples = []
-        for example, path in zip(examples, outputs):
-            with PIL.Image.open(path) as file:
-                generated = file.convert("L")
-            images = [("X-ray", processed_image(example.image_path, processor)), ("generated", generated)]
-            samples.append(Sample(images, [("report", example.prompt)]))
-        return samples
+        return [
+            Sample(
+                {"X-ray": processed_image(example.image_path, processor), "generated": PIL.Image.open(path)},
+                {"report": example.prompt},
+            )
+            for example, path in zip(examples, outputs)
+        ]
 
 
-def image_examples(records: Sequence, arguments) -> list[Example]:
+def image_examples(records: Sequence, arguments: EvaluationArguments) -> list[Example]:
     """Return the X-rays to generate; label-derived reports come with the findings of the record."""
     return [
         Example.from_record(
@@ -112,8 +126,10 @@ def image_examples(records: Sequence, arguments) -> list[Example]:
     ]
 
 
-def generate_codes(model, processor, batch: Sequence[Example], arguments, num_images: int = 1) -> np.ndarray:
-    """Generate images, and return codes of shape `(len(batch), num_images * num_image_tokens)` and dtype `uint16`."""
+def generate_codes(
+    model, processor, batch: Sequence[Example], arguments: EvaluationArguments, number: int = 0
+) -> np.ndarray:
+    """Return codes, of shape `(len(batch), num_image_tokens)` and dtype `uint16`, of image `number` of each report."""
     import numpy as np
 
     from ...llm_cxr.generation_llm_cxr import generate_image
@@ -122,19 +138,12 @@ def generate_codes(model, processor, batch: Sequence[Example], arguments, num_im
         model,
         processor,
         [example.prompt for example in batch],
-        num_images=num_images,
         output_type="codes",
-        seed=[example_seed(arguments.seed, example) + i for example in batch for i in range(num_images)],
-        **image_settings(arguments, model),
+        seed=[example_seed(arguments.seed, example) + number for example in batch],
+        guidance_scale=arguments.guidance_scale,
+        top_p=arguments.top_p,
     )
-    return codes.cpu().numpy().astype(np.uint16).reshape(len(batch), -1)
-
-
-def image_settings(arguments: ImageArguments, model) -> dict[str, Any]:
-    """Return the settings of image generation: those of the checkpoint, overridden by the arguments."""
-    given = {"guidance_scale": arguments.guidance_scale, "top_p": arguments.top_p}
-    given = {name: value for name, value in given.items() if value is not None}
-    return model.generation_config.image_generation | given
+    return codes.cpu().numpy().astype(np.uint16)
 
 
 def example_seed(seed: int, example: Example) -> int:
@@ -143,14 +152,13 @@ def example_seed(seed: int, example: Example) -> int:
 
 
 def reconstructions(examples: Sequence[Example], model, processor, batch_size: int) -> list:
-    """Return the X-rays of the examples, encoded and decoded by the VQ-GAN."""
+    """Return the X-rays of the examples, encoded and decoded by the VQ-GAN: the best images with its codes."""
     import torch
-    from tqdm import tqdm
 
-    images = []
-    for start in tqdm(range(0, len(examples), batch_size), desc="image: reconstructions", unit="batch"):
-        paths = [example.image_path for example in examples[start : start + batch_size]]
-        pixel_values = processor.image_processor(paths, return_tensors="pt").pixel_values.to(model.device)
+    from ..metrics.image_features import pixel_batches
+
+    images, paths = [], [example.image_path for example in examples]
+    for pixel_values in pixel_batches(processor.image_processor, paths, batch_size, model.device, "reconstructions"):
         with torch.no_grad():
             decoded = model.vq_tokenizer.decode(model.vq_tokenizer.encode(pixel_values))
         images += [image.convert("L") for image in processor.postprocess(decoded)]

@@ -3,37 +3,26 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
-from ..arguments import argument
 from ..examples import Example
 from .task import Task
 
 
-@dataclass
-class LanguageArguments:
-    """Arguments of the task "language"."""
-
-    texts: str = argument("", "Text file for perplexity. Empty lines separate the texts.")
-    base_model: str = argument("", "The language model before fine-tuning, for its perplexity.")
-
-
 class LanguageTask(Task):
-    """Perplexity of texts, before and after fine-tuning. Nothing is generated."""
+    """Perplexity of texts, before and after fine-tuning."""
 
     name = "language"
-    needs = "texts"
     hub_task = "text-generation"
     main_metrics = ("perplexity", "perplexity_ratio")
+    generate = None
 
     def examples(self, records):
+        if not self.arguments.texts:
+            return []
         path = Path(self.arguments.texts)
         texts = [text.strip() for text in re.split(r"\n\s*\n", path.read_text(encoding="utf-8")) if text.strip()]
         return self.sample([Example(str(i), str(i), "", path, text) for i, text in enumerate(texts)])
-
-    def settings(self, model):
-        return None
 
     def metrics(self, examples, outputs, model=None, processor=None):
         from ...conversion import load_language_model

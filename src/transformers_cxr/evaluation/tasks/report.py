@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from ..arguments import argument
 from ..examples import Example
-from ..metrics.selection import ReportMetricArguments, report_metrics
-from .task import all_label_derived, has_report, images_of
-from .text import TextTask
+from .task import TextTask, all_label_derived, has_report, images_of
 
 if TYPE_CHECKING:
     from ...data.records import StudyRecord
-
-
-@dataclass
-class ReportArguments(ReportMetricArguments):
-    """Arguments of the task "report"."""
-
-    instruction: str = argument("", "Instruction of reports. Default: that of the checkpoint.")
+    from ..arguments import EvaluationArguments
 
 
 class ReportTask(TextTask):
@@ -32,37 +22,38 @@ class ReportTask(TextTask):
     main_metrics = ("finding_balanced_accuracy", "etiology_balanced_accuracy", "f1_micro_14", "f1_macro_14", "rouge_l")
 
     def examples(self, records):
-        return self.sample(report_examples(records, self.arguments))
+        return self.sample(
+            [
+                Example.from_record(record, self.arguments.instruction, reference=report, label_derived=label_derived)
+                for record, report, label_derived in record_reports(records, "report", self.arguments)
+            ]
+        )
 
     def metrics(self, examples, outputs, model=None, processor=None):
+        from ..metrics import CheXpertLabels, Meteor, RadEvalScore, ReportPneumoniaAccuracy, TextOverlap
+
+        metrics = [ReportPneumoniaAccuracy()] if all_label_derived(examples) else []
+        metrics += [CheXpertLabels(self.arguments.labeler), TextOverlap(), Meteor()]
+        metrics += [RadEvalScore(name) for name in self.arguments.radeval]
         references = [example.reference for example in examples]
-        metrics = report_metrics(self.arguments, all_label_derived(examples))
         return [metric.measure(outputs, references) for metric in metrics]
 
 
-def report_examples(records: Sequence[StudyRecord], arguments) -> list[Example]:
-    """Return the X-rays to report on, with the report of the record or one written from its labels as reference."""
-    return [
-        Example.from_record(record, arguments.instruction, reference=report, label_derived=label_derived)
-        for record, report, label_derived in record_reports(records, "report", arguments)
-    ]
-
-
-def record_reports(records: Sequence[StudyRecord], task: str, arguments) -> list[tuple[StudyRecord, str, bool]]:
+def record_reports(
+    records: Sequence[StudyRecord], task: str, arguments: EvaluationArguments
+) -> Iterator[tuple[StudyRecord, str, bool]]:
     """
-    Return each X-ray that has a report or labels with its report and whether that was written from labels. The wording
+    Yield each X-ray that has a report or labels with its report and whether that was written from labels. The wording
     of the latter depends only on the seed, `task` and the X-ray.
     """
     from ...data.conversations import label_report
     from ...reports.sections import compose_report
 
-    reports = []
     for record in images_of(records):
         if has_report(record):
             findings = record.findings if arguments.sections != "impression" else ""
             if report := compose_report(findings, record.impression):
-                reports.append((record, report, False))
+                yield record, report, False
         elif record.present_labels or record.absent_labels:
             rng = random.Random(f"{arguments.seed}-{task}-{record.id}")
-            reports.append((record, label_report(record, rng), True))
-    return reports
+            yield record, label_report(record, rng), True

@@ -1,25 +1,24 @@
-"""The base class of the evaluation tasks."""
+"""The base classes of the evaluation tasks."""
 
 from __future__ import annotations
 
+import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..examples import Example, rows_by, sample_examples
+from ..examples import Example, rows_by
 
 if TYPE_CHECKING:
     import numpy as np
-    from matplotlib.figure import Figure
 
     from ...data.records import StudyRecord
     from ...llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
     from ...llm_cxr.processing_llm_cxr import LlmCxrProcessor
+    from ..arguments import EvaluationArguments
     from ..metrics.metric import Measurement
     from ..results.page import Sample
-    from ..results.tables import Result
-    from . import EvaluationArguments
 
 
 class Task(ABC):
@@ -29,9 +28,9 @@ class Task(ABC):
 
     Class attributes:
         name (`str`): name of the task in options and results.
-        needs (`str`): the argument without which there is nothing to evaluate on.
         hub_task (`str`): task of the Hub for the metadata of a model card.
-        main_metrics (`tuple[str, ...]`): metrics for the metadata of a model card, with wildcards such as "*_fid".
+        main_metrics (`tuple[str, ...]`): the most important metrics, with wildcards such as "*_fid".
+        settings (`tuple[str, ...]`): arguments that outputs depend on, beside model, records, sections and seed.
         is_comparable (`bool`): whether `compare` compares two runs, for which `metrics` must not need a model.
 
     Args:
@@ -40,9 +39,9 @@ class Task(ABC):
     """
 
     name: str
-    needs = "records"
     hub_task: str
     main_metrics: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
     is_comparable = False
 
     def __init__(self, arguments: EvaluationArguments):
@@ -53,32 +52,25 @@ class Task(ABC):
         """Return the examples of the task, see [`~Task.sample`]."""
 
     def sample(self, examples: Sequence[Example], limit: int | None = None) -> list[Example]:
-        """Return a random sample of at most `limit` and `arguments.limit` examples."""
-        limits = [size for size in (limit, self.arguments.limit) if size is not None]
-        return sample_examples(examples, min(limits, default=None), self.arguments.seed)
-
-    @property
-    def batch_size(self) -> int:
-        """Examples per batch of `generate`."""
-        return self.arguments.batch_size
-
-    def settings(self, model: LlmCxrForCausalLM) -> dict[str, Any] | None:
-        """Return all else that outputs depend on but examples, model and data; `None` if there are no outputs."""
-        return {}
+        """
+        Return at most `limit` and `arguments.limit` examples in a random order that depends only on `arguments.seed`:
+        a smaller sample is the beginning of a larger one.
+        """
+        shuffled = random.Random(self.arguments.seed).sample(list(examples), len(examples))
+        return shuffled[:limit][: self.arguments.limit]
 
     def generate(
         self, model: LlmCxrForCausalLM, processor: LlmCxrProcessor, batch: Sequence[Example]
     ) -> list[str] | np.ndarray:
-        """Return one text per example, or codes of shape `(len(batch), num_codes)` and dtype `uint16`."""
+        """
+        Return one text per example, or codes of shape `(len(batch), num_codes)` and dtype `uint16`. A task without
+        outputs has `generate = None`.
+        """
         raise NotImplementedError
 
-    def write_outputs(self, folder: Path, outputs: list, processor: LlmCxrProcessor) -> list:
-        """Write files beside the predictions, and return the outputs for `metrics` and `samples`."""
+    def load_outputs(self, folder: Path, outputs: list, processor: LlmCxrProcessor | None = None) -> list:
+        """Return the outputs as `metrics` and `samples` read them; with a processor, write them as files first."""
         return outputs
-
-    def read_outputs(self, folder: Path, predictions: list) -> list:
-        """Return the outputs for `metrics` and `samples` from the predictions of a finished evaluation."""
-        return predictions
 
     def groups(self, examples: Sequence[Example]) -> dict[str, list[int]]:
         """Return the rows of each group with its own results: all, and each source if there are several."""
@@ -99,11 +91,35 @@ class Task(ABC):
         """Return outputs beside their references for the page."""
         return []
 
-    def plots(self, results: Sequence[Result]) -> list[tuple[str, Figure]]:
-        """Return titles and plots of the results of the task."""
-        from ..results.plots import interval_plots
 
-        return interval_plots(results)
+class TextTask(Task):
+    """Texts, generated greedily from the prompt of each example, or from the report instruction if it is empty."""
+
+    settings = ("instruction", "max_new_tokens")
+    is_comparable = True
+
+    def generate(self, model, processor, batch):
+        return self.answer(model, processor, batch, images=[example.image_path for example in batch])
+
+    def answer(self, model, processor, batch, **images) -> list[str]:
+        """Return one text per example about `images` or `image_codes`."""
+        from ...llm_cxr.generation_llm_cxr import generate_text
+
+        instruction = [example.prompt or processor.report_instruction for example in batch]
+        max_new_tokens = self.arguments.max_new_tokens
+        return generate_text(
+            model, processor, instruction=instruction, max_new_tokens=max_new_tokens, do_sample=False, **images
+        )
+
+    def samples(self, examples, outputs, processor):
+        from ..results.page import Sample
+
+        samples = []
+        for example, output in zip(examples, outputs):
+            texts = {"prompt": example.prompt, "reference": example.reference, "generated": output}
+            texts = {title: text for title, text in texts.items() if text}
+            samples.append(Sample({"X-ray": processed_image(example.image_path, processor)}, texts))
+        return samples
 
 
 def has_report(record: StudyRecord) -> bool:
@@ -126,5 +142,5 @@ def all_label_derived(examples: Sequence[Example]) -> bool:
 
 def processed_image(path: Path, processor: LlmCxrProcessor):
     """Return an X-ray as the model sees it, a PIL image."""
-    pixel_values = processor.image_processor([path], return_tensors="pt").pixel_values
-    return processor.image_processor.postprocess(pixel_values)[0]
+    image_processor = processor.image_processor
+    return image_processor.postprocess(image_processor([path], return_tensors="pt").pixel_values)[0]

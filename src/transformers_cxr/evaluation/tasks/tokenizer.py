@@ -28,19 +28,17 @@ class TokenizerTask(Task):
     def metrics(self, examples, outputs, model=None, processor=None):
         import numpy as np
         import torch
-        from tqdm import tqdm
 
+        from ..metrics.image_features import pixel_batches
         from ..metrics.metric import Measurement
         from ..metrics.reconstruction import aggregate_reconstructions, codebook_statistics, reconstruction_units
 
         codes, units = torch.from_numpy(np.stack(outputs).astype(np.int64)), []
-        step = self.arguments.batch_size
-        for start in tqdm(range(0, len(examples), step), desc="tokenizer: reconstructions", unit="batch"):
-            paths = [example.image_path for example in examples[start : start + step]]
-            pixel_values = processor.image_processor(paths, return_tensors="pt").pixel_values.to(model.device)
+        paths, batch_size = [example.image_path for example in examples], self.arguments.batch_size
+        batches = pixel_batches(processor.image_processor, paths, batch_size, model.device, "reconstructions")
+        for pixel_values, batch in zip(batches, codes.split(batch_size)):
             with torch.no_grad():
-                reconstruction = model.vq_tokenizer.decode(codes[start : start + step].to(model.device))
-            units += reconstruction_units(reconstruction, pixel_values)
+                units += reconstruction_units(model.vq_tokenizer.decode(batch.to(model.device)), pixel_values)
 
         def codebook(codes: list[torch.LongTensor]) -> dict[str, float]:
             return codebook_statistics(torch.stack(codes), processor.codebook_size)

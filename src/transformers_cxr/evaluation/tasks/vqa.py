@@ -5,23 +5,13 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..arguments import argument
 from ..examples import Example, rows_by
-from .task import has_report, images_of
-from .text import TextTask
+from .task import TextTask, has_report, images_of
 
 if TYPE_CHECKING:
     from ...data.records import StudyRecord
-
-
-@dataclass
-class VqaArguments:
-    """Arguments of the task "vqa"."""
-
-    num_questions: int = argument(400, "Questions, sampled from all.")
 
 
 class VqaTask(TextTask):

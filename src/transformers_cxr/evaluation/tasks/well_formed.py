@@ -18,9 +18,6 @@ class WellFormedTask(Task):
     def examples(self, records):
         return self.sample(image_examples(records, self.arguments), self.arguments.num_generated)
 
-    def settings(self, model):
-        return {"temperature": TEMPERATURE, "seed": self.arguments.seed}
-
     def generate(self, model, processor, batch):
         import torch
 

@@ -8,15 +8,15 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet
+import pandas as pd
 import pytest
 import torch
 from accelerate import PartialState
 
 from transformers_cxr.evaluation import Example
-from transformers_cxr.evaluation.generations import generate_outputs, model_fingerprint, read_generations
+from transformers_cxr.evaluation.predictions import model_fingerprint, predict, read_predictions
 
-EXAMPLES = [Example(str(i), str(i), "", Path(f"{i}.png"), "Is there pneumonia?") for i in range(7)]
+EXAMPLES = [Example(str(i), f"p{i}", "", Path(f"/{i}.png"), "Is there pneumonia?") for i in range(7)]
 
 
 def write_texts(batch):
@@ -25,6 +25,10 @@ def write_texts(batch):
 
 def write_codes(batch):
     return np.array([[int(example.id)] * 4 for example in batch], dtype=np.uint16)
+
+
+def outputs(predictions):
+    return [prediction.output for prediction in predictions]
 
 
 TEXTS = write_texts(EXAMPLES)
@@ -44,70 +48,66 @@ def test_only_missing_outputs_are_generated_and_kept_as_parquet(tmp_path):
         return write_texts(batch)
 
     with pytest.raises(RuntimeError, match="interrupted"):
-        generate_outputs(EXAMPLES, interrupted, tmp_path, {}, batch_size=2)
+        predict(EXAMPLES, interrupted, tmp_path, {}, batch_size=2)
     finished = files(tmp_path)
     calls[:] = [[]]
     # The first batch of four is complete; the second lacks three.
-    assert generate_outputs(EXAMPLES, interrupted, tmp_path, {}, batch_size=4) == TEXTS
+    assert outputs(predict(EXAMPLES, interrupted, tmp_path, {}, batch_size=4)) == TEXTS
     assert calls == [[], ["4", "5", "6"]] and finished.items() <= files(tmp_path).items()
-    assert generate_outputs(EXAMPLES, interrupted, tmp_path, {}, batch_size=2) == TEXTS and len(calls) == 2
-    row = read_generations(tmp_path)["3"]
-    assert row["prompt"] == "Is there pneumonia?" and row["seconds"] >= 0 and row["peak_mib"] > 10
+    assert outputs(predict(EXAMPLES, interrupted, tmp_path, {}, batch_size=2)) == TEXTS and len(calls) == 2
+    predictions = list(read_predictions(tmp_path).values())
+    assert [prediction.example for prediction in predictions] == EXAMPLES
+    assert predictions[3].seconds >= 0 and predictions[3].peak_mib > 10
+    assert list(pd.read_parquet(tmp_path)["prediction"])[:4] == TEXTS[:4]
 
 
 def test_codes_are_kept_with_16_bits(tmp_path):
-    codes = generate_outputs(EXAMPLES, write_codes, tmp_path, {}, batch_size=4)
+    codes = outputs(predict(EXAMPLES, write_codes, tmp_path, {}, batch_size=4))
     assert np.array_equal(codes, write_codes(EXAMPLES)) and codes[0].dtype == np.uint16
-    schema = pyarrow.parquet.read_schema(next(tmp_path.glob("*.parquet")))
-    assert schema.field("codes").type.value_type == "uint16"
+    assert pd.read_parquet(tmp_path)["prediction"][0].dtype == np.uint16
 
 
-def test_outputs_of_another_model_or_prompt_are_refused(tiny_model, tmp_path):
+def test_outputs_of_another_model_are_refused(tiny_model, tmp_path):
     before = {"model": model_fingerprint(*tiny_model)}
     assert before["model"] == model_fingerprint(*tiny_model)
-    generate_outputs(EXAMPLES, write_texts, tmp_path, before)
+    predict(EXAMPLES, write_texts, tmp_path, before)
     with torch.no_grad():
         next(tiny_model[0].parameters()).view(-1)[0] += 1
     after = {"model": model_fingerprint(*tiny_model)}
     message = f"model was '{before['model']}' and is '{after['model']}'.*another output folder"
     with pytest.raises(ValueError, match=message):
-        generate_outputs(EXAMPLES, write_texts, tmp_path, after)
-    asked = [Example(e.id, e.patient, "", e.image_path, "Another question?") for e in EXAMPLES]
-    with pytest.raises(ValueError, match="another prompt of '0'"):
-        generate_outputs(asked, write_texts, tmp_path, before)
+        predict(EXAMPLES, write_texts, tmp_path, after)
 
 
-def run(folder, delay, environment):
-    """Generate all outputs in a process, each batch slowed down by `delay` seconds."""
-    os.environ.update(environment)
-    PartialState._reset_state()
-    for name, generate in (("text", write_texts), ("image", write_codes)):
+def start(folder, delay, environment) -> multiprocessing.Process:
+    """Generate all outputs in a process, which waits `delay` seconds before each batch."""
 
-        def slow(batch, generate=generate):
+    def run():
+        os.environ.update(environment)
+        PartialState._reset_state()
+
+        def slow(batch):
             time.sleep(delay)
-            return generate(batch)
+            return [f"{text} by {os.environ.get('RANK')}" for text in write_texts(batch)]
 
-        generate_outputs(EXAMPLES, slow, folder / name, {"model": "tiny"}, batch_size=2)
+        predict(EXAMPLES, slow, folder, {"model": "tiny"}, batch_size=2)
 
-
-def start(*args) -> multiprocessing.Process:
-    process = multiprocessing.get_context("fork").Process(target=run, args=args)
+    process = multiprocessing.get_context("fork").Process(target=run)
     process.start()
     return process
 
 
 def test_a_killed_run_resumes(tmp_path):
-    process = start(tmp_path, 0.3, {})
-    folder, end = tmp_path / "text", time.monotonic() + 60
-    while len(files(folder)) < 2 and time.monotonic() < end:
+    process, end = start(tmp_path, 0.3, {}), time.monotonic() + 60
+    while len(files(tmp_path)) < 2 and time.monotonic() < end:
         assert process.is_alive()
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    finished = files(folder)
+    finished = files(tmp_path)
     assert 2 <= len(finished) < 4
-    assert generate_outputs(EXAMPLES, write_texts, folder, {"model": "tiny"}, batch_size=2) == TEXTS
-    assert len(files(folder)) == 4 and finished.items() <= files(folder).items()
+    predict(EXAMPLES, write_texts, tmp_path, {"model": "tiny"}, batch_size=2)
+    assert len(files(tmp_path)) == 4 and finished.items() <= files(tmp_path).items()
 
 
 def test_two_processes_share_the_batches(tmp_path):
@@ -121,7 +121,6 @@ def test_two_processes_share_the_batches(tmp_path):
     for process in running:
         process.join(timeout=60)
         assert process.exitcode == 0
-    rows = {name: read_generations(tmp_path / name) for name in ("text", "image")}
-    assert [rows["text"][e.id]["text"] for e in EXAMPLES] == TEXTS
-    assert np.array_equal([rows["image"][e.id]["codes"] for e in EXAMPLES], write_codes(EXAMPLES))
-    assert {row["process"] for row in rows["text"].values()} == {0, 1}
+    # Batches of two, in turns.
+    expected = [f"{text} by {number // 2 % 2}" for number, text in enumerate(TEXTS)]
+    assert outputs(read_predictions(tmp_path).values()) == expected
