@@ -51,13 +51,17 @@ def pixel_values(tokenizer) -> torch.Tensor:
 
 @pytest.mark.parametrize("in_channels", [1, 3])
 @pytest.mark.parametrize(
-    ("block_out_channels", "attention_levels", "grid_size"),
-    [((8, 8, 16), (2,), 8), ((8, 16), (), 16), ((8,), (0,), 32), ((4, 8, 8, 8, 8), (3, 4), 2)],
+    ("fields", "grid_size"),
+    [
+        ({"block_out_channels": (8, 8, 16), "attention_levels": (2,)}, 8),
+        ({"block_out_channels": (8, 16), "attention_levels": ()}, 16),
+        ({"block_out_channels": (8,), "attention_levels": (0,)}, 32),
+        ({"block_out_channels": (4, 8, 8, 8, 8), "attention_levels": (3, 4)}, 2),
+        ({"block_out_channels": (8, 16), "attention_levels": (), "patch_size": 4}, 4),
+    ],
 )
-def test_shapes_follow_from_the_config(in_channels, block_out_channels, attention_levels, grid_size):
-    tokenizer = make_tokenizer(
-        in_channels=in_channels, block_out_channels=block_out_channels, attention_levels=attention_levels
-    )
+def test_shapes_follow_from_the_config(in_channels, fields, grid_size):
+    tokenizer = make_tokenizer(in_channels=in_channels, **fields)
     config = tokenizer.config
     assert (config.grid_size, config.num_image_tokens) == (grid_size, grid_size**2)
     codes = tokenizer.encode(random_images(config, 2))
@@ -104,7 +108,35 @@ def test_decode_reads_codes_in_raster_order(tokenizer):
         assert torch.equal(decoder_input[0][0, :, row, column], tokenizer.codebook[token % 16])
 
 
-def test_save_and_load_are_bit_equal(tokenizer, pixel_values, tmp_path):
+@pytest.mark.parametrize("levels", [(4, 4), (8, 5, 2), (3, 6, 7)])
+def test_fsq_codes_are_the_evenly_divided_tanh_of_the_latents(levels):
+    torch.manual_seed(0)
+    tokenizer = CXRVQTokenizer(tiny_config(fsq_levels=levels)).eval()
+    assert tokenizer.config.codebook_size == np.prod(levels) and tokenizer.config.codebook_dim == len(levels)
+    # Far out are latents that an encoder has at the end of training.
+    tokenizer.vq_model.quant_conv.weight.data *= 8
+    output = tokenizer(random_images(tokenizer.config, 3))
+    output.latents.retain_grad()
+    bounded = np.tanh(output.latents.detach().double().numpy())
+    digits = [np.floor((bounded[:, i] + 1) / 2 * count).clip(0, count - 1) for i, count in enumerate(levels)]
+    codes = np.ravel_multi_index(np.stack(digits).astype(int), levels).reshape(3, -1)
+    assert np.array_equal(output.codes.numpy(), codes) and len(np.unique(codes)) > 4
+
+    # Straight through the tanh; the codebook is fixed, so there is nothing to commit to.
+    quantized = tokenizer.codebook[output.codes].view(3, 8, 8, -1).permute(0, 3, 1, 2).clone().requires_grad_()
+    decoded = tokenizer.vq_model.decoder(tokenizer.vq_model.post_quant_conv(quantized))
+    torch.testing.assert_close(decoded, output.reconstruction)
+    decoded.square().sum().backward()
+    output.reconstruction.square().sum().backward()
+    expected = quantized.grad * (1 - torch.from_numpy(bounded).float() ** 2)
+    torch.testing.assert_close(output.latents.grad, expected, rtol=1e-3, atol=1e-4)
+    assert output.commitment_loss == 0 and not tokenizer.codebook.requires_grad
+
+
+@pytest.mark.parametrize("fields", [{}, {"patch_size": 2, "fsq_levels": (4, 4), "in_channels": 3}])
+def test_save_and_load_are_bit_equal(fields, tmp_path):
+    tokenizer = make_tokenizer(**fields) if not fields else CXRVQTokenizer(tiny_config(**fields)).eval()
+    pixel_values = random_images(tokenizer.config, 3)
     tokenizer.save_pretrained(tmp_path)
     loaded = CXRVQTokenizer.from_pretrained(tmp_path)
     assert loaded.config.to_dict() == tokenizer.config.to_dict() | {"_name_or_path": loaded.config._name_or_path}
@@ -211,6 +243,8 @@ def test_a_code_outside_the_codebook_is_refused_by_value(tokenizer, code):
         ("in_channels", 2, "`in_channels` must be 1 .* or 3 .*, got 2"),
         ("image_size", 34, "`image_size` 34 is not a multiple of 4"),
         ("image_size", 0, "`image_size` must be at least 1, got 0"),
+        ("patch_size", 16, "`image_size` 32 is not a multiple of 64"),
+        ("fsq_levels", (4, 1), "`fsq_levels` must be numbers of at least 2, got"),
         ("norm_num_groups", 3, "`norm_num_groups` 3 must divide"),
         ("attention_levels", (3,), "`attention_levels` names level 3, but .* has the levels 0 to 2"),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
@@ -27,9 +29,12 @@ class CXRVQTokenizerConfig(PreTrainedConfig):
         Height and width in pixels of the images that are encoded and decoded.
     in_channels (`int`, *optional*, defaults to 3):
         Number of image channels: 1 (grey) or 3 (RGB).
+    patch_size (`int`, *optional*, defaults to 1):
+        Side of the patches whose pixels become channels before the encoder, and pixels again after the decoder. Large
+        patches keep the convolutions off the full resolution, where they are slow on CPUs.
     block_out_channels (`tuple[int, ...]`, *optional*, defaults to `(128, 128, 256, 256, 512)`):
         Channels of each resolution level. Every level but the last halves the resolution: `n` levels give a grid with
-        `image_size / 2 ** (n - 1)` codes per side.
+        `image_size / patch_size / 2 ** (n - 1)` codes per side.
     layers_per_block (`int`, *optional*, defaults to 2):
         Residual blocks of each level of the encoder; the decoder has one more.
     attention_levels (`tuple[int, ...]`, *optional*, defaults to `(4,)`):
@@ -42,6 +47,10 @@ class CXRVQTokenizerConfig(PreTrainedConfig):
         Number of codes.
     codebook_dim (`int`, *optional*, defaults to 256):
         Dimensions of a code.
+    fsq_levels (`tuple[int, ...]`, *optional*):
+        Finite scalar quantization (arXiv 2309.15505) with this number of levels in each dimension instead of a learned
+        codebook, such as `(4, 4, 4, 4, 4)`. It decides `codebook_size`, the product of the levels, and
+        `codebook_dim`, their number.
     """
 
     model_type = "cxr_vq_tokenizer"
@@ -49,6 +58,7 @@ class CXRVQTokenizerConfig(PreTrainedConfig):
 
     image_size: int = 256
     in_channels: int = 3
+    patch_size: int = 1
     block_out_channels: list[int] | tuple[int, ...] = (128, 128, 256, 256, 512)
     layers_per_block: int = 2
     attention_levels: list[int] | tuple[int, ...] = (4,)
@@ -56,6 +66,7 @@ class CXRVQTokenizerConfig(PreTrainedConfig):
     norm_num_groups: int = 32
     codebook_size: int = 1024
     codebook_dim: int = 256
+    fsq_levels: list[int] | tuple[int, ...] | None = None
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs) -> tuple[dict, dict]:
@@ -71,8 +82,13 @@ class CXRVQTokenizerConfig(PreTrainedConfig):
             raise ValueError(f"`in_channels` must be 1 (grey) or 3 (RGB), got {self.in_channels}.")
         if not self.block_out_channels:
             raise ValueError("`block_out_channels` must name the channels of at least one level, got none.")
+        if self.fsq_levels is not None:
+            if not self.fsq_levels or min(self.fsq_levels) < 2:
+                raise ValueError(f"`fsq_levels` must be numbers of at least 2, got {self.fsq_levels}.")
+            self.codebook_size, self.codebook_dim = math.prod(self.fsq_levels), len(self.fsq_levels)
         sizes = (
             "image_size",
+            "patch_size",
             "layers_per_block",
             "latent_channels",
             "norm_num_groups",
@@ -88,11 +104,11 @@ class CXRVQTokenizerConfig(PreTrainedConfig):
                     f"`attention_levels` names level {level}, but `block_out_channels` has the levels 0 to "
                     f"{len(self.block_out_channels) - 1}."
                 )
-        downsampling = 2 ** (len(self.block_out_channels) - 1)
-        if self.image_size % downsampling:
+        if self.image_size % self.downsampling:
             raise ValueError(
-                f"`image_size` {self.image_size} is not a multiple of {downsampling}, the downsampling of the "
-                f"{len(self.block_out_channels)} levels of `block_out_channels`."
+                f"`image_size` {self.image_size} is not a multiple of {self.downsampling}, the downsampling of "
+                f"`patch_size` {self.patch_size} and the {len(self.block_out_channels)} levels of "
+                "`block_out_channels`."
             )
         for channels in self.block_out_channels:
             if channels % self.norm_num_groups:
@@ -103,9 +119,14 @@ class CXRVQTokenizerConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     @property
+    def downsampling(self) -> int:
+        """Side in pixels of the square of each code; 16 by default."""
+        return self.patch_size * 2 ** (len(self.block_out_channels) - 1)
+
+    @property
     def grid_size(self) -> int:
         """Side of the square grid of codes; 16 by default."""
-        return self.image_size // 2 ** (len(self.block_out_channels) - 1)
+        return self.image_size // self.downsampling
 
     @property
     def num_image_tokens(self) -> int:
