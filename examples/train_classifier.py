@@ -12,18 +12,16 @@ Every setting of `transformers.TrainingArguments` is an argument.
 """
 
 import json
-import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import ResNetConfig, ResNetForImageClassification, TrainingArguments, ViTImageProcessor, set_seed
 
 from transformers_cxr import LlmCxrImageProcessor
 from transformers_cxr.data import open_records
-from transformers_cxr.training import resume_checkpoint, run_script
+from transformers_cxr.training import augment, resume_checkpoint, run_script
 from transformers_cxr.training.classification import (
     PNEUMONIA_CLASSES,
     ClassificationTrainer,
@@ -50,25 +48,6 @@ def load_examples(path: str, split: str, image_size: int) -> list[dict[str, torc
         labels = torch.tensor(PNEUMONIA_CLASSES.index(pneumonia_class(record)))
         examples.append({"pixel_values": (pixel_values * 127.5 + 127.5).round().byte(), "labels": labels})
     return examples
-
-
-def augment(pixel_values: torch.FloatTensor) -> torch.FloatTensor:
-    """
-    Rotate each image by up to 10 degrees, scale and shift it by up to 10 %, and change its contrast and brightness by
-    up to 20 %. Borders are repeated. `pixel_values` has shape `(batch_size, 1, height, width)` and values in [-1, 1].
-    """
-    batch_size = len(pixel_values)
-
-    def uniform(limit: float) -> torch.FloatTensor:
-        return (torch.rand(batch_size) * 2 - 1) * limit
-
-    angle, scale = uniform(math.radians(10)), 1 + uniform(0.1)
-    cosine, sine = scale * angle.cos(), scale * angle.sin()
-    rows = [torch.stack([cosine, -sine, uniform(0.1)], -1), torch.stack([sine, cosine, uniform(0.1)], -1)]
-    grid = F.affine_grid(torch.stack(rows, 1).to(pixel_values), pixel_values.shape, align_corners=False)
-    moved = F.grid_sample(pixel_values, grid, padding_mode="border", align_corners=False)
-    contrast, brightness = ((mean + uniform(0.2)).to(pixel_values).view(-1, 1, 1, 1) for mean in (1, 0))
-    return (moved * contrast + brightness).clamp(-1, 1)
 
 
 def collate(examples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

@@ -29,9 +29,10 @@ from transformers.trainer_utils import SchedulerType
 
 from transformers_cxr import CXRVQTokenizer, CXRVQTokenizerConfig, LlmCxrImageProcessor, save_image
 from transformers_cxr.classifiers import load_classifier
+from transformers_cxr.data.image_source import is_streamed
 from transformers_cxr.evaluation.metrics.reconstruction import reconstruction_picture
-from transformers_cxr.files import check_same_settings
-from transformers_cxr.training import run_script, vq_gan
+from transformers_cxr.files import check_same_settings, file_fingerprint
+from transformers_cxr.training import augment, run_script, vq_gan
 
 logger = get_logger(__name__)
 
@@ -50,7 +51,10 @@ class Arguments:
     gradient_weight: float = field(default=1.0, metadata={"help": "weight of the finite differences"})
     squared_weight: float = field(default=0.0, metadata={"help": "weight of the squared error"})
     spectral_weight: float = field(default=0.0, metadata={"help": "weight of the local Fourier amplitudes"})
-    perceptual_weight: float = field(default=0.0, metadata={"help": "weight of LPIPS"})
+    perceptual_weight: float = field(default=0.0, metadata={"help": "weight of the perceptual loss"})
+    perceptual_network: str = field(
+        default="vgg", metadata={"help": "network of the perceptual loss: vgg (LPIPS) or efficientnet-lite0"}
+    )
     clinical_weight: float = field(default=0.0, metadata={"help": "weight of the clinical term"})
     clinical_classifier: str = field(
         default="densenet121-res224-all",
@@ -59,10 +63,14 @@ class Arguments:
     disc_weight: float = field(default=0.0, metadata={"help": "factor of the adaptive weight of the adversarial loss"})
     disc_channels: int = field(default=64, metadata={"help": "channels of the discriminator's first layer"})
     disc_start: int = field(default=0, metadata={"help": "first step of the discriminator and the adversarial loss"})
+    crop_size: int = field(
+        default=0, metadata={"help": "side of random crops for spectral, perceptual and adversarial loss; 0: none"}
+    )
 
     source_weights: dict = field(
         default_factory=dict, metadata={"help": "sampling weights of datasets, 1.0 if not named"}
     )
+    augment: bool = field(default=False, metadata={"help": "augment every other image, see training/augmentation.py"})
     steps: int = field(default=3000, metadata={"help": "optimizer steps"})
     batch_size: int = field(default=4, metadata={"help": "images per process and forward"})
     gradient_accumulation_steps: int = field(default=1, metadata={"help": "forwards per optimizer step"})
@@ -106,28 +114,23 @@ def main(args: Arguments):
     else:
         tokenizer = CXRVQTokenizer(CXRVQTokenizerConfig(**args.model))
     config = tokenizer.config
+    tokenizer.to(memory_format=torch.channels_last)
     if args.decoder_only:
         tokenizer.requires_grad_(False)
         tokenizer.vq_model.decoder.requires_grad_(True)
         tokenizer.vq_model.post_quant_conv.requires_grad_(True)
     trained = [parameter for parameter in tokenizer.parameters() if parameter.requires_grad]
-    last_weight = tokenizer.vq_model.decoder.conv_out.weight
     weights = {name: value for name, value in asdict(args).items() if name.endswith("_weight")}
     autoencoder_loss = vq_gan.AutoencoderLoss(**weights)
     if args.perceptual_weight:
-        autoencoder_loss.perceptual = vq_gan.PerceptualLoss(vq_gan.load_lpips()).to(accelerator.device)
+        network = vq_gan.load_perceptual_network(args.perceptual_network)
+        autoencoder_loss.perceptual = vq_gan.PerceptualLoss(network).to(accelerator.device)
     if args.clinical_weight:
         autoencoder_loss.clinical = load_classifier(args.clinical_classifier).to(accelerator.device)
     discriminator = vq_gan.PatchDiscriminator(config.in_channels, args.disc_channels) if args.disc_weight else None
 
-    # Resume.
-    settings = {name: value for name, value in asdict(args).items() if name not in FREE_SETTINGS}
-    settings["num_processes"] = accelerator.num_processes
-    checkpoint, step = vq_gan.last_checkpoint(args.output_dir) or (None, 0)
-    with accelerator.main_process_first():
-        check_same_settings(Path(args.output_dir) / "settings.json", settings, replace=checkpoint is None)
-
     # Images.
+    checkpoint, step = vq_gan.last_checkpoint(args.output_dir) or (None, 0)
     size = {"height": config.image_size, "width": config.image_size}
     is_rgb = config.in_channels == 3
     image_processor = LlmCxrImageProcessor(
@@ -145,6 +148,15 @@ def main(args: Arguments):
         num_workers=args.dataloader_num_workers,
         seed=args.seed,
     )
+
+    # Settings, which a resumed run must share.
+    settings = {name: value for name, value in asdict(args).items() if name not in FREE_SETTINGS}
+    settings["num_processes"] = accelerator.num_processes
+    if not is_streamed(args.records):
+        settings["records_fingerprint"] = file_fingerprint(args.records)
+    with accelerator.main_process_first():
+        check_same_settings(Path(args.output_dir) / "settings.json", settings, replace=checkpoint is None)
+
     # Optimizers.
     betas = (args.adam_beta1, args.adam_beta2)
     adam = {"lr": args.learning_rate, "betas": betas, "weight_decay": args.weight_decay}
@@ -174,6 +186,8 @@ def main(args: Arguments):
     progress = tqdm(total=args.steps, initial=step, disable=not accelerator.is_main_process, miniters=20)
     for batch in batches:
         pixel_values = batch["pixel_values"].to(accelerator.device)
+        if args.augment:
+            pixel_values[::2] = augment(pixel_values[::2])
         for message in set(batch["unreadable"]) - unreadable:
             unreadable.add(message)
             logger.warning(f"Unreadable image {len(unreadable)}: {message}", main_process_only=False)
@@ -182,16 +196,18 @@ def main(args: Arguments):
         with accelerator.accumulate(*models):
             output = model(pixel_values, follow_autocast=args.bf16)
             judge = unwrapped_discriminator if adversarial else None
-            loss, terms = autoencoder_loss(output, pixel_values, last_weight, judge)
+            crops = (output.reconstruction, pixel_values)
+            if args.crop_size:
+                crops = vq_gan.random_crops(args.crop_size, *crops)
+            with accelerator.autocast():
+                loss, terms = autoencoder_loss(output, pixel_values, tokenizer.last_weight, judge, crops)
             accelerator.backward(loss)
             if accelerator.sync_gradients:
                 accelerator.clip_grad_norm_(trained, args.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad()
             if adversarial:
-                disc_loss = vq_gan.hinge_loss(
-                    discriminator(pixel_values), discriminator(output.reconstruction.detach())
-                )
+                disc_loss = vq_gan.hinge_loss(discriminator(crops[1]), discriminator(crops[0].detach()))
                 accelerator.backward(disc_loss)
                 for group in disc_optimizer.param_groups:
                     group["lr"] = schedule.get_last_lr()[0]
@@ -204,7 +220,7 @@ def main(args: Arguments):
             continue
         schedule.step()
         latents = accelerator.gather(output.latents.detach())
-        if not args.decoder_only:
+        if not args.decoder_only and not config.fsq_levels:
             if step == args.initialize_codebook_step:
                 codebook.initialize(latents)
             # Codes that are revived late would not be trained.

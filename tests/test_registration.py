@@ -10,7 +10,7 @@ import torch
 import transformers_cxr
 from transformers_cxr.classifiers import load_classifier
 from transformers_cxr.evaluation.metrics.reconstruction import image_distances
-from transformers_cxr.training.vq_gan.losses import load_lpips
+from transformers_cxr.training.vq_gan.losses import EfficientNetLiteDistance, load_lpips
 
 CHECK = """
 from transformers import AutoConfig, AutoModel, AutoProcessor, AutoImageProcessor
@@ -92,6 +92,7 @@ def test_every_module_imports_without_the_extras_or_names_the_one_it_needs():
     names = [m.name for m in pkgutil.walk_packages(transformers_cxr.__path__, "transformers_cxr.")]
     assert "transformers_cxr.llm_cxr.modeling_llm_cxr" in names
     extras = (
+        "efficientnet_lite_pytorch",
         "evaluate",
         "gradio",
         "lpips",
@@ -119,6 +120,7 @@ def test_every_module_imports_without_the_extras_or_names_the_one_it_needs():
     ("package", "extra", "call"),
     [
         ("lpips", "train", load_lpips),
+        ("efficientnet_lite_pytorch", "train", EfficientNetLiteDistance),
         ("torchxrayvision", "clinical", lambda: load_classifier("all")),
         ("torchmetrics", "evaluate", lambda: image_distances(*torch.zeros(2, 1, 1, 32, 32))),
     ],

@@ -1,5 +1,6 @@
 """`examples/train_vq_gan.py` on images of 32 pixels with models of a few thousand parameters."""
 
+import math
 import runpy
 import sys
 from dataclasses import replace
@@ -41,14 +42,14 @@ def run(script, monkeypatch):
         torch.manual_seed(5)
         return XrayClassifier(nn.Sequential(nn.Conv2d(1, 4, 5), nn.ReLU()), image_size=16, value_range=(0, 1))
 
-    def lpips():
+    def perceptual_network(name):
         torch.manual_seed(6)
         network = nn.Conv2d(3, 4, 5)
         network.forward = lambda a, b, f=network.forward: (f(a) - f(b)).square().mean(dim=(1, 2, 3), keepdim=True)
         return network
 
     monkeypatch.setattr(script, "load_classifier", classifier)
-    monkeypatch.setattr(script.vq_gan, "load_lpips", lpips)
+    monkeypatch.setattr(script.vq_gan, "load_perceptual_network", perceptual_network)
 
     def run(args):
         reset_accelerator()
@@ -59,12 +60,12 @@ def run(script, monkeypatch):
 
 @pytest.fixture
 def everything(script, data_dir, tmp_path):
-    """All losses, the moving average of weights, and accumulation."""
+    """All losses, crops, augmentation, the moving average of weights, and accumulation."""
     return script.Arguments(
         records=str(data_dir), output_dir=str(tmp_path / "run"), model=MODEL, perceptual_weight=1.0,
-        clinical_weight=100.0, disc_weight=0.8, disc_start=2, source_weights={"kermany": 3.0}, steps=6, batch_size=2,
-        gradient_accumulation_steps=2, warmup_steps=2, ema_decay=0.9, initialize_codebook_step=1, revive_every=2,
-        logging_steps=1, sample_every=3, save_every=3,
+        clinical_weight=100.0, disc_weight=0.8, disc_start=2, crop_size=24, augment=True,
+        source_weights={"kermany": 3.0}, steps=6, batch_size=2, gradient_accumulation_steps=2, warmup_steps=2,
+        ema_decay=0.9, initialize_codebook_step=1, revive_every=2, logging_steps=1, sample_every=3, save_every=3,
     )  # fmt: skip
 
 
@@ -72,8 +73,8 @@ def everything(script, data_dir, tmp_path):
 def plain(everything):
     """The losses of the embedded checkpoint."""
     return replace(
-        everything, perceptual_weight=0.0, clinical_weight=0.0, disc_weight=0.0, ema_decay=0.0,
-        gradient_accumulation_steps=1, save_every=100, sample_every=100,
+        everything, perceptual_weight=0.0, clinical_weight=0.0, disc_weight=0.0, crop_size=0, augment=False,
+        ema_decay=0.0, gradient_accumulation_steps=1, save_every=100, sample_every=100,
     )  # fmt: skip
 
 
@@ -137,6 +138,12 @@ def test_all_losses_train_and_a_killed_run_is_resumed_to_the_bit(run, everything
     run_until(resumed, forwards=9)
     with pytest.raises(ValueError, match="other settings: seed was 0 and is 7"):
         run(replace(resumed, seed=7))
+    metadata = Path(resumed.records) / "metadata.csv"
+    text = metadata.read_text()
+    metadata.write_text(text.replace("kermany", "other"))
+    with pytest.raises(ValueError, match="other settings: records_fingerprint was"):
+        run(resumed)
+    metadata.write_text(text)
     run(resumed)
     assert_same_weights(output_dir, resumed.output_dir)
     first, second = (Path(run.output_dir) / "checkpoint-6" for run in (args, resumed))
@@ -144,6 +151,12 @@ def test_all_losses_train_and_a_killed_run_is_resumed_to_the_bit(run, everything
         torch.testing.assert_close(load_file(first / name), load_file(second / name), rtol=0, atol=0)
     for name in ("optimizer.bin", "optimizer_1.bin", "custom_checkpoint_1.pkl"):
         torch.testing.assert_close(*(torch.load(folder / name) for folder in (first, second)), rtol=0, atol=0)
+
+
+def test_a_codebook_of_fixed_levels_is_not_trained(run, plain):
+    run(replace(plain, model=MODEL | {"patch_size": 2, "block_out_channels": [4, 8], "fsq_levels": [4, 4]}))
+    levels = CXRVQTokenizer.from_pretrained(plain.output_dir).codebook.unique()
+    torch.testing.assert_close(levels, torch.tensor([-3.0, -1.0, 1.0, 3.0]) * math.atanh(0.5) / 2)
 
 
 def test_accumulated_batches_train_as_one_batch(run, plain, tmp_path):

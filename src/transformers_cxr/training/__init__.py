@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         ".arguments": ("parse_arguments", "run_script"),
+        ".augmentation": ("augment",),
         ".callbacks": ("SampleCallback",),
         ".collator": ("InstructionCollator",),
         ".dataset": ("InstructionDataset", "encode_conversation"),

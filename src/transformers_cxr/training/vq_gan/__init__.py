@@ -11,10 +11,13 @@ __getattr__, __dir__, __all__ = lazy_exports(
         ".images": ("ImageDataset", "ImageStream", "load_training_images"),
         ".losses": (
             "AutoencoderLoss",
+            "EfficientNetLiteDistance",
             "PerceptualLoss",
             "adaptive_weight",
             "hinge_loss",
             "load_lpips",
+            "load_perceptual_network",
+            "random_crops",
             "reconstruction_loss",
             "spectral_loss",
         ),

