@@ -5,7 +5,6 @@ from datasets import Dataset
 from transformers import TextStreamer, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
-from transformers_cxr import CXRVQTokenizerConfig, LlmCxrProcessor
 from transformers_cxr.data.dicom_output import image_to_dicom
 from transformers_cxr.llm_cxr.dicom_llm_cxr import read_dicom
 
@@ -87,36 +86,28 @@ def test_several_texts_of_an_image_stay_together_in_a_batch(report):
 def test_vqa_takes_pairs_lists_dictionaries_datasets_and_generators(vqa):
     images, questions = [image(0), image(1)], [QUESTION, "Which view is this?"]
     single = [vqa(image=i, question=q, **KWARGS) for i, q in zip(images, questions)]
-    same = [vqa(image=i, question=QUESTION, **KWARGS) for i in images]
-    rows = Dataset.from_dict({"image": images, "question": questions})
+    rows = [{"image": i, "question": q} for i, q in zip(images, questions)]
+    dataset = Dataset.from_list(rows)
     assert vqa(image=images, question=questions, **KWARGS) == single
-    assert vqa(image=images, question=questions, batch_size=2, **KWARGS) == single
-    assert vqa([{"image": i, "question": q} for i, q in zip(images, questions)], **KWARGS) == single
-    assert list(vqa(rows, **KWARGS)) == single
-    assert vqa(image=rows["image"], question=rows["question"], batch_size=2, **KWARGS) == single
-    assert list(vqa(({"image": i, "question": q} for i, q in zip(images, questions)), **KWARGS)) == single
+    assert vqa(image=dataset["image"], question=dataset["question"], batch_size=2, **KWARGS) == single
+    assert vqa(rows, **KWARGS) == single
+    assert list(vqa(dataset, **KWARGS)) == list(vqa((row for row in rows), **KWARGS)) == single
     assert vqa(image=images[0], question=questions, **KWARGS)[0] == single[0]
-    assert vqa(image=images, question=QUESTION, **KWARGS) == same
-    assert list(vqa(image=(each for each in images), question=QUESTION, **KWARGS)) == same
-    assert list(vqa(image=KeyDataset(rows, "image"), question=QUESTION, batch_size=2, **KWARGS)) == same
-    assert vqa(image=rows["image"], question=QUESTION, **KWARGS) == same
+    assert vqa(image=images, question=QUESTION, **KWARGS)[0] == single[0]
 
 
-def test_batch_instead_of_an_image_is_refused(report):
+def test_wrong_inputs_are_refused(report, vqa, generation):
+    images = [image(0), image(1)]
     with pytest.raises(ValueError, match="Expected one image, got a batch of 2: pass a list"):
         report(np.zeros((2, 1, 64, 64), dtype=np.uint8))
-
-
-def test_wrong_questions_are_refused(vqa):
-    images = [image(0), image(1)]
     with pytest.raises(ValueError, match="2 images and 1 questions"):
         vqa(image=images, question=[QUESTION])
     with pytest.raises(ValueError, match="Expected an image and a question"):
         vqa(images[0])
-    with pytest.raises(TypeError, match="Expected a question as a string, got int"):
+    with pytest.raises(TypeError, match="Expected an instruction as a string, got int"):
         vqa(image=images[0], question=3)
-    with pytest.raises(TypeError, match="Expected one question for all images .* got list"):
-        vqa(image=(each for each in images), question=[QUESTION] * 2)
+    with pytest.raises(TypeError, match="got Image"):
+        generation(images[0])
 
 
 def test_generation_gives_images_marked_as_generated(generation):
@@ -130,10 +121,6 @@ def test_generation_gives_images_marked_as_generated(generation):
     assert [b[0]["image"].tobytes() for b in batched] == [a[0]["image"].tobytes() for a in alone]
     column = generation(Dataset.from_dict({"text": ["Normal."]})["text"], seed=1)
     assert [images[0]["image"].tobytes() for images in column] == [result["image"].tobytes()]
-    with pytest.raises(ValueError, match="`num_images` must be a whole number of at least 1"):
-        generation("Normal.", generate_kwargs={"num_images": 0})
-    with pytest.raises(TypeError, match="got Image"):
-        generation(image(0))
 
 
 def test_images_of_a_seed_do_not_depend_on_the_batch(generation):
@@ -152,13 +139,6 @@ def test_saved_pipeline_is_loaded_again(report, tmp_path, task):
     pipe.save_pretrained(tmp_path)
     inputs, kwargs = ("Normal.", {"seed": 0}) if task == "cxr-generation" else (image(0), KWARGS)
     assert pipeline(task, model=str(tmp_path))(inputs, **kwargs) == pipe(inputs, **kwargs)
-
-
-def test_processor_of_another_model_is_refused(tiny_model, text_tokenizer):
-    config = CXRVQTokenizerConfig(image_size=32, block_out_channels=(32, 32), attention_levels=())
-    other = LlmCxrProcessor.from_tokenizer(text_tokenizer, config)
-    with pytest.raises(ValueError, match="The processor does not belong to this model"):
-        pipeline("cxr-vqa", model=tiny_model[0], processor=other)
 
 
 def test_another_model_type_is_refused(llama, tiny_model, tmp_path):
