@@ -7,22 +7,17 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
 import pydicom
 import pytest
 from pydicom.data import get_testdata_file
 from pydicom.dataset import FileMetaDataset
 from pydicom.pixels import apply_modality_lut, apply_voi, apply_windowing
-from pydicom.uid import (
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-)
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from transformers.dynamic_module_utils import get_imports
 
 from transformers_cxr import LlmCxrImageProcessor
 from transformers_cxr.llm_cxr import dicom_llm_cxr
-from transformers_cxr.llm_cxr.dicom_llm_cxr import is_dicom, read_dicom
+from transformers_cxr.llm_cxr.dicom_llm_cxr import read_dicom
 from transformers_cxr.llm_cxr.image_processing_llm_cxr import open_image
 
 HEIGHT, WIDTH = 40, 36
@@ -207,19 +202,17 @@ def test_padding_is_black_and_does_not_count_for_the_window(generator, photometr
     np.testing.assert_array_equal(actual[9:], expected[9:])
 
 
-# pydicom's own, of making such a dataset.
-@pytest.mark.filterwarnings("ignore:Invalid value for VR CS")
+@pytest.mark.filterwarnings("ignore:Invalid value for VR CS")  # pydicom's, when such a dataset is made
 @pytest.mark.parametrize(
-    "body_part", ["CHEST", "THORAX", "Torax", "PORT CHEST", "CHESTABDOMEN", "LUNG", "CHEST PA & LAT"]
+    ("modality", "body_part"), [("CR", "CHESTABDOMEN"), ("SC", "Torax"), ("OT", "CHEST PA & LAT")]
 )
-def test_chest_x_rays_are_accepted_silently_by_any_name(gray, body_part, warned):
-    for modality in ("CR", "DX", "RG", "SC", "OT"):
-        data = to_bytes(make_dataset(gray, Modality=modality, BodyPartExamined=body_part, ImageLaterality="U"))
-        warned.clear()
-        assert read_dicom(data).info == {
-            "Modality": modality, "BodyPartExamined": body_part.upper(), "ViewPosition": "PA", "ImageLaterality": "U"
-        }  # fmt: skip
-        assert not warned.records
+def test_chest_x_rays_are_accepted_silently_by_any_name(gray, modality, body_part, warned):
+    dataset = make_dataset(gray, Modality=modality, BodyPartExamined=body_part, ImageLaterality="U")
+    warned.clear()
+    assert read_dicom(dataset).info == {
+        "Modality": modality, "BodyPartExamined": body_part.upper(), "ViewPosition": "PA", "ImageLaterality": "U"
+    }  # fmt: skip
+    assert not warned.records
 
 
 @pytest.mark.parametrize(
@@ -232,10 +225,9 @@ def test_chest_x_rays_are_accepted_silently_by_any_name(gray, body_part, warned)
 def test_other_images_are_refused_unless_forced(gray, tmp_path, elements, message):
     path = tmp_path / "other"
     path.write_bytes(to_bytes(make_dataset(gray, **elements)))
-    for read in (read_dicom, open_image, LlmCxrImageProcessor()):
-        with pytest.raises(ValueError, match=f"Expected a chest X-ray, .*{message}") as error:
-            read(path)
-        assert f"'{path}'" in str(error.value) and "force=True" in str(error.value)
+    with pytest.raises(ValueError, match=f"Expected a chest X-ray, .*{message}") as error:
+        LlmCxrImageProcessor()(path)
+    assert f"'{path}'" in str(error.value) and "force=True" in str(error.value)
     np.testing.assert_array_equal(pixels_of(path, force=True), gray)
     assert LlmCxrImageProcessor()(read_dicom(path, force=True), return_tensors="pt").pixel_values.shape[-1] == 256
 
@@ -261,31 +253,10 @@ def test_missing_or_unusual_attributes_warn_once(gray, removed, elements, messag
     assert len(warned.records) == 1 and re.search(message, warned.text)
 
 
-def test_a_huge_image_is_refused_before_it_is_decoded(gray, monkeypatch):
+def test_a_huge_image_is_refused_before_it_is_decoded(gray):
     dataset = make_dataset(gray, Rows=60_000, Columns=50_000)
     with pytest.raises(ValueError, match="50000x60000 pixels are more than .*MAX_IMAGE_PIXELS.*decompression bomb"):
-        read_dicom(to_bytes(dataset))
-    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", HEIGHT * WIDTH)
-    read_dicom(make_dataset(gray))
-    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", HEIGHT * WIDTH - 1)
-    with pytest.raises(ValueError, match="decompression bomb"):
-        read_dicom(make_dataset(gray))
-
-
-@pytest.mark.parametrize(
-    ("name", "size"),
-    [
-        ("MR_small_jp2klossless.dcm", "64x64"),
-        ("MR_small_jpeg_ls_lossless.dcm", "64x64"),
-        ("SC_rgb_jpeg.dcm", "256x256"),
-        ("JPEG-LL.dcm", "256x1024"),
-    ],
-)
-def test_a_small_header_on_a_large_compressed_image_is_refused(name, size):
-    dataset = pydicom.dcmread(sample(name))
-    dataset.Rows = dataset.Columns = 16
-    with pytest.raises(ValueError, match=f"its compressed image has {size} pixels, but its header 16x16"):
-        read_dicom(dataset, force=True)
+        read_dicom(dataset)
 
 
 @pytest.mark.parametrize(
@@ -304,17 +275,13 @@ def test_a_missing_decoder_is_named_with_the_extra_that_brings_it(monkeypatch):
         read_dicom(sample("JPEG-LL.dcm"), force=True)
 
 
-def test_files_of_other_kinds_are_told_apart_by_content_not_by_name(tmp_path, gray):
+def test_files_are_recognized_by_content_not_by_name(tmp_path, gray):
     (tmp_path / "image.dcm").write_bytes(b"P5 40 40 255 " + bytes(1600))
     (tmp_path / "dicom.png").write_bytes(to_bytes(make_dataset(gray)))
-    assert [is_dicom(tmp_path / name) for name in ("image.dcm", "dicom.png")] == [False, True]
-    assert [is_dicom((tmp_path / name).read_bytes()) for name in ("image.dcm", "dicom.png")] == [False, True]
     assert open_image(tmp_path / "image.dcm").size == (40, 40)
     np.testing.assert_array_equal(np.asarray(open_image(tmp_path / "dicom.png")), gray)
     with pytest.raises(ValueError, match="image.dcm' is not a DICOM file: expected 'DICM' after 128 bytes"):
         read_dicom(tmp_path / "image.dcm")
-    with pytest.raises(FileNotFoundError, match="missing.dcm"):
-        read_dicom(tmp_path / "missing.dcm")
 
 
 def test_pydicom_is_imported_when_it_is_needed_and_not_asked_for_by_remote_code():

@@ -1,6 +1,5 @@
 import base64
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from io import BytesIO
 from pathlib import Path
@@ -55,8 +54,6 @@ def server(rgb_array, monkeypatch):
                 self.send_header("Location", "/image.png")
                 self.end_headers()
                 return
-            if self.path == "/slow.png":
-                time.sleep(0.6)
             self.send_response(200 if self.path == "/image.png" else 404)
             self.end_headers()
             self.wfile.write(body if self.path == "/image.png" else b"nothing here")
@@ -119,20 +116,13 @@ def test_grey_processor_gives_one_channel(grey_array):
     np.testing.assert_allclose(pixel_values[0, 0].numpy(), expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "La", "RGBa", "PA"])
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
 def test_transparent_pixels_are_black(processor, mode):
     alpha = PIL.Image.fromarray(np.repeat(np.array([[0], [255]], dtype=np.uint8), 40, 0).repeat(80, 1))
-    image = PIL.Image.new("RGBA", (80, 80), "white")
+    image = PIL.Image.new("RGBA", (80, 80), "white").convert(mode)
     image.putalpha(alpha)
-    via = {"RGBa": ["RGBa"], "LA": ["LA"], "La": ["LA", "La"], "PA": ["PA"]}.get(mode, [])
-    for step in via:
-        image = image.convert(step)
-    if mode == "PA":  # Pillow before 12 loses the transparency in the conversion.
-        image.putalpha(alpha)
-    assert image.mode == mode
     pixel_values = pixels(processor, image)
-    assert (pixel_values[:, :110] == -1).all()
-    assert (pixel_values[:, -110:] == 1).all()
+    assert image.mode == mode and (pixel_values[:, :110] == -1).all() and (pixel_values[:, -110:] == 1).all()
 
 
 def test_16_bit_png_is_windowed_before_it_is_resized(processor, wide_array, tmp_path):
@@ -169,57 +159,42 @@ def test_arrays_of_any_layout_and_dtype(processor, grey_array, rgb_array, kind, 
     assert torch.equal(pixels(processor, array), expected)
 
 
-def test_paths_bytes_and_data_uris_give_the_same_pixels(processor, rgb_array, rgb_path):
-    expected = pixels(processor, PIL.Image.fromarray(rgb_array))
-    data = rgb_path.read_bytes()
-    uri = "data:image/png;base64," + base64.b64encode(data).decode()
-    for source in (str(rgb_path), rgb_path, data, uri):
-        assert torch.equal(pixels(processor, source), expected)
-
-
-def test_dicom_of_every_kind_gives_the_same_pixels(processor, grey_array, tmp_path):
-    expected = pixels(processor, as_rgb(grey_array))
-    dataset = image_to_dicom(PIL.Image.fromarray(grey_array))
-    dataset.ViewPosition = "AP"
-    path = tmp_path / "image.png"
-    dataset.save_as(path)
+@pytest.mark.parametrize("kind", ["png", "dicom"])
+def test_files_of_every_kind_give_the_same_pixels(processor, grey_array, tmp_path, kind):
+    image, path = PIL.Image.fromarray(grey_array), tmp_path / "image.png"
+    sources = [path, str(path)]
+    if kind == "png":
+        image.save(path)
+    else:
+        sources += [image_to_dicom(image)]
+        sources[-1].save_as(path)
     data = path.read_bytes()
-    uri = "data:image/dicom;base64," + base64.b64encode(data).decode()
-    for source in (path, str(path), data, dataset, BytesIO(data), uri):
-        assert torch.equal(pixels(processor, source), expected)
-    batch = processor([dataset, path, PIL.Image.fromarray(grey_array)], return_tensors="pt").pixel_values
-    assert all(torch.equal(each, expected) for each in batch)
+    encoded = base64.b64encode(data).decode()
+    sources += [data, BytesIO(data), f"data:image/{kind};base64,{encoded}", encoded]
+    batch = processor([*sources, image], return_tensors="pt").pixel_values
+    assert all(torch.equal(each, pixels(processor, image)) for each in batch)
 
 
 def test_urls_are_fetched_also_through_a_redirect(processor, rgb_array, server):
     expected = pixels(processor, PIL.Image.fromarray(rgb_array))
-    assert torch.equal(pixels(processor, f"{server}/image.png"), expected)
     assert torch.equal(pixels(processor, f"{server}/moved.png"), expected)
-
-
-def test_a_download_that_fails_names_the_url(processor, server, monkeypatch):
     with pytest.raises(ConnectionError, match=f"Cannot download '{server}/missing.png': .*404"):
         processor(f"{server}/missing.png")
     with pytest.raises(ConnectionError, match="Cannot download 'http://127.0.0.1:1/a.png': .*refused"):
         processor("http://127.0.0.1:1/a.png")
-    monkeypatch.setattr("transformers_cxr.llm_cxr.image_processing_llm_cxr.DOWNLOAD_TIMEOUT", 0.2)
-    with pytest.raises(ConnectionError, match=f"Cannot download '{server}/slow.png': .*(timed out|Timeout)"):
-        processor(f"{server}/slow.png")
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF"])
-@pytest.mark.parametrize("given_as", ["path", "bytes", "PIL"])
-def test_exif_rotation_is_applied_once(processor, tmp_path, format, given_as):
+def test_exif_rotation_is_applied_once(processor, tmp_path, format):
     upright = PIL.Image.new("RGB", (96, 64), "black")
     upright.paste("white", (0, 0, 96, 32))
     exif = PIL.Image.Exif()
     exif[0x0112] = 6  # "rotate by 90 degrees clockwise to display"
     path = tmp_path / "rotated"
     upright.transpose(PIL.Image.Transpose.ROTATE_90).save(path, format, exif=exif)
-    source = {"path": lambda: path, "bytes": path.read_bytes, "PIL": lambda: PIL.Image.open(path)}[given_as]()
-    pixel_values = pixels(processor, source)
-    assert (pixel_values[:, :110] > 0.9).all()
-    assert (pixel_values[:, -110:] < -0.9).all()
+    for source in (path, PIL.Image.open(path)):
+        pixel_values = pixels(processor, source)
+        assert (pixel_values[:, :110] > 0.9).all() and (pixel_values[:, -110:] < -0.9).all()
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
@@ -257,16 +232,13 @@ def test_truncated_files_are_refused_wherever_they_end(processor, tmp_path, rgb_
             processor(data[:length])
 
 
-@pytest.mark.parametrize("size", [(1, 1), (15, 300), (16, 4000), (4000, 16)])
+@pytest.mark.parametrize("size", [(15, 300), (16, 4000)])
 def test_shapes_that_cannot_be_a_radiograph_are_refused(processor, size):
-    message = f"An image of {size[0]}x{size[1]} pixels cannot be a chest X-ray"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"An image of {size[0]}x{size[1]} pixels cannot be a chest X-ray"):
         processor(PIL.Image.new("L", size))
-    with pytest.raises(ValueError, match=message):
-        processor(np.zeros(size[::-1], dtype=np.uint8))
 
 
-@pytest.mark.parametrize("shape", [(64,), (64, 64, 2), (5, 64, 64), (1, 1, 3, 64, 64)])
+@pytest.mark.parametrize("shape", [(64, 64, 2), (5, 64, 64)])
 def test_array_shapes_that_are_no_image_are_refused(processor, shape):
     with pytest.raises(ValueError, match="Expected an image as .height, width.*got an array of shape"):
         processor(np.zeros(shape, dtype=np.uint8))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+from contextlib import suppress
 from io import BytesIO
 from typing import BinaryIO
 
@@ -45,16 +46,14 @@ def _read_source(source) -> tuple[bytes | str, str]:
             return response.raise_for_status().content, source
         except HTTPError as error:
             raise ConnectionError(f"Cannot download '{source}': {error or type(error).__name__}.") from error
-    if not source.startswith("data:image/") and os.path.isfile(source):
+    is_data_uri = source.startswith("data:image/")
+    if not is_data_uri and os.path.isfile(source):
         return source, source
-    shown = source if len(source) <= 200 else f"{source[:100]}..."
-    try:
-        if source.startswith("data:image/") or len(source) >= MIN_BASE64:
+    if is_data_uri or len(source) >= MIN_BASE64:
+        with suppress(ValueError):
             # Base64 from mails and from the shell is broken into lines.
             return base64.b64decode("".join(source.rpartition(",")[2].split()), validate=True), "base64 image"
-    except ValueError as error:
-        if source.startswith("data:image/"):
-            raise ValueError(f"The image given as '{shown}' is not valid base64: {error}.") from error
+    shown = source if len(source) <= 200 else f"{source[:100]}..."
     raise FileNotFoundError(
         f"No image file at '{shown}'. Give a path, an http(s) URL, a `data:image/` string or valid base64."
     )
@@ -168,21 +167,9 @@ class LlmCxrImageProcessor(PilBackend):
                 "Expected an image as a PIL image, path, URL, bytes, file, DICOM dataset, numpy array or torch "
                 f"tensor, got {type(images).__name__}."
             )
-        if isinstance(images, (np.ndarray, torch.Tensor)):
-            if images.ndim not in (2, 3, 4):
-                raise ValueError(
-                    "Expected an image as (height, width), (height, width, channels) or (channels, height, width), or "
-                    f"a batch of the latter two, got an array of shape {tuple(images.shape)}."
-                )
-            # The base class does not take arrays of two dimensions for images.
-            if images.ndim == 2:
-                return self._array_to_pil(images)
-        return images
-
-    def _prepare_images_structure(self, images, expected_ndims: int = 3):
-        images = super()._prepare_images_structure(images, expected_ndims)
-        if not images:
-            raise ValueError("Expected at least one image, got an empty list or batch.")
+        # The base class does not take arrays of two dimensions for images.
+        if not isinstance(images, PIL.Image.Image) and images.ndim == 2:
+            return self._array_to_pil(images)
         return images
 
     def process_image(self, image, do_convert_rgb=None, input_data_format=None, **kwargs) -> np.ndarray:
@@ -198,9 +185,9 @@ class LlmCxrImageProcessor(PilBackend):
                 f"An image of {image.width}x{image.height} pixels cannot be a chest X-ray: both sides need at least "
                 f"{MIN_SIDE} pixels, and the longer one at most {MAX_ASPECT_RATIO} times the shorter."
             )
-        if image.mode in ("P", "PA", "LA", "RGBA", "La", "RGBa"):
-            image = image.convert("LA" if image.mode == "La" else "RGBA").convert("RGBA")
-            image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "black"), image)
+        if image.mode in ("P", "PA", "LA", "RGBA"):
+            background = PIL.Image.new("RGBA", image.size, "black")
+            image = PIL.Image.alpha_composite(background, image.convert("RGBA"))
         array = np.asarray(image.convert("RGB" if do_convert_rgb else "L"))
         return np.moveaxis(array, -1, 0) if do_convert_rgb else array[None]
 
@@ -208,8 +195,6 @@ class LlmCxrImageProcessor(PilBackend):
         if isinstance(array, torch.Tensor):
             array = array.detach().cpu()
             array = (array.float() if array.dtype.is_floating_point else array).numpy()
-        if array.size == 0:
-            raise ValueError(f"The image is empty: an array of shape {array.shape}.")
         array = _to_uint8(array)
         if array.ndim == 3:
             if input_data_format is None and not {array.shape[0], array.shape[-1]} & {1, 3, 4}:
