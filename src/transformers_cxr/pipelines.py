@@ -197,7 +197,7 @@ class CxrGenerationPipeline(CxrPipeline):
 
     def generate(self, texts, pixel_values=None, **generate_kwargs) -> list[PIL.Image.Image]:
         seeds = image_seeds(generate_kwargs.get("seed"), generate_kwargs.get("num_images", 1))
-        if is_sequence(seeds):
+        if seeds is not None:
             # The images of a text do not depend on its batch.
             generate_kwargs["seed"] = [*seeds] * len(texts)
         return generate_image(self.model, self.processor, texts, **generate_kwargs)

@@ -138,7 +138,7 @@ def test_several_texts_of_a_request_follow_each_other(tiny_model):
     ("kwargs", "error", "message"),
     [
         ({"images": images(2), "instruction": ["a"]}, ValueError, "one instruction for each request, got 1 for 2"),
-        ({"images": np.zeros((2, 1, 64, 64), dtype=np.uint8)}, ValueError, "got a batch in one array: give a list"),
+        ({"images": np.zeros((2, 1, 64, 64), dtype=np.uint8)}, ValueError, "got an array of shape"),
         ({"images": images(1), "image_codes": [[0] * 16]}, ValueError, "not both"),
         ({"image_codes": [[0] * 15]}, ValueError, "Expected 16 codes for an image, got 15"),
         ({"images": images(1), "instruction": 3}, TypeError, "Expected an instruction as a string, got int"),

@@ -3,11 +3,17 @@ import pytest
 import torch
 from jinja2 import TemplateError
 
-from transformers_cxr import CXRVQTokenizerConfig, LlmCxrProcessor
+from transformers_cxr import LlmCxrProcessor
 
 
-def codes(count, seed=0):
-    return np.random.default_rng(seed).integers(0, 32, (count, 16))
+def codes(count):
+    return np.random.default_rng(0).integers(0, 32, (count, 16))
+
+
+@pytest.fixture(params=[False, True], ids=["image tokens", "text markers"])
+def processor(request, text_tokenizer, vq_tokenizer):
+    """Both token layouts. In that of the released LLM-CXR `<` and `>` begin and end an image."""
+    return LlmCxrProcessor.from_tokenizer(text_tokenizer, vq_tokenizer.config, text_image_markers=request.param)
 
 
 CONVERSATION = [
@@ -18,8 +24,7 @@ CONVERSATION = [
 ]
 
 
-def test_chat_template_is_dollys_instruction_format(tiny_model):
-    _, processor = tiny_model
+def test_chat_template_is_dollys_instruction_format(processor):
     assert processor.apply_chat_template(CONVERSATION) == (
         "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
         "### Instruction:\nIs there pneumonia?\n\nInput:\n<image>\n\n### Response:\nYes.\n\n### End\n\n"
@@ -27,8 +32,7 @@ def test_chat_template_is_dollys_instruction_format(tiny_model):
     )
 
 
-def test_system_message_replaces_the_introduction_and_the_prompt_ends_with_the_response_key(tiny_model):
-    _, processor = tiny_model
+def test_system_message_replaces_the_introduction_and_the_prompt_ends_with_the_response_key(processor):
     messages = [{"role": "system", "content": "You read X-rays."}, {"role": "user", "content": "Hello."}]
     expected = "You read X-rays.\n\n### Instruction:\nHello.\n\n### Response:\n"
     assert processor.apply_chat_template(messages, add_generation_prompt=True) == expected
@@ -47,13 +51,12 @@ USER, VIDEO = {"role": "user", "content": "Hello."}, {"type": "video", "path": "
         ([{"role": "system", "content": [VIDEO]}], "parts of type 'text' and 'image', not 'video'"),
     ],
 )
-def test_what_the_chat_template_has_no_place_for_is_refused(tiny_model, messages, message):
+def test_what_the_chat_template_has_no_place_for_is_refused(processor, messages, message):
     with pytest.raises(TemplateError, match=message):
-        tiny_model[1].apply_chat_template(messages)
+        processor.apply_chat_template(messages)
 
 
-def test_assistant_mask_covers_exactly_the_responses_images_included(tiny_model):
-    _, processor = tiny_model
+def test_assistant_mask_covers_exactly_the_responses_images_included(processor):
     encoded = processor.apply_chat_template(
         [CONVERSATION],
         tokenize=True,
@@ -64,117 +67,98 @@ def test_assistant_mask_covers_exactly_the_responses_images_included(tiny_model)
     ids, mask = encoded["input_ids"][0], encoded["assistant_masks"][0]
     response = [token for token, kept in zip(ids, mask) if kept]
     generated = "".join(f"<|cxr_{code:04d}|>" for code in codes(2)[1])
-    expected = f"Yes.\n\n### EndHere: <|cxr_start|>{generated}<|cxr_end|>\n\n### End"
+    begin, end = processor.tokenizer.batch_decode([[processor.boi_token_id], [processor.eoi_token_id]])
+    expected = f"Yes.\n\n### EndHere: {begin}{generated}{end}\n\n### End"
     assert processor.tokenizer.decode(response) == expected
 
 
-@pytest.mark.parametrize("text", ["<image>", "a <image> b", "<image><image>", "no image", "<image>\n\nx <image>"])
-def test_ids_to_text_and_codes_and_back(tiny_model, text):
-    _, processor = tiny_model
+@pytest.mark.parametrize(
+    "text", ["<image>", "a <image> b", "<image><image>", '"<image>".', "no image", "x <y <image>\n\nz > <image>"]
+)
+def test_ids_to_text_and_codes_and_back_whatever_stands_beside_an_image(processor, text):
     given = codes(text.count("<image>"))
-    kwargs = {"image_codes": given} if len(given) else {}
-    ids = processor(text=[text], return_tensors="pt", **kwargs).input_ids
-    back_text, back_codes = processor.split_interleaved(ids[0])
+    kwargs = {"text": [text], "image_codes": given}
+    ids = processor(**kwargs, return_tensors="pt").input_ids[0]
+    back_text, back_codes = processor.split_interleaved(ids)
     assert back_text == text and back_codes == given.tolist()
-    assert len(ids[0]) == len(processor.tokenizer(text).input_ids) + 17 * len(given)
+    assert len(ids) == len(processor.tokenizer(text).input_ids) + 17 * len(given)
+    assert (ids != processor.image_token_id).all()
+    for kind in (None, "np"):
+        assert np.array_equal(processor(**kwargs, return_tensors=kind)["input_ids"][0], ids)
 
 
-def test_save_and_load_keeps_everything_but_the_vq_tokenizer(tiny_model, tmp_path):
-    model, processor = tiny_model
-    processor.vq_tokenizer = model.vq_tokenizer
+def test_markers_without_codes_are_text(text_tokenizer, vq_tokenizer):
+    processor = LlmCxrProcessor.from_tokenizer(text_tokenizer, vq_tokenizer.config, text_image_markers=True)
+    processor.vq_tokenizer = vq_tokenizer
+    ids = processor(text=["x < 5 <image> and > 3 <"], image_codes=codes(1)).input_ids[0]
+    ids += processor.tokenizer("<").input_ids
+    # The markers of an image belong to no text.
+    assert processor.post_process_multimodal_output([ids]) == ["x < 5  and > 3 <<"]
+    assert len(processor.post_process_multimodal_output([ids], generation_mode="image")[0]) == 1
+
+
+def test_save_and_load_keep_everything_but_the_vq_tokenizer(processor, vq_tokenizer, tmp_path):
+    processor.vq_tokenizer = vq_tokenizer
     processor.save_pretrained(tmp_path)
     loaded = LlmCxrProcessor.from_pretrained(tmp_path)
     assert loaded.vq_tokenizer is None and loaded.tokenizer.padding_side == "left"
-    assert (loaded.num_image_tokens, loaded.codebook_size, loaded.image_token_offset) == (
-        16,
-        32,
-        processor.image_token_offset,
-    )
+    assert loaded.token_layout == processor.token_layout
+    assert loaded.image_processor.to_dict() == processor.image_processor.to_dict()
     given = {"text": ["a <image>"], "image_codes": codes(1)}
     assert loaded(**given)["input_ids"] == processor(**given)["input_ids"]
     assert loaded.apply_chat_template(CONVERSATION) == processor.apply_chat_template(CONVERSATION)
-    assert "image_token_offset" not in (tmp_path / "processor_config.json").read_text()
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
-def test_images_and_slots_must_match_in_number(tiny_model, count):
-    _, processor = tiny_model
+def test_images_and_slots_must_match_in_number(processor, count):
+    text = ["<image> and <image>"]
     images = [np.zeros((40, 40), dtype=np.uint8)] * count
-    with pytest.raises(ValueError, match=f"of the texts, 2, got {count}"):
-        processor(text=["<image> and <image>"], images=images or None)
-    if count:
-        with pytest.raises(ValueError, match=f"of the texts, 2, got {count}"):
-            processor(text=["<image> and <image>"], image_codes=codes(count))
+    for given in ({"images": images or None}, {"image_codes": codes(count)}):
+        with pytest.raises(ValueError, match="2 <image> tokens"):
+            processor(text=text, **given)
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("way", ["pixels", "codes", "vq_tokenizer"])
-def test_truncation_that_cuts_an_image_is_refused(tiny_model, way, side):
-    model, processor = tiny_model
-    processor.tokenizer.truncation_side = side
-    processor.vq_tokenizer = model.vq_tokenizer if way == "vq_tokenizer" else None
+def test_truncation_that_cuts_an_image_is_refused(processor, vq_tokenizer, way):
+    processor.vq_tokenizer = vq_tokenizer if way == "vq_tokenizer" else None
     images = {"image_codes": codes(1)} if way == "codes" else {"images": [np.zeros((40, 40), dtype=np.uint8)]}
-    given = {"text": ["Before it <image> after it."], **images}
-    whole = processor(**given)["input_ids"][0]
-    assert processor(**given, truncation=True, max_length=len(whole))["input_ids"][0] == whole
     with pytest.raises(ValueError, match="truncation"):
-        processor(**given, truncation=True, max_length=12)
+        processor(text=["Before it <image> after it."], **images, truncation=True, max_length=12)
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
         (np.zeros((1, 15), dtype=int), r"Expected 16 codes for an image, got 15 \(image 1 of 1\)"),
-        (np.full((1, 16), 32), r"Expected integer codes in \[0, 32\), got 32 \(image 1 of 1\)"),
-        (np.full((1, 16), -1), "got -1"),
-        (np.full((1, 16), 0.5), "integer codes .* got 0.5"),
-        (torch.ones(1, 16, dtype=torch.bool), "integer codes .* got True"),
-        ([0] * 16, r"shape \(num_images, 16\), got int"),
+        ([[0] * 16, [0] * 15 + [32]], r"integer codes in \[0, 32\), got int64 from 0 to 32 \(image 2 of 2\)"),
+        (np.full((1, 16), -1), "got int64 from -1"),
+        (torch.full((1, 16), 0.5), "got float32"),
     ],
 )
-def test_wrong_codes_are_refused(tiny_model, wrong, message):
-    _, processor = tiny_model
+def test_wrong_codes_are_refused(processor, wrong, message):
     with pytest.raises(ValueError, match=message):
-        processor(text=["<image>"], image_codes=wrong)
+        processor(text=["<image>"] * len(wrong), image_codes=wrong)
 
 
-def test_codes_without_a_text_are_refused(tiny_model):
-    model, processor = tiny_model
-    with pytest.raises(ValueError, match="Codes are part of a text: give `text` with a slot"):
+def test_codes_without_a_text_are_refused(processor):
+    with pytest.raises(ValueError, match="Give `image_codes` with `text`"):
         processor(image_codes=codes(1))
-    processor.vq_tokenizer = model.vq_tokenizer
-    with pytest.raises(ValueError, match="Codes are part of a text: give `text` with a slot"):
-        processor(images=np.zeros((40, 40), dtype=np.uint8))
 
 
-def test_broken_image_in_ids_is_refused(tiny_model):
-    _, processor = tiny_model
-    ids = processor(text=["a <image>"], image_codes=codes(1), return_tensors="pt").input_ids[0]
-    with pytest.raises(ValueError, match=r"Expected 16 codes for an image, got 12 \(image 1 of the sequence\)"):
-        processor.split_interleaved(ids[:-5])
-
-
-def test_vq_tokenizer_of_another_codebook_is_refused(tiny_model, text_tokenizer):
-    model, _ = tiny_model
-    config = CXRVQTokenizerConfig(image_size=32, block_out_channels=(32, 32), attention_levels=(), codebook_size=64)
-    other = LlmCxrProcessor.from_tokenizer(text_tokenizer, config)
-    with pytest.raises(ValueError, match="Expected a VQ tokenizer with 256 codes .* of 64, got 16 from 32"):
-        other.vq_tokenizer = model.vq_tokenizer
-    with pytest.raises(ValueError, match="Set `processor.vq_tokenizer"):
-        other.decode_codes([[0] * 256])
-
-
-def test_generated_ids_become_text_or_images(tiny_model):
-    model, processor = tiny_model
-    processor.vq_tokenizer = model.vq_tokenizer
+def test_generated_ids_become_text_or_images(processor, vq_tokenizer):
     ids = processor(text=["a <image> b"], image_codes=codes(1), return_tensors="pt").input_ids
+    with pytest.raises(ValueError, match="Set `processor.vq_tokenizer"):
+        processor.decode_codes(codes(1))
+    processor.vq_tokenizer = vq_tokenizer
     assert processor.post_process_multimodal_output(ids) == ["a  b"]
     assert processor.post_process_multimodal_output(ids[0].tolist(), generation_mode="text") == ["a  b"]
     # A model can also spell `<image>` letter by letter: ids decide.
     spelled = [i for piece in ("<", "image", ">") for i in processor.tokenizer(piece).input_ids]
     ((image,),) = processor.post_process_multimodal_output([spelled + ids[0].tolist()], generation_mode="image")
-    pixel_values = model.vq_tokenizer.decode(torch.tensor(codes(1)))
+    pixel_values = vq_tokenizer.decode(torch.tensor(codes(1)))
     (decoded,) = processor.post_process_multimodal_output(pixel_values, generation_mode="image")
     assert image.tobytes() == decoded.tobytes() and image.info == decoded.info
+    with pytest.raises(ValueError, match=r"Expected 16 codes for an image, got 12 \(image 1 of the sequence\)"):
+        processor.split_interleaved(ids[0, : ids[0].tolist().index(processor.boi_token_id) + 13])
     with pytest.raises(ValueError, match="got 'audio'"):
         processor.post_process_multimodal_output(ids, generation_mode="audio")

@@ -64,9 +64,9 @@ USER = [{"role": "user", "content": "Report."}]
     ("change", "message"),
     [
         ({"task": "caption"}, r"\(id 'x'\): Expected a task from report, image, vqa, text, got 'caption'"),
-        ({"image_codes": [[0] * 15 + [32]]}, r"\(id 'x'\): Expected integer codes in .*got 32"),
-        ({"image_codes": [[0] * 16] * 2}, "of the texts, 1, got 2"),
-        ({"image_codes": None}, "of the texts, 1, got 0"),
+        ({"image_codes": [[0] * 15 + [32]]}, r"\(id 'x'\): Expected integer codes in .*to 32"),
+        ({"image_codes": [[0] * 16] * 2}, "Found total 1 <image> tokens and 2 images"),
+        ({"image_codes": None}, "Found 1 <image> tokens"),
         ({"image_codes": None, "images": ["a.png", "b.png"]}, "each of the 1 image slots, got 2"),
         ({"image_codes": None, "images": ["missing.png"]}, r"\(id 'x'\): .*missing.png"),
         ({"messages": USER, "image_codes": []}, "Expected a response of the assistant"),

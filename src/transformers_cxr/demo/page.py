@@ -216,7 +216,7 @@ def build_page(reader: Reader, title: str) -> gr.Blocks:
                     guidance = gr.Slider(
                         1,
                         MAX_GUIDANCE,
-                        value=reader.model.generation_config.image_generation.get("guidance_scale", 1),
+                        value=reader.model.image_generation.get("guidance_scale", 1),
                         step=0.1,
                         label="Guidance (1 switches it off)",
                         elem_id="guidance",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING
 
+import numpy as np
 import PIL.Image
 import torch
 import torch.nn.functional as F
@@ -110,6 +111,11 @@ class LlmCxrGenerationMixin(GenerationMixin):
         image_tokens = F.pad(codes + self.config.image_token_offset, (0, 1), value=self.config.eoi_token_id)
         return torch.cat([prompts.repeat_interleave(num_return_sequences, dim=0), image_tokens], dim=1)
 
+    @property
+    def image_generation(self) -> dict[str, float]:
+        """Settings of `generation_config.image_generation`, the defaults of [`~LlmCxrForCausalLM.generate_image`]."""
+        return getattr(self.generation_config, "image_generation", {})
+
     def _check_no_placeholders(self, input_ids: torch.LongTensor | None) -> None:
         if input_ids is not None:
             torch_compilable_check(
@@ -136,11 +142,9 @@ class LlmCxrGenerationMixin(GenerationMixin):
         self,
         input_ids: torch.LongTensor,
         attention_mask: torch.LongTensor | None = None,
-        pixel_values: torch.FloatTensor | None = None,
         num_images: int = 1,
         guidance_scale: float | None = None,
         negative_input_ids: torch.LongTensor | None = None,
-        negative_attention_mask: torch.LongTensor | None = None,
         do_sample: bool = True,
         temperature: float | None = None,
         top_k: int | None = None,
@@ -157,17 +161,13 @@ class LlmCxrGenerationMixin(GenerationMixin):
                 Prompts, padded on the left. The begin-of-image token is added to prompts that do not end with it.
             attention_mask (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
                 1 for tokens, 0 for padding; no padding by default.
-            pixel_values (`torch.FloatTensor` of shape `(num_images, channels, image_size, image_size)`, *optional*):
-                Images of the prompts, for the placeholders in `input_ids`.
             num_images (`int`, *optional*, defaults to 1):
                 Images per prompt.
             guidance_scale (`float`, *optional*):
                 Weight of the prompt against `negative_input_ids`; 1 is no guidance. The default is that of
                 `generation_config.image_generation`, or 1 if it has none or there is no negative prompt.
-            negative_input_ids (`torch.LongTensor` of shape `(1 or batch_size, negative_length)`, *optional*):
-                Prompts to guide away from; required for a `guidance_scale` above 1.
-            negative_attention_mask (`torch.LongTensor` of shape `(1 or batch_size, negative_length)`, *optional*):
-                1 for tokens, 0 for padding.
+            negative_input_ids (`torch.LongTensor` of shape `(1, negative_length)`, *optional*):
+                Prompt to guide away from; required for a `guidance_scale` above 1.
             do_sample (`bool`, *optional*, defaults to `True`):
                 Sample codes; `False` takes the most likely one.
             temperature, top_k, top_p:
@@ -186,16 +186,12 @@ class LlmCxrGenerationMixin(GenerationMixin):
             `[0, codebook_size)`. Image `i` belongs to prompt `i // num_images`.
 
         Raises:
-            ValueError: `input_ids` have another shape, an argument is out of its range, guidance has no negative
-                prompt, or a prompt leaves no room for an image in the context.
+            ValueError: An argument is out of its range, guidance has no negative prompt, a prompt holds placeholders,
+                or it leaves no room for an image in the context.
         """
-        if input_ids.ndim != 2:
-            raise ValueError(
-                f"Expected `input_ids` of shape (batch_size, sequence_length), got {tuple(input_ids.shape)}."
-            )
         if not isinstance(num_images, Integral) or num_images < 1:
             raise ValueError(f"`num_images` must be a whole number of at least 1, got {num_images}.")
-        defaults = self.generation_config.image_generation
+        defaults = self.image_generation
         if guidance_scale is None:
             guidance_scale = defaults.get("guidance_scale", 1.0) if negative_input_ids is not None else 1.0
         temperature = defaults.get("temperature", 1.0) if temperature is None else temperature
@@ -219,16 +215,10 @@ class LlmCxrGenerationMixin(GenerationMixin):
         if top_p is not None and top_p != 1.0:
             warpers.append(TopPLogitsWarper(top_p))
 
-        if pixel_values is not None:
-            input_ids = self.replace_image_placeholders(pixel_values, input_ids)[0]
-        else:
-            self._check_no_placeholders(input_ids)
+        self._check_no_placeholders(input_ids)
         rows = self._image_prompts(input_ids, attention_mask)
         if guidance_scale > 1:
-            negative_rows = self._image_prompts(negative_input_ids, negative_attention_mask)
-            if len(negative_rows) not in (1, batch_size):
-                raise ValueError(f"Expected 1 or {batch_size} negative prompts, got {len(negative_rows)}.")
-            rows = rows + negative_rows * (batch_size // len(negative_rows))
+            rows += self._image_prompts(negative_input_ids, None) * batch_size
         prompt_ids, mask = _left_pad(rows, self.device)
         self.check_context(prompt_ids.shape[1] + num_codes + 1)
 
@@ -313,8 +303,6 @@ def _uniform_numbers(seed: int | Sequence[int] | None, num_images: int, num_code
     seeds = image_seeds(seed, num_images)
     if seeds is None:
         return torch.rand(num_images, num_codes, dtype=torch.float64)
-    if not isinstance(seeds, Sequence) or not all(isinstance(each, Integral) for each in seeds):
-        raise ValueError(f"`seed` must be an integer or a list of integers, got {seeds!r}.")
     if len(seeds) != num_images:
         raise ValueError(f"Expected one seed for each of the {num_images} images, got {len(seeds)}.")
     generators = [torch.Generator().manual_seed(int(each)) for each in seeds]
@@ -374,66 +362,53 @@ def generate_text(
             slots do not match, or a prompt leaves no room in the context.
     """
     model.check_processor(processor)
-    if image_codes is None:
-        codes = None if images is None else _encode_images(model, processor, images)
-    elif images is None:
-        codes = _rows_of_requests(image_codes)
-    else:
+    if images is not None and image_codes is not None:
         raise ValueError("Give `images` or `image_codes`, not both.")
     instruction = processor.report_instruction if instruction is None else instruction
-    num_requests = len(instruction) if is_sequence(instruction) else len(codes or [[]])
-    instructions = list(instruction) if is_sequence(instruction) else [instruction] * num_requests
-    codes = [[] for _ in instructions] if codes is None else codes
-    if not isinstance(images, (list, tuple)) and image_codes is None and len(codes) == 1:
-        codes = codes * num_requests
-    if len(codes) != num_requests:
-        raise ValueError(f"Expected one instruction for each request, got {num_requests} for {len(codes)} images.")
-    if history is not None and num_requests != 1:
-        raise ValueError(f"Expected a single request with `history`, got {num_requests}.")
+    if image_codes is not None:
+        requests = [[codes] if len(codes) and np.ndim(codes[0]) == 0 else list(codes) for codes in image_codes]
+    elif isinstance(images, (list, tuple)):
+        requests = [list(each) if isinstance(each, (list, tuple)) else [each] for each in images]
+    else:
+        num_requests = len(instruction) if is_sequence(instruction) else 1
+        requests = [[] if images is None else [images]] * num_requests
+    instructions = list(instruction) if is_sequence(instruction) else [instruction] * len(requests)
+    if len(instructions) != len(requests):
+        raise ValueError(
+            f"Expected one instruction for each request, got {len(instructions)} for {len(requests)} images."
+        )
+    if history is not None and len(requests) != 1:
+        raise ValueError(f"Expected a single request with `history`, got {len(requests)}.")
 
     history = list(history or [])
     num_earlier = sum(
         part.get("type") == "image" for m in history for part in m["content"] if not isinstance(part, str)
     )
     conversations = []
-    for text, rows in zip(instructions, codes):
+    for text, given in zip(instructions, requests):
         if not isinstance(text, str):
             raise TypeError(f"Expected an instruction as a string, got {type(text).__name__}.")
-        if len(rows) < num_earlier:
-            raise ValueError(f"Expected an image for each of the {num_earlier} slots of `history`, got {len(rows)}.")
-        slots = [{"type": "image"}] * (len(rows) - num_earlier)
+        if len(given) < num_earlier:
+            raise ValueError(f"Expected an image for each of the {num_earlier} slots of `history`, got {len(given)}.")
+        slots = [{"type": "image"}] * (len(given) - num_earlier)
         conversations.append([*history, {"role": "user", "content": [{"type": "text", "text": text}, *slots]}])
-    inputs = processor.encode_prompts(conversations, [row for rows in codes for row in rows]).to(model.device)
+    if image_codes is None:
+        inputs = processor.encode_prompts(conversations, images=requests)
+    else:
+        inputs = processor.encode_prompts(conversations, image_codes=[row for rows in requests for row in rows])
     length = inputs.input_ids.shape[1]
     model.check_context(length + 1)
     if model.context_length is not None:
         max_new_tokens = min(max_new_tokens, model.context_length - length)
     output = model.generate(
-        **inputs, generation_mode="text", streamer=streamer, max_new_tokens=max_new_tokens, **generate_kwargs
+        **inputs.to(model.device),
+        generation_mode="text",
+        streamer=streamer,
+        max_new_tokens=max_new_tokens,
+        **generate_kwargs,
     )
     texts = processor.post_process_multimodal_output(output[:, length:], generation_mode="text")
     return [text.strip() for text in texts]
-
-
-@torch.no_grad()
-def _encode_images(model: LlmCxrGenerationMixin, processor: LlmCxrProcessor, images) -> list[list[list[int]]]:
-    """Encode images, given as for [`generate_text`], as rows of codes for each request."""
-    requests = images if isinstance(images, (list, tuple)) else [images]
-    requests = [each if isinstance(each, (list, tuple)) else [each] for each in requests]
-    flat = [image for request in requests for image in request]
-    if not flat:
-        return [[] for _ in requests]
-    pixel_values = processor.image_processor(flat, return_tensors="pt").pixel_values
-    if len(pixel_values) != len(flat):
-        raise ValueError("Expected single images, got a batch in one array: give a list of images.")
-    rows = iter(model.vq_tokenizer.encode(pixel_values.to(model.vq_tokenizer.device)).tolist())
-    return [[next(rows) for _ in request] for request in requests]
-
-
-def _rows_of_requests(image_codes) -> list[list]:
-    """Return the rows of codes of each request, which may be given as a single row."""
-    requests = [codes.tolist() if hasattr(codes, "tolist") else list(codes) for codes in image_codes]
-    return [[codes] if codes and isinstance(codes[0], Integral) else codes for codes in requests]
 
 
 @torch.no_grad()

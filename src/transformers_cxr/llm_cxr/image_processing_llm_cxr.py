@@ -196,11 +196,11 @@ class LlmCxrImageProcessor(PilBackend):
             array = array.detach().cpu()
             array = (array.float() if array.dtype.is_floating_point else array).numpy()
         array = _to_uint8(array)
-        if array.ndim == 3:
-            if input_data_format is None and not {array.shape[0], array.shape[-1]} & {1, 3, 4}:
+        if array.ndim != 2:
+            if array.ndim != 3 or (input_data_format is None and not {array.shape[0], array.shape[-1]} & {1, 3, 4}):
                 raise ValueError(
-                    "Expected an image as (height, width, channels) or (channels, height, width) with 1, 3 or 4 "
-                    f"channels, got an array of shape {array.shape}."
+                    "Expected an image as (height, width), (height, width, channels) or (channels, height, width), of "
+                    f"1, 3 or 4 channels, got an array of shape {array.shape}."
                 )
             layout = input_data_format or infer_channel_dimension_format(array, num_channels=(1, 3, 4))
             if layout == ChannelDimension.FIRST:

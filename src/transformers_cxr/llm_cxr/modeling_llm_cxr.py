@@ -45,8 +45,6 @@ class LlmCxrPreTrainedModel(PreTrainedModel):
         # Loading creates new parameters. With `output_loading_info` the model is the first of two results.
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.vq_tokenizer.requires_grad_(False)
-        if model.can_generate() and not hasattr(model.generation_config, "image_generation"):
-            model.generation_config.image_generation = {}
         return loaded
 
     @property
@@ -243,7 +241,6 @@ class LlmCxrForCausalLM(LlmCxrGenerationMixin, LlmCxrPreTrainedModel):
         # Transformers loads additional settings only from a generation config that is not derived from the model's
         # config.
         self.generation_config._from_model_config = False
-        self.generation_config.image_generation = {}
 
     @classmethod
     def from_language_model(
@@ -317,7 +314,6 @@ class LlmCxrForCausalLM(LlmCxrGenerationMixin, LlmCxrPreTrainedModel):
         model.model.vq_tokenizer = vq_tokenizer.requires_grad_(False)
         generation_config = copy.deepcopy(language_model.generation_config)
         generation_config._from_model_config = False
-        generation_config.image_generation = {}
         generation_config.bos_token_id = tokenizer.bos_token_id
         generation_config.eos_token_id = processor.eos_token_ids
         generation_config.pad_token_id = processor.tokenizer.pad_token_id
