@@ -50,7 +50,7 @@ def model_fingerprint(model: LlmCxrForCausalLM, processor: LlmCxrProcessor) -> s
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     described = [processor.chat_template, processor.tokenizer.get_vocab(), processor.image_processor.to_dict()]
-    described += [processor.report_instruction, processor.image_instruction, model.generation_config.image_generation]
+    described += [processor.report_instruction, processor.image_instruction, model.image_generation]
     digest.update(json.dumps(described, sort_keys=True, default=str).encode())
     return digest.hexdigest()[:16]
 
