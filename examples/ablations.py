@@ -33,7 +33,7 @@ from transformers import TrainingArguments, set_seed
 
 from transformers_cxr import LlmCxrForCausalLM, LlmCxrProcessor, generate_text, training
 from transformers_cxr.data import Stage, StudyRecord, load_records, open_records, select_records, stage_mixture
-from transformers_cxr.evaluation.metrics import ReportPneumoniaAccuracy
+from transformers_cxr.evaluation.metrics import PneumoniaAccuracy
 from transformers_cxr.evaluation.results.tables import markdown_table
 from transformers_cxr.files import atomic_write, check_same_settings
 from transformers_cxr.training.resuming import result_settings
@@ -122,7 +122,7 @@ def evaluate(
         margins += (logits[:, yes] - logits[:, no]).tolist()
     half = len(selected) // 2
     references = ["No pneumonia."] * half + ["Pneumonia."] * half
-    results |= ReportPneumoniaAccuracy().compute(predictions=reports, references=references)
+    results |= PneumoniaAccuracy().compute(predictions=reports, references=references)
     results["auroc"] = float(roc_auc_score([0] * half + [1] * half, margins))
     return {name: results[name] for name in COLUMNS.values()}
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from .tasks import TASKS
-
 
 def _argument(default: Any, help: str) -> Any:
     if isinstance(default, list):
@@ -33,7 +31,11 @@ class EvaluationArguments:
         "findings+impression", "Sections of the reports of the records."
     )
     model: str = _argument("", "Checkpoint: a folder or a name on the Hub. Default: the embedded checkpoint.")
-    tasks: list[str] = _argument([], f"Tasks: {', '.join(TASKS)}. Default: all that have examples.")
+    tasks: list[str] = _argument(
+        [],
+        "Tasks: report, image, diversity, vqa, language, tokenizer, well-formed, robustness. Default: all that have "
+        "examples.",
+    )
     limit: int | None = _argument(None, "Maximum number of examples of a task, for a quick look.")
     batch_size: int = _argument(32, "Examples per batch.")
     num_resamples: int = _argument(1000, "Resamples of the intervals. 0 gives no intervals.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from datasets import Features, Value
 
 from ...reports.labeler import CHEXPERT_LABELS, POSITIVE, UNCERTAIN, CheXbertLabeler, RuleLabeler
 from .classification import classification_scores
@@ -38,7 +37,6 @@ class CheXpertLabels(CxrMetric):
     """
 
     CONFIG_NAMES = tuple(LABELERS)
-    FEATURES = Features({"predictions": Value("string"), "references": Value("string")})
 
     def prepare(self, predictions: Sequence[str], references: Sequence[str]) -> list[np.ndarray]:
         labeler = LABELERS[self.config_name]()

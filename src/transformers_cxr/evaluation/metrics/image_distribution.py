@@ -8,10 +8,9 @@ from contextlib import redirect_stdout
 
 import numpy as np
 import torch
-from datasets import Features, Image
 
 from .image_features import ImageFeatures
-from .metric import CxrMetric, Measurement
+from .metric import IMAGE_PAIRS, CxrMetric, Measurement
 
 try:
     from prdc import compute_prdc
@@ -43,7 +42,7 @@ class ImageDistribution(CxrMetric):
             Number of nearest neighbors that define the neighborhood of an image.
     """
 
-    FEATURES = Features({"predictions": Image(), "references": Image()})
+    FEATURES = IMAGE_PAIRS
     DISTINCT = True
 
     def __init__(self, features: ImageFeatures, nearest_k: int = 5, **kwargs):

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
-from transformers import AutoConfig, AutoImageProcessor, AutoModel
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, BaseImageProcessor, PreTrainedModel
 
+from ...checkpoints import find_device
 from ...classifiers import load_classifier
 from ...llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor
 
@@ -75,11 +76,25 @@ def load_image_features(name: str, batch_size: int = 32) -> ImageFeatures:
         ImportError: the package of the network is not installed.
         OSError: the weights cannot be read or downloaded; the error names them and where they belong.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("densenet121-") or _is_classifier(name):
-        return ImageFeatures(load_classifier(name).to(device).features, batch_size, device)
-    network = _Inception() if name == "inception" else _VisionModel(RAD_DINO if name == "rad-dino" else name)
-    return ImageFeatures(network.to(device).eval(), batch_size, device)
+    device = find_device()
+    if name == "inception":
+        network = _inception().to(device)
+
+        def features(pixel_values: torch.FloatTensor) -> torch.FloatTensor:
+            return network(_to_rgb_bytes(pixel_values))
+
+    elif name.startswith("densenet121-") or _is_classifier(name):
+        features = load_classifier(name).to(device).features
+    else:
+        model, image_processor = _vision_model(RAD_DINO if name == "rad-dino" else name)
+        model.to(device)
+
+        def features(pixel_values: torch.FloatTensor) -> torch.FloatTensor:
+            images = list(_to_rgb_bytes(pixel_values).cpu().numpy())
+            inputs = image_processor(images=images, return_tensors="pt")
+            return model(inputs.pixel_values.to(device)).pooler_output.flatten(1)
+
+    return ImageFeatures(features, batch_size, device)
 
 
 def _is_classifier(name: str) -> bool:
@@ -89,45 +104,29 @@ def _is_classifier(name: str) -> bool:
     return any(architecture.endswith("ForImageClassification") for architecture in architectures)
 
 
-class _Inception(nn.Module):
-    def __init__(self):
-        super().__init__()
-        try:
-            from torchmetrics.image.fid import NoTrainInceptionV3
-        except ImportError as error:
-            raise ImportError("'inception' needs `pip install transformers-cxr[evaluate]`.") from error
-        try:
-            self.network = NoTrainInceptionV3(name="inception-v3-compat", features_list=["2048"])
-        except OSError as error:
-            raise OSError(
-                f"The weights of torch-fidelity's Inception v3 could not be read or downloaded: {error}. Put "
-                "'pt_inception-2015-12-05-6726825d.pth' into '~/.cache/torch/hub/checkpoints', or choose another "
-                "feature space."
-            ) from error
-
-    def forward(self, pixel_values: torch.FloatTensor) -> torch.FloatTensor:
-        return self.network(_to_rgb_bytes(pixel_values))
+def _inception() -> nn.Module:
+    try:
+        from torchmetrics.image.fid import NoTrainInceptionV3
+    except ImportError as error:
+        raise ImportError("'inception' needs `pip install transformers-cxr[evaluate]`.") from error
+    try:
+        return NoTrainInceptionV3(name="inception-v3-compat", features_list=["2048"]).eval()
+    except OSError as error:
+        raise OSError(
+            f"The weights of torch-fidelity's Inception v3 could not be read or downloaded: {error}. Put "
+            "'pt_inception-2015-12-05-6726825d.pth' into '~/.cache/torch/hub/checkpoints', or choose another "
+            "feature space."
+        ) from error
 
 
-class _VisionModel(nn.Module):
-    """A vision model of Transformers with its image processor."""
-
-    def __init__(self, name: str):
-        super().__init__()
-        try:
-            self.model = AutoModel.from_pretrained(name)
-            self.image_processor = AutoImageProcessor.from_pretrained(name)
-        except OSError as error:
-            raise OSError(
-                f"'{name}' could not be read or downloaded. Give the folder of a vision model of Transformers (`hf "
-                f"download {name} --local-dir FOLDER` on a machine with internet access), or choose another feature "
-                "space."
-            ) from error
-
-    def forward(self, pixel_values: torch.FloatTensor) -> torch.FloatTensor:
-        images = list(_to_rgb_bytes(pixel_values).cpu().numpy())
-        inputs = self.image_processor(images=images, return_tensors="pt")
-        return self.model(inputs.pixel_values.to(self.model.device)).pooler_output.flatten(1)
+def _vision_model(name: str) -> tuple[PreTrainedModel, BaseImageProcessor]:
+    try:
+        return AutoModel.from_pretrained(name), AutoImageProcessor.from_pretrained(name)
+    except OSError as error:
+        raise OSError(
+            f"'{name}' could not be read or downloaded. Give the folder of a vision model of Transformers (`hf "
+            f"download {name} --local-dir FOLDER` on a machine with internet access), or choose another feature space."
+        ) from error
 
 
 def _to_rgb_bytes(pixel_values: torch.FloatTensor) -> torch.ByteTensor:

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from datasets import Features, Image
 
 from ...classifiers import XrayClassifier
 from .classification import classification_scores
-from .metric import CxrMetric
+from .metric import IMAGE_PAIRS, CxrMetric
 
 
 class ImageLabels(CxrMetric):
@@ -29,19 +28,15 @@ class ImageLabels(CxrMetric):
             The classifier, see [`load_classifier`].
     """
 
-    FEATURES = Features({"predictions": Image(), "references": Image()})
+    FEATURES = IMAGE_PAIRS
 
     def __init__(self, classifier: XrayClassifier, **kwargs):
         super().__init__(**kwargs)
         self.classifier = classifier
 
     def prepare(self, predictions: Sequence, references: Sequence) -> list[np.ndarray]:
-        return self.units_of(self.classifier.probabilities(predictions), self.classifier.probabilities(references))
-
-    @staticmethod
-    def units_of(generated: torch.FloatTensor, real: torch.FloatTensor) -> list[np.ndarray]:
-        """Return the units of images from their probabilities, of shape `(num_images, num_labels)`."""
-        return list(torch.stack([generated, real], dim=1).numpy())
+        probabilities = [probabilities_of(self.classifier, images) for images in (predictions, references)]
+        return list(torch.stack(probabilities, dim=1).numpy())
 
     def aggregate(self, units: Sequence[np.ndarray]) -> dict[str, float]:
         probabilities = np.stack(units)
@@ -53,3 +48,8 @@ class ImageLabels(CxrMetric):
                 for label, value in zip(self.classifier.label_names, values)
             }
         return averages
+
+
+def probabilities_of(classifier: XrayClassifier, images: Sequence | torch.FloatTensor) -> torch.FloatTensor:
+    """Return probabilities of shape `(num_images, num_labels)`, for `prepare` as given or those of images."""
+    return images if isinstance(images, torch.Tensor) else classifier.probabilities(images)

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Sequence
 
 import numpy as np
-from datasets import Features, Value
 
 from .metric import CxrMetric
 from .text_overlap import tokenize
@@ -34,7 +33,6 @@ class Meteor(CxrMetric):
     """
 
     CONFIG_NAMES = ("stem", "1.5")
-    FEATURES = Features({"predictions": Value("string"), "references": Value("string")})
 
     def prepare(self, predictions: Sequence[str], references: Sequence[str]) -> list[float] | list[np.ndarray]:
         given, wanted = [tokenize(report) for report in predictions], [tokenize(report) for report in references]

@@ -11,7 +11,9 @@ try:
     import evaluate
 except ImportError as error:
     raise ImportError("The metrics need evaluate: `pip install transformers-cxr[evaluate]`.") from error
-import datasets
+from datasets import Features, Image, Value
+
+IMAGE_PAIRS = Features({"predictions": Image(), "references": Image()})
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,12 @@ class CxrMetric(evaluate.Metric):
     - `metric.aggregate(units)` computes the scores of any selection of units; NaN for a score that they do not define.
 
     `metric.compute(predictions=..., references=...)` does both, as in any metric of `evaluate`. A subclass defines
-    `FEATURES`, `prepare` and `aggregate`, and its variants (`config_name`) in `CONFIG_NAMES`; the first is the
-    default.
+    `prepare` and `aggregate`, `FEATURES` for other inputs than texts, and its variants (`config_name`) in
+    `CONFIG_NAMES`; the first is the default.
     """
 
     CONFIG_NAMES: tuple[str, ...] = ("default",)
-    FEATURES: datasets.Features
+    FEATURES = Features({"predictions": Value("string"), "references": Value("string")})
     # Whether the scores describe a set without duplicates, see `bootstrap`.
     DISTINCT = False
 

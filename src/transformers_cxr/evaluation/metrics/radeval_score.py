@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from datasets import Features, Value
-
 from ..results.intervals import means
 from .metric import CxrMetric
 
@@ -40,7 +38,6 @@ class RadEvalScore(CxrMetric):
     """
 
     CONFIG_NAMES = tuple(_DOWNLOADS)
-    FEATURES = Features({"predictions": Value("string"), "references": Value("string")})
 
     def prepare(self, predictions: Sequence[str], references: Sequence[str]) -> list[dict[str, float]]:
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from datasets import Features, Value
 
 from .metric import CxrMetric
 
@@ -46,8 +45,6 @@ class TextOverlap(CxrMetric):
 
     A unit is a `dict` of `bleu` (counts of matching n-grams, in the format of pycocoevalcap), `rouge_l` and `cider`.
     """
-
-    FEATURES = Features({"predictions": Value("string"), "references": Value("string")})
 
     def prepare(self, predictions: Sequence[str], references: Sequence[str]) -> list[dict]:
         given = {i: [" ".join(tokenize(report))] for i, report in enumerate(predictions)}

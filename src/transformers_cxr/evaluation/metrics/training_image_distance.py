@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from datasets import Features, Image
 
 from .image_features import ImageFeatures
-from .metric import CxrMetric
+from .metric import IMAGE_PAIRS, CxrMetric
 
 
 class TrainingImageDistance(CxrMetric):
@@ -33,7 +32,7 @@ class TrainingImageDistance(CxrMetric):
             The images that the model was trained on.
     """
 
-    FEATURES = Features({"predictions": Image(), "references": Image()})
+    FEATURES = IMAGE_PAIRS
 
     def __init__(self, features: ImageFeatures, training_images: Sequence, **kwargs):
         super().__init__(**kwargs)

@@ -6,8 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from datasets import Features, Value
-
 from ..results.intervals import means
 from .metric import CxrMetric
 
@@ -24,8 +22,6 @@ class VqaAccuracy(CxrMetric):
 
     A unit is a `dict` of the scores of an answer.
     """
-
-    FEATURES = Features({"predictions": Value("string"), "references": Value("string")})
 
     def prepare(self, predictions: Sequence[str], references: Sequence[str]) -> list[dict[str, float]]:
         units = []

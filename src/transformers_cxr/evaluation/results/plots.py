@@ -12,14 +12,12 @@ try:
 except ImportError as error:
     raise ImportError("Plots need matplotlib: `pip install transformers-cxr[evaluate]`.") from error
 
-METRICS_PER_PLOT = 24
-
 
 def plot(results: Sequence[Result]) -> dict[str, Figure]:
     """
     Plot the metrics of a task that are in [0, 1]. If all groups are named "NAME LEVEL", as "blur 3", the plots show
-    the metrics against the level, one plot per name; level 0 belongs to all. Otherwise they show values and intervals
-    of the first group, at most 24 metrics in a plot, and nothing for a single metric.
+    the metrics against the level, one plot per name; level 0 belongs to all. Otherwise one plot shows values and
+    intervals of the first group, if it has at least two.
 
     Returns:
         `dict[str, Figure]`: plots by title.
@@ -28,23 +26,19 @@ def plot(results: Sequence[Result]) -> dict[str, Figure]:
         return _curves(results)
     group = next((r.group for r in results), "")
     own = [r for r in results if r.group == group and 0 <= r.estimate.low <= r.estimate.high <= 1]
-    starts = range(0, len(own) if len(own) > 1 else 0, METRICS_PER_PLOT)
-    parts = [own[start : start + METRICS_PER_PLOT] for start in starts]
-    return {f"{group}, plot {number} of {len(parts)}": _intervals(part) for number, part in enumerate(parts, start=1)}
-
-
-def _intervals(results: Sequence[Result]) -> Figure:
-    figure = Figure(figsize=(5, 0.6 + 0.2 * len(results)), layout="constrained")
+    if len(own) < 2:
+        return {}
+    figure = Figure(figsize=(5, 0.6 + 0.2 * len(own)), layout="constrained")
     axes = figure.add_subplot()
-    estimates = [r.estimate for r in results]
+    estimates = [r.estimate for r in own]
     # A percentile interval may lie beside its value.
     ends = [[max(0, e.value - e.low) for e in estimates], [max(0, e.high - e.value) for e in estimates]]
-    axes.errorbar([e.value for e in estimates], range(len(results)), xerr=ends, fmt="o", markersize=4)
-    axes.set_yticks(range(len(results)), [r.metric for r in results], fontsize=8)
-    axes.invert_yaxis()
+    axes.errorbar([e.value for e in estimates], range(len(own)), xerr=ends, fmt="o", markersize=4)
+    axes.set_yticks(range(len(own)), [r.metric for r in own], fontsize=8)
+    axes.set_ylim(len(own), -1)
     axes.set_xlim(-0.02, 1.02)
     axes.grid(axis="x", alpha=0.5)
-    return figure
+    return {group: figure}
 
 
 def _curves(results: Sequence[Result]) -> dict[str, Figure]:

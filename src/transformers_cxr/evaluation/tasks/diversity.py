@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from ..metrics import PromptDiversity
 from .image import generate_codes, image_examples
 from .task import Task
 
@@ -20,15 +23,9 @@ class DiversityTask(Task):
         return self.sample(image_examples(records, self.arguments), self.arguments.num_diverse)
 
     def generate(self, model, processor, batch):
-        import numpy as np
-
         codes = [generate_codes(model, processor, batch, self.arguments, number) for number in range(NUM_IMAGES)]
         return np.concatenate(codes, axis=1)
 
     def metrics(self, examples, outputs, model=None, processor=None):
-        import numpy as np
-
-        from ..metrics.prompt_diversity import PromptDiversity
-
         codes = np.stack(outputs).astype(np.int64).reshape(len(outputs), NUM_IMAGES, -1)
         return [PromptDiversity().measure([processor.decode_codes(prompt_codes) for prompt_codes in codes])]

@@ -5,17 +5,32 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
+import PIL.Image
+import torch
+from tqdm import tqdm
+
+from ...checkpoints import find_device
+from ...classifiers import load_classifier
+from ...data.records import StudyRecord
+from ...data.store import open_records
+from ...llm_cxr.generation_llm_cxr import generate_image
+from ...llm_cxr.image_processing_llm_cxr import save_image
+from ..arguments import EvaluationArguments
 from ..examples import Example, rows_by
+from ..metrics import (
+    ImageDistribution,
+    ImageLabels,
+    Measurement,
+    PneumoniaAccuracy,
+    TrainingImageDistance,
+    load_image_features,
+)
+from ..metrics.image_features import pixel_batches
+from ..results.page import Sample
 from .report import record_reports
-from .task import Task, all_label_derived, processed_image
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from ..arguments import EvaluationArguments
-    from ..metrics.metric import Measurement
+from .task import Task, processed_image
 
 
 class ImageTask(Task):
@@ -40,10 +55,6 @@ class ImageTask(Task):
         return generate_codes(model, processor, batch, self.arguments)
 
     def load_outputs(self, folder, outputs, processor=None):
-        from tqdm import tqdm
-
-        from ...llm_cxr.image_processing_llm_cxr import save_image
-
         paths = [str(Path(folder) / "images" / f"{row:05d}.png") for row in range(len(outputs))]
         if processor is not None:
             (Path(folder) / "images").mkdir(exist_ok=True)
@@ -66,29 +77,20 @@ class ImageTask(Task):
 
     def _label_measurements(self, examples: Sequence[Example], images: dict[str, Sequence]) -> list[Measurement]:
         """Measure what a classifier predicts for generated, reconstructed and real images."""
-        from ...checkpoints import find_device
-        from ...classifiers import load_classifier
-        from ..metrics import ImageLabels, ImagePneumoniaAccuracy, Measurement
-
         classifier = load_classifier(self.arguments.classifier).to(find_device())
         probabilities = {
             prefix: classifier.probabilities(own, self.arguments.batch_size) for prefix, own in images.items()
         }
         measurements = []
-        if all_label_derived(examples) and set(classifier.label_names) == ImagePneumoniaAccuracy.CLASSES:
-            metric, reports = ImagePneumoniaAccuracy(classifier), [example.prompt for example in examples]
-            for prefix, own in probabilities.items():
-                measurements.append(Measurement(metric.units_of(own, reports), metric.aggregate, prefix))
+        is_label_derived = all(example.label_derived for example in examples)
+        if is_label_derived and set(classifier.label_names) == PneumoniaAccuracy.CLASSES:
+            metric, reports = PneumoniaAccuracy(classifier), [example.prompt for example in examples]
+            measurements += [metric.measure(own, reports, prefix) for prefix, own in probabilities.items()]
         metric, real = ImageLabels(classifier), probabilities.pop("real_")
-        for prefix, own in probabilities.items():
-            measurements.append(Measurement(metric.units_of(own, real), metric.aggregate, prefix))
-        return measurements
+        return measurements + [metric.measure(own, real, prefix) for prefix, own in probabilities.items()]
 
     def _feature_measurements(self, images: dict[str, Sequence]) -> list[Measurement]:
         """Measure the distances of images in feature spaces, and search for copies of training images."""
-        from ...data.store import open_records
-        from ..metrics import ImageDistribution, TrainingImageDistance, load_image_features
-
         training_images = set()
         if split := self.arguments.training_split:
             training_images = {record.image for path in self.arguments.records for record in open_records(path, split)}
@@ -103,10 +105,6 @@ class ImageTask(Task):
         return measurements
 
     def samples(self, examples, outputs, processor):
-        import PIL.Image
-
-        from ..results.page import Sample
-
         return [
             Sample(
                 {"X-ray": processed_image(example.image_path, processor), "generated": PIL.Image.open(path)},
@@ -116,7 +114,7 @@ class ImageTask(Task):
         ]
 
 
-def image_examples(records: Sequence, arguments: EvaluationArguments) -> list[Example]:
+def image_examples(records: Sequence[StudyRecord], arguments: EvaluationArguments) -> list[Example]:
     """Return the X-rays to generate; label-derived reports come with the findings of the record."""
     return [
         Example.from_record(
@@ -130,10 +128,6 @@ def generate_codes(
     model, processor, batch: Sequence[Example], arguments: EvaluationArguments, number: int = 0
 ) -> np.ndarray:
     """Return codes, of shape `(len(batch), num_image_tokens)` and dtype `uint16`, of image `number` of each report."""
-    import numpy as np
-
-    from ...llm_cxr.generation_llm_cxr import generate_image
-
     codes = generate_image(
         model,
         processor,
@@ -153,10 +147,6 @@ def example_seed(seed: int, example: Example) -> int:
 
 def reconstructions(examples: Sequence[Example], model, processor, batch_size: int) -> list:
     """Return the X-rays of the examples, encoded and decoded by the VQ-GAN: the best images with its codes."""
-    import torch
-
-    from ..metrics.image_features import pixel_batches
-
     images, paths = [], [example.image_path for example in examples]
     for pixel_values in pixel_batches(processor.image_processor, paths, batch_size, model.device, "reconstructions"):
         with torch.no_grad():

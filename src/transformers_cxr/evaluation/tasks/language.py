@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ...conversion import load_language_model
 from ..examples import Example
+from ..metrics import Perplexity
 from .task import Task
 
 
@@ -25,9 +27,6 @@ class LanguageTask(Task):
         return self.sample([Example(str(i), str(i), "", path, text) for i, text in enumerate(texts)])
 
     def metrics(self, examples, outputs, model=None, processor=None):
-        from ...conversion import load_language_model
-        from ..metrics.perplexity import Perplexity
-
         base_model = base_tokenizer = None
         if name := self.arguments.base_model:
             base_model, base_tokenizer = load_language_model(name)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
+from ...data.conversations import label_report
+from ...data.records import StudyRecord
+from ...reports.sections import compose_report
+from ..arguments import EvaluationArguments
 from ..examples import Example
-from .task import TextTask, all_label_derived, has_report, images_of
-
-if TYPE_CHECKING:
-    from ...data.records import StudyRecord
-    from ..arguments import EvaluationArguments
+from ..metrics import CheXpertLabels, Meteor, PneumoniaAccuracy, RadEvalScore, TextOverlap
+from .task import TextTask, has_report, images_of
 
 
 class ReportTask(TextTask):
@@ -30,9 +30,7 @@ class ReportTask(TextTask):
         )
 
     def metrics(self, examples, outputs, model=None, processor=None):
-        from ..metrics import CheXpertLabels, Meteor, RadEvalScore, ReportPneumoniaAccuracy, TextOverlap
-
-        metrics = [ReportPneumoniaAccuracy()] if all_label_derived(examples) else []
+        metrics = [PneumoniaAccuracy()] if all(example.label_derived for example in examples) else []
         metrics += [CheXpertLabels(self.arguments.labeler), TextOverlap(), Meteor()]
         metrics += [RadEvalScore(name) for name in self.arguments.radeval]
         references = [example.reference for example in examples]
@@ -46,9 +44,6 @@ def record_reports(
     Yield each X-ray that has a report or labels with its report and whether that was written from labels. The wording
     of the latter depends only on the seed, `task` and the X-ray.
     """
-    from ...data.conversations import label_report
-    from ...reports.sections import compose_report
-
     for record in images_of(records):
         if has_report(record):
             findings = record.findings if arguments.sections != "impression" else ""

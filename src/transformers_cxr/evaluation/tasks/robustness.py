@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
+
+from ..corruptions import CORRUPTIONS, LEVELS, corrupt
 from ..examples import rows_by
+from ..metrics import CheXpertLabels, Measurement, PneumoniaAccuracy
 from .image import example_seed
 from .report import ReportTask
-from .task import Task, all_label_derived
+from .task import Task
 
 
 class RobustnessTask(ReportTask):
@@ -19,17 +23,11 @@ class RobustnessTask(ReportTask):
     samples = Task.samples
 
     def examples(self, records):
-        from ..corruptions import CORRUPTIONS, LEVELS
-
         reports = super().examples(records)[: self.arguments.num_corrupted]
         kinds = ["none 0"] + [f"{name} {level}" for name in CORRUPTIONS for level in LEVELS]
         return [replace(example, id=f"{example.id}@{kind}", kind=kind) for kind in kinds for example in reports]
 
     def generate(self, model, processor, batch):
-        import torch
-
-        from ..corruptions import corrupt
-
         pixel_values = processor.image_processor([e.image_path for e in batch], return_tensors="pt").pixel_values
         corrupted = []
         for pixels, example in zip(pixel_values, batch):
@@ -43,10 +41,9 @@ class RobustnessTask(ReportTask):
         return rows_by(examples, lambda example: [example.kind])
 
     def metrics(self, examples, outputs, model=None, processor=None):
-        from ..metrics import CheXpertLabels, Measurement, ReportPneumoniaAccuracy
-
         references = [example.reference for example in examples]
-        pneumonia = [ReportPneumoniaAccuracy()] if all_label_derived(examples) else []
         labels = CheXpertLabels(self.arguments.labeler).prepare(outputs, references)
-        labels = Measurement(labels, CheXpertLabels.f1_averages)
-        return [*(metric.measure(outputs, references) for metric in pneumonia), labels]
+        measurements = [Measurement(labels, CheXpertLabels.f1_averages)]
+        if all(example.label_derived for example in examples):
+            measurements.insert(0, PneumoniaAccuracy().measure(outputs, references))
+        return measurements

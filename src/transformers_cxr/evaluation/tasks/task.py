@@ -6,25 +6,23 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
+import PIL.Image
+
+from ...data.records import StudyRecord
+from ...llm_cxr.generation_llm_cxr import generate_text
+from ...llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
+from ...llm_cxr.processing_llm_cxr import LlmCxrProcessor
+from ..arguments import EvaluationArguments
 from ..examples import Example, rows_by
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from ...data.records import StudyRecord
-    from ...llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
-    from ...llm_cxr.processing_llm_cxr import LlmCxrProcessor
-    from ..arguments import EvaluationArguments
-    from ..metrics.metric import Measurement
-    from ..results.page import Sample
+from ..metrics import Measurement
+from ..results.page import Sample
 
 
 class Task(ABC):
     """
-    One task of an evaluation: its examples, the request to the model, its metrics and its samples. A task imports its
-    libraries when it runs, so that a command's `--help` is immediate.
+    One task of an evaluation: its examples, the request to the model, its metrics and its samples.
 
     Class attributes:
         name (`str`): name of the task in options and results.
@@ -103,8 +101,6 @@ class TextTask(Task):
 
     def answer(self, model, processor, batch, **images) -> list[str]:
         """Return one text per example about `images` or `image_codes`."""
-        from ...llm_cxr.generation_llm_cxr import generate_text
-
         instruction = [example.prompt or processor.report_instruction for example in batch]
         max_new_tokens = self.arguments.max_new_tokens
         return generate_text(
@@ -112,8 +108,6 @@ class TextTask(Task):
         )
 
     def samples(self, examples, outputs, processor):
-        from ..results.page import Sample
-
         samples = []
         for example, output in zip(examples, outputs):
             texts = {"prompt": example.prompt, "reference": example.reference, "generated": output}
@@ -135,12 +129,7 @@ def images_of(records: Sequence[StudyRecord]) -> list[StudyRecord]:
     return list(unique.values())
 
 
-def all_label_derived(examples: Sequence[Example]) -> bool:
-    """Return whether all references, or all reports to generate images from, were written from labels."""
-    return all(example.label_derived for example in examples)
-
-
-def processed_image(path: Path, processor: LlmCxrProcessor):
-    """Return an X-ray as the model sees it, a PIL image."""
+def processed_image(path: Path, processor: LlmCxrProcessor) -> PIL.Image.Image:
+    """Return an X-ray as the model sees it."""
     image_processor = processor.image_processor
     return image_processor.postprocess(image_processor([path], return_tensors="pt").pixel_values)[0]

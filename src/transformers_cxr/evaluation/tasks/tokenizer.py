@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+import torch
+
 from ..examples import Example
+from ..metrics import Measurement
+from ..metrics.image_features import pixel_batches
+from ..metrics.reconstruction import aggregate_reconstructions, codebook_statistics, reconstruction_units
 from .task import Task, images_of
 
 
@@ -17,22 +23,12 @@ class TokenizerTask(Task):
         return self.sample([Example.from_record(record, "") for record in images_of(records)])
 
     def generate(self, model, processor, batch):
-        import numpy as np
-        import torch
-
         paths = [example.image_path for example in batch]
         pixel_values = processor.image_processor(paths, return_tensors="pt").pixel_values.to(model.device)
         with torch.no_grad():
             return model.vq_tokenizer.encode(pixel_values).cpu().numpy().astype(np.uint16)
 
     def metrics(self, examples, outputs, model=None, processor=None):
-        import numpy as np
-        import torch
-
-        from ..metrics.image_features import pixel_batches
-        from ..metrics.metric import Measurement
-        from ..metrics.reconstruction import aggregate_reconstructions, codebook_statistics, reconstruction_units
-
         codes, units = torch.from_numpy(np.stack(outputs).astype(np.int64)), []
         paths, batch_size = [example.image_path for example in examples], self.arguments.batch_size
         batches = pixel_batches(processor.image_processor, paths, batch_size, model.device, "reconstructions")

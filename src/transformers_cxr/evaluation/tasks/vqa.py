@@ -5,13 +5,12 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from ...data.conversations import question_answers
+from ...data.records import StudyRecord
 from ..examples import Example, rows_by
+from ..metrics import VqaAccuracy
 from .task import TextTask, has_report, images_of
-
-if TYPE_CHECKING:
-    from ...data.records import StudyRecord
 
 
 class VqaTask(TextTask):
@@ -30,8 +29,6 @@ class VqaTask(TextTask):
         return super().groups(examples) | dict(sorted(types.items()))
 
     def metrics(self, examples, outputs, model=None, processor=None):
-        from ..metrics.vqa_accuracy import VqaAccuracy
-
         return [VqaAccuracy().measure(outputs, [example.reference for example in examples])]
 
 
@@ -48,8 +45,6 @@ def record_questions(records: Sequence[StudyRecord]) -> list[Example]:
 
 def label_derived_questions(records: Sequence[StudyRecord], seed: int) -> list[Example]:
     """Return all questions that the labels of X-rays without a report answer, in a fixed wording per X-ray."""
-    from ...data.conversations import question_answers
-
     examples = []
     for record in images_of(records):
         questions = [] if has_report(record) else question_answers(record, random.Random(f"{seed}-vqa-{record.id}"))

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import torch
+
+from ...llm_cxr.generation_llm_cxr import image_request
+from ..metrics import Measurement
+from ..results.intervals import means
 from .image import example_seed, image_examples
 from .task import Task
 
@@ -19,10 +24,6 @@ class WellFormedTask(Task):
         return self.sample(image_examples(records, self.arguments), self.arguments.num_generated)
 
     def generate(self, model, processor, batch):
-        import torch
-
-        from ...llm_cxr.generation_llm_cxr import image_request
-
         requests = [image_request(example.prompt, processor.image_instruction) for example in batch]
         inputs = processor.encode_prompts([[request] for request in requests])
         begin = torch.full((len(batch), 1), model.config.boi_token_id)
@@ -43,9 +44,6 @@ class WellFormedTask(Task):
         return [" ".join(map(str, ids)) for ids in output[:, inputs.input_ids.shape[1] :].tolist()]
 
     def metrics(self, examples, outputs, model=None, processor=None):
-        from ..metrics.metric import Measurement
-        from ..results.intervals import means
-
         return [Measurement([{"well_formed": float(is_well_formed(o, processor))} for o in outputs], means)]
 
 
