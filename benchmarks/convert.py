@@ -47,7 +47,7 @@ def build(folder: Path, size: str, dtype: str, shards: int):
     from transformers import AutoModelForCausalLM, GPTNeoXConfig
 
     from transformers_cxr import CXRVQTokenizer, CXRVQTokenizerConfig
-    from transformers_cxr.conversion.taming import save_taming
+    from transformers_cxr.conversion.taming import export_vq_gan
 
     torch.manual_seed(0)
     hidden_size, layers, heads = SIZES[size]
@@ -76,7 +76,7 @@ def build(folder: Path, size: str, dtype: str, shards: int):
         weight_map |= dict.fromkeys(part, file)
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     channels = (32, 32, 32, 32, 32) if size == "tiny" else (128, 128, 256, 256, 512)
-    save_taming(CXRVQTokenizer(CXRVQTokenizerConfig(block_out_channels=channels)), folder.parent / "vq-gan")
+    export_vq_gan(CXRVQTokenizer(CXRVQTokenizerConfig(block_out_channels=channels)), folder.parent / "vq-gan")
 
 
 def run(command: list[str]) -> tuple[float, float]:

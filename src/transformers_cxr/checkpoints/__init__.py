@@ -88,14 +88,17 @@ def load_checkpoint(
     return model, processor
 
 
-def load_vq_tokenizer(name: str | None, device: torch.device) -> tuple[CXRVQTokenizer, LlmCxrImageProcessor]:
+def load_vq_tokenizer(
+    name: str | None = None, device: str | torch.device | None = None
+) -> tuple[CXRVQTokenizer, LlmCxrImageProcessor]:
     """Load the image tokenizer and the image processor of an LLM-CXR or image tokenizer checkpoint."""
     from transformers import AutoImageProcessor
 
     from ..llm_cxr.modeling_cxr_vq_tokenizer import CXRVQTokenizer
 
+    target = find_device(device)
     path, _ = find_checkpoint(name)
-    return CXRVQTokenizer.from_pretrained(path).to(device).eval(), AutoImageProcessor.from_pretrained(path)
+    return CXRVQTokenizer.from_pretrained(path).to(target).eval(), AutoImageProcessor.from_pretrained(path)
 
 
 def checkpoint_name(name: str | None) -> str:

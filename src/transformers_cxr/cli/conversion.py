@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..checkpoints import load_checkpoint
+from ..checkpoints import load_checkpoint, load_vq_tokenizer
 from .options import DtypeName
 
 NewFolder = Annotated[Path, typer.Argument(help="Folder to write; it must not exist.")]
@@ -33,16 +33,8 @@ def convert(
 
     from ..conversion.official import convert_official_checkpoint
 
-    rows = convert_official_checkpoint(
-        language_model,
-        vq_gan_config,
-        vq_gan_checkpoint,
-        output,
-        dtype=None if dtype is None else getattr(torch, dtype),
-    )
-    width = max(len(name) for name, _ in rows)
-    for name, result in rows:
-        typer.echo(f"{name:<{width}}  {result}")
+    torch_dtype = None if dtype is None else getattr(torch, dtype)
+    convert_official_checkpoint(language_model, vq_gan_config, vq_gan_checkpoint, output, torch_dtype)
     typer.echo(f"Verified and written to {output}.")
 
 
@@ -78,8 +70,8 @@ def convert_codes(
     from ..conversion.official_data import convert_code_pickle
 
     num_images, skipped = convert_code_pickle(codes, output)
-    for image_id, reason in skipped:
-        typer.echo(f"Skipped: {image_id}: {reason}", err=True)
+    for image_id in skipped:
+        typer.echo(f"Skipped: {image_id}: expected 256 codes in [0, 1024).", err=True)
     typer.echo(f"{num_images} images written to {output}, {len(skipped)} skipped.")
 
 
@@ -101,7 +93,7 @@ def export(
 
 
 def export_vq_gan(
-    model: Annotated[Path, typer.Argument(help="Folder of a CXRVQTokenizer or of an LLM-CXR checkpoint.")],
+    checkpoint: Annotated[str, typer.Argument(help="CXRVQTokenizer or LLM-CXR: a folder or a name on the Hub.")],
     output: NewFolder,
 ):
     """
@@ -113,5 +105,5 @@ def export_vq_gan(
     """
     from ..conversion import taming
 
-    taming.export_vq_gan(model, output)
+    taming.export_vq_gan(load_vq_tokenizer(checkpoint, "cpu")[0], output)
     typer.echo(f"Written to {output}.")

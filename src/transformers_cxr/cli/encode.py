@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..checkpoints import find_device, load_vq_tokenizer
+from ..checkpoints import load_vq_tokenizer
 from . import options
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def encode(
         state = PartialState(cpu=device == "cpu")
         source = open_source(dataset, split, image_column, id_column)
         # Accelerate gives each of several processes its own device.
-        own_device = state.device if state.num_processes > 1 else find_device(device)
+        own_device = state.device if state.num_processes > 1 else device
         encoder = Encoder(source, *load_vq_tokenizer(model, own_device), output, shard_size, batch_size)
         settings = {
             **source.settings,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..checkpoints import checkpoint_name, find_device, load_vq_tokenizer
+from ..checkpoints import checkpoint_name, load_vq_tokenizer
 from . import options
 from .images import ImageReader, list_images, write_image
 from .json_lines import JsonLines, open_json_lines
@@ -43,7 +43,7 @@ def reconstruct(
         known = {path: records.find({"image": path, **settings}) for path in paths}
         missing = [path for path, record in known.items() if not record or not (output / record["file"]).exists()]
         psnr = {path: record["psnr"] for path, record in known.items() if path not in missing}
-        vq_tokenizer, image_processor = load_vq_tokenizer(model, find_device(device))
+        vq_tokenizer, image_processor = load_vq_tokenizer(model, device)
         reader = ImageReader(image_processor)
         typer.echo(RECONSTRUCTION_NOTICE, err=True)
         with tqdm(total=len(missing), unit="image", disable=None) as progress:

@@ -10,6 +10,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
         ".official": ("convert_official_checkpoint",),
         ".official_data": ("convert_code_pickle",),
         ".remote_code": ("save_with_remote_code",),
-        ".taming": ("convert_vq_gan", "export_vq_gan", "save_taming", "vq_tokenizer_from_taming"),
+        ".taming": ("convert_vq_gan", "export_vq_gan", "vq_tokenizer_from_taming"),
     },
 )

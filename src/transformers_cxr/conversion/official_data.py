@@ -22,7 +22,7 @@ class _PlainUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it refers to '{module}.{name}', and codes need nothing but lists of integers")
 
 
-def convert_code_pickle(path: str | os.PathLike, output: str | os.PathLike) -> tuple[int, list[tuple[str, str]]]:
+def convert_code_pickle(path: str | os.PathLike, output: str | os.PathLike) -> tuple[int, list[str]]:
     """
     Convert the image codes that the released LLM-CXR trains on, a pickle of `{dicom_id: [256 codes]}`, to Parquet.
 
@@ -34,8 +34,8 @@ def convert_code_pickle(path: str | os.PathLike, output: str | os.PathLike) -> t
             raster order, each in `[0, 1024)`).
 
     Returns:
-        `tuple[int, list[tuple[str, str]]]`: the number of images written, and the id and the reason of each image left
-        out because of a wrong number of codes or a code that does not exist.
+        `tuple[int, list[str]]`: the number of images written, and the ids of the images skipped because they have not
+        256 codes in `[0, 1024)`.
 
     Raises:
         FileExistsError: `output` exists.
@@ -43,32 +43,23 @@ def convert_code_pickle(path: str | os.PathLike, output: str | os.PathLike) -> t
     """
     with open(path, "rb") as file:
         try:
-            images = _PlainUnpickler(file).load()
+            images = dict(_PlainUnpickler(file).load())
         # A damaged pickle raises almost any error.
         except Exception as error:
             raise ValueError(
-                f"Cannot read '{path}' as a pickle of codes: {error}. Nothing in it was executed."
+                f"Cannot read '{path}' as a pickle of codes by image id: {error}. Nothing in it was executed."
             ) from error
-    if not isinstance(images, dict):
-        raise ValueError(f"'{path}' holds {type(images).__name__} instead of a dictionary of codes by image id.")
-    reasons = {image_id: _codes_error(image_id, codes) for image_id, codes in images.items()}
-    left_out = [(str(image_id), reason) for image_id, reason in reasons.items() if reason]
-    image_ids = [image_id for image_id, reason in reasons.items() if not reason]
-    if not image_ids:
-        raise ValueError(f"'{path}' holds no valid codes: {dict(left_out[:1]) or 'it is empty'}.")
+    valid = {image_id: codes for image_id, codes in images.items() if _are_codes(codes)}
+    if not valid:
+        raise ValueError(f"'{path}' holds no image of {NUM_IMAGE_TOKENS} codes in [0, {CODEBOOK_SIZE}).")
     with atomic_write(output, overwrite=False) as partial:
-        table = pa.table([image_ids, [images[image_id] for image_id in image_ids]], schema=CODES_SCHEMA)
-        pq.write_table(table, partial)
-    return len(image_ids), left_out
+        pq.write_table(pa.table([list(map(str, valid)), list(valid.values())], schema=CODES_SCHEMA), partial)
+    return len(valid), [str(image_id) for image_id in images if image_id not in valid]
 
 
-def _codes_error(image_id: object, codes: object) -> str:
-    if not isinstance(image_id, str):
-        return f"the image id is {type(image_id).__name__} instead of a string"
-    if not isinstance(codes, (list, tuple)) or len(codes) != NUM_IMAGE_TOKENS:
-        return f"expected a list of {NUM_IMAGE_TOKENS} codes"
-    others = [code for code in codes if type(code) is not int or not 0 <= code < CODEBOOK_SIZE]
-    return f"code {others[0]!r} is not an integer in [0, {CODEBOOK_SIZE})" if others else ""
+def _are_codes(codes: object) -> bool:
+    is_row = isinstance(codes, (list, tuple)) and len(codes) == NUM_IMAGE_TOKENS
+    return is_row and all(type(code) is int and 0 <= code < CODEBOOK_SIZE for code in codes)
 
 
 __all__ = ["convert_code_pickle"]

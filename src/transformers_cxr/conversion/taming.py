@@ -13,12 +13,11 @@ from pathlib import Path
 import torch
 import yaml
 
-from ..checkpoints import find_checkpoint
 from ..files import atomic_write
-from ..llm_cxr.configuration_llm_cxr import CXRVQTokenizerConfig, LlmCxrConfig
+from ..llm_cxr.configuration_llm_cxr import CXRVQTokenizerConfig
 from ..llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor
 from ..llm_cxr.modeling_cxr_vq_tokenizer import CXRVQTokenizer
-from .state_dicts import first_names, format_mismatch, read_checkpoint
+from .state_dicts import format_mismatch, read_checkpoint
 
 # The modules that encode and decode. A checkpoint also contains the discriminator and the perceptual network of
 # `loss`.
@@ -82,32 +81,23 @@ def read_taming_config(path: str | os.PathLike) -> CXRVQTokenizerConfig:
 
 def read_taming_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     """
-    Read the tensors with which a VQ-GAN of taming-transformers encodes and decodes.
+    Read the tensors with which a VQ-GAN of taming-transformers encodes and decodes, by their names there.
 
     Args:
         path (`str` or `os.PathLike`):
-            A Lightning checkpoint, a file of `torch.save` with a state dict, or a `.safetensors` file. Nothing in it
-            is executed.
-
-    Returns:
-        `dict[str, torch.Tensor]`: tensors by their names in taming-transformers.
+            A Lightning checkpoint, a file of `torch.save` with a state dict, or a `.safetensors` file. Code in it is
+            never executed.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is truncated, is not a checkpoint of a VQ-GAN, or refers to code.
+        ValueError: the file is truncated or is not a checkpoint of a VQ-GAN.
     """
     content = read_checkpoint(path)
-    state = content.get("state_dict", content) if isinstance(content, dict) else content
-    if not isinstance(state, dict):
-        raise ValueError(f"'{path}' holds {type(state).__name__} instead of a dictionary of tensors by name.")
-    tensors = {name: t for name, t in state.items() if isinstance(name, str) and name.split(".")[0] in MODULES}
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    items = state.items() if isinstance(state, dict) else ()
+    tensors = {n: t for n, t in items if isinstance(t, torch.Tensor) and n.split(".")[0] in MODULES}
     if not tensors:
-        raise ValueError(
-            f"'{path}' holds no VQ-GAN: no name begins with {', '.join(MODULES)}. Its names are "
-            f"{first_names([str(name) for name in state])}."
-        )
-    if others := [name for name, tensor in tensors.items() if not isinstance(tensor, torch.Tensor)]:
-        raise ValueError(f"'{path}' holds other objects than tensors: {first_names(others)}.")
+        raise ValueError(f"'{path}' holds no VQ-GAN: expected tensors named {'.*, '.join(MODULES)}.*.")
     return tensors
 
 
@@ -128,21 +118,35 @@ def vq_tokenizer_from_taming(config_path: str | os.PathLike, checkpoint_path: st
         FileNotFoundError, ValueError: as the functions that read; or config and checkpoint do not match, such as those
             of a Gumbel quantizer or a KL autoencoder.
     """
-    config = read_taming_config(config_path)
-    tensors = read_taming_checkpoint(checkpoint_path)
-    vq_tokenizer = CXRVQTokenizer(config).eval()
-    state = vq_tokenizer.state_dict()
-    if problem := format_mismatch(vq_tokenizer_to_taming(vq_tokenizer), tensors):
+    vq_tokenizer = CXRVQTokenizer(read_taming_config(config_path)).eval()
+    expected, tensors = vq_tokenizer_to_taming(vq_tokenizer), read_taming_checkpoint(checkpoint_path)
+    shapes = ((name, tensors[name].shape, expected[name].shape) for name in expected if name in tensors)
+    if problem := format_mismatch(
+        [name for name in expected if name not in tensors],
+        [name for name in tensors if name not in expected],
+        [(name, found, wanted) for name, found, wanted in shapes if found != wanted],
+    ):
         raise ValueError(f"The config '{config_path}' does not match the weights in '{checkpoint_path}': {problem}.")
-    names = _taming_names(vq_tokenizer)
-    vq_tokenizer.load_state_dict({own: tensors[names[own]].reshape(tensor.shape) for own, tensor in state.items()})
+    # `expected` shares memory with the model.
+    for name, tensor in expected.items():
+        tensor.copy_(tensors[name])
     return vq_tokenizer
 
 
 def vq_tokenizer_to_taming(vq_tokenizer: CXRVQTokenizer) -> dict[str, torch.Tensor]:
     """Return the weights by their names and in the shapes of taming-transformers. They share memory with the model."""
-    names = _taming_names(vq_tokenizer)
-    return {names[own]: _as_taming(names[own], tensor) for own, tensor in vq_tokenizer.state_dict().items()}
+    last = len(vq_tokenizer.config.block_out_channels) - 1
+    tensors = {}
+    for name, tensor in vq_tokenizer.state_dict().items():
+        for pattern, replacement in RENAMINGS:
+            name = re.sub(pattern, replacement, name)
+        # There the levels of the decoder are numbered by resolution, as in the encoder; in diffusers by order of
+        # execution.
+        name = re.sub(r"\.up\.(\d+)\.", lambda match: f".up.{last - int(match[1])}.", name)
+        # The projections of attention are 1x1 convolutions there, and linear layers in diffusers.
+        is_projection = tensor.ndim == 2 and ".attn" in name
+        tensors[name] = tensor[:, :, None, None] if is_projection else tensor
+    return tensors
 
 
 def taming_ddconfig(config: CXRVQTokenizerConfig) -> dict:
@@ -160,39 +164,6 @@ def taming_ddconfig(config: CXRVQTokenizerConfig) -> dict:
         "attn_resolutions": [config.image_size // 2**level for level in config.attention_levels],
         "dropout": 0.0,
     }
-
-
-def save_taming(vq_tokenizer: CXRVQTokenizer, folder: str | os.PathLike) -> tuple[Path, Path]:
-    """
-    Write a folder of `vq_gan.yaml` and `vq_gan.ckpt` for taming-transformers.
-
-    Returns:
-        `tuple[Path, Path]`: the config and the checkpoint.
-
-    Raises:
-        FileExistsError: the folder exists.
-        ValueError: taming-transformers does not have the architecture.
-    """
-    config, folder = vq_tokenizer.config, Path(folder)
-    channels = tuple(config.block_out_channels)
-    if config.norm_num_groups != NORM_NUM_GROUPS or any(n % channels[0] for n in channels):
-        raise ValueError(
-            f"Expected `norm_num_groups={NORM_NUM_GROUPS}` and multiples of the channels of the first level for "
-            f"taming-transformers, got `norm_num_groups={config.norm_num_groups}` and `block_out_channels={channels}`."
-        )
-    params = {
-        "embed_dim": config.codebook_dim,
-        "n_embed": config.codebook_size,
-        "ddconfig": taming_ddconfig(config),
-        # Its model cannot be built without a loss. This one has no weights.
-        "lossconfig": {"target": "taming.modules.losses.vqperceptual.DummyLoss"},
-    }
-    content = {"model": {"target": "taming.models.vqgan.VQModel", "params": params}}
-    with atomic_write(folder, overwrite=False) as partial:
-        partial.mkdir()
-        torch.save({"state_dict": vq_tokenizer_to_taming(vq_tokenizer)}, partial / "vq_gan.ckpt")
-        (partial / "vq_gan.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-    return folder / "vq_gan.yaml", folder / "vq_gan.ckpt"
 
 
 def convert_vq_gan(
@@ -220,40 +191,33 @@ def convert_vq_gan(
         image_processor.save_pretrained(partial)
 
 
-def export_vq_gan(model: str | os.PathLike, output: str | os.PathLike) -> None:
+def export_vq_gan(vq_tokenizer: CXRVQTokenizer, output: str | os.PathLike) -> None:
     """
-    Write the VQ-GAN of a checkpoint folder, of a [`CXRVQTokenizer`] or a [`LlmCxrForCausalLM`], for
-    taming-transformers.
+    Write a VQ-GAN as a folder of `vq_gan.yaml` and `vq_gan.ckpt` for taming-transformers.
 
     Raises:
         FileExistsError: `output` exists.
-        FileNotFoundError: there is no such checkpoint.
-        ValueError: it is one of another kind of model, or taming-transformers does not have the architecture.
+        ValueError: taming-transformers does not have the architecture.
     """
-    path, config = find_checkpoint(model)
-    if not isinstance(config, (CXRVQTokenizerConfig, LlmCxrConfig)):
-        raise ValueError(f"'{model}' is a model of type {config.model_type!r}, which has no VQ-GAN.")
-    save_taming(CXRVQTokenizer.from_pretrained(path), output)
-
-
-def _taming_names(vq_tokenizer: CXRVQTokenizer) -> dict[str, str]:
-    """Return the name in taming-transformers of each of our tensors."""
-    last = len(vq_tokenizer.config.block_out_channels) - 1
-    names = {}
-    for own in vq_tokenizer.state_dict():
-        name = own
-        for pattern, replacement in RENAMINGS:
-            name = re.sub(pattern, replacement, name)
-        # There the levels of the decoder are numbered by resolution, as in the encoder; in diffusers by order of
-        # execution.
-        names[own] = re.sub(r"\.up\.(\d+)\.", lambda match: f".up.{last - int(match[1])}.", name)
-    return names
-
-
-def _as_taming(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    # The projections of attention are 1x1 convolutions there, and linear layers in diffusers.
-    is_projection = re.search(r"\.attn(\.\d+|_1)\.(q|k|v|proj_out)\.weight$", name)
-    return tensor[:, :, None, None] if is_projection else tensor
+    config = vq_tokenizer.config
+    channels = tuple(config.block_out_channels)
+    if config.norm_num_groups != NORM_NUM_GROUPS or any(n % channels[0] for n in channels):
+        raise ValueError(
+            f"Expected `norm_num_groups={NORM_NUM_GROUPS}` and multiples of the channels of the first level for "
+            f"taming-transformers, got `norm_num_groups={config.norm_num_groups}` and `block_out_channels={channels}`."
+        )
+    params = {
+        "embed_dim": config.codebook_dim,
+        "n_embed": config.codebook_size,
+        "ddconfig": taming_ddconfig(config),
+        # Its model cannot be built without a loss. This one has no weights.
+        "lossconfig": {"target": "taming.modules.losses.vqperceptual.DummyLoss"},
+    }
+    content = {"model": {"target": "taming.models.vqgan.VQModel", "params": params}}
+    with atomic_write(output, overwrite=False) as partial:
+        partial.mkdir()
+        torch.save({"state_dict": vq_tokenizer_to_taming(vq_tokenizer)}, partial / "vq_gan.ckpt")
+        (partial / "vq_gan.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
 
 __all__ = [
@@ -261,7 +225,6 @@ __all__ = [
     "export_vq_gan",
     "read_taming_checkpoint",
     "read_taming_config",
-    "save_taming",
     "taming_ddconfig",
     "vq_tokenizer_from_taming",
     "vq_tokenizer_to_taming",
