@@ -133,15 +133,16 @@ def check_same_settings(path: str | os.PathLike, settings: dict[str, Any], repla
         with atomic_write(path) as partial:
             partial.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         return
-    changes = [
-        f"{name} was {known.get(name)!r} and is {settings.get(name)!r}"
-        for name in sorted({*known, *settings})
-        if known.get(name) != settings.get(name)
-    ]
     raise ValueError(
-        f"'{path.parent}' holds the results of a run with other settings: {'; '.join(changes)}. Use the settings of "
-        "that run, or choose another output folder."
+        f"'{path.parent}' holds the results of a run with other settings: {format_changes(known, settings)}. Use the "
+        "settings of that run, or choose another output folder."
     )
+
+
+def format_changes(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Format the settings that differ with their old and new values, or return "" if none does."""
+    names = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+    return "; ".join(f"{name} was {before.get(name)!r} and is {now.get(name)!r}" for name in names)
 
 
 def file_fingerprint(path: str | os.PathLike) -> str:

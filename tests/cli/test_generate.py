@@ -49,7 +49,7 @@ def test_nothing_is_overwritten(generate, tmp_path):
     output = tmp_path / "out"
     assert generate("Normal.", "--seed", 5, "--output", output).exit_code == 0
     result = generate("Effusion.", "--seed", 5, "--output", output)
-    assert result.exit_code == 1 and "with text = 'Normal.', now it is 'Effusion.'" in result.stderr
+    assert result.exit_code == 1 and "text was 'Normal.' and is 'Effusion.'" in result.stderr
     (output / "000-seed-9.png").write_text("mine")
     result = generate("Effusion.", "--seed", 9, "--output", output)
     assert result.exit_code == 1 and "000-seed-9.png' exists" in result.stderr
@@ -79,7 +79,7 @@ def test_reconstruct_writes_pairs_and_their_psnr(run, checkpoint_dir, images, lo
     result = run("reconstruct", images, *options)
     assert result.exit_code == 1 and "Not read: " in result.stderr
     names = {path.name for path in output.glob("*.png")}
-    assert names == {*(f"{number}.png" for number in range(7)), "1-2.png"}
+    assert names == {f"{n:03d}-{stem}.png" for n, stem in enumerate([1, 3, 5, 1, 0, 2, 4, 6])}
     image_processor = loaded[1].image_processor
     for line in (output / "reconstructions.jsonl").read_text().splitlines():
         record = json.loads(line)

@@ -41,7 +41,7 @@ def test_run_killed_at_any_byte_resumes_to_the_same_file(report, images, tmp_pat
     result = report(images, "--output", whole, *sampling)
     assert result.exit_code == 0 and "7 of 7 images" in result.stderr
     result = report(images, "--output", whole, *sampling, "--top-p", "0.5")
-    assert result.exit_code == 1 and "with top_p = None, now it is 0.5" in result.stderr
+    assert result.exit_code == 1 and "top_p was None and is 0.5" in result.stderr
     assert whole.read_bytes() == b"".join(lines)
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import secrets
-import warnings
 from enum import StrEnum
-from itertools import groupby
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +11,7 @@ import typer
 
 from . import options
 from .images import write_image
-from .json_lines import JsonLines, open_json_lines
+from .json_lines import open_json_lines
 
 
 class ImageFormat(StrEnum):
@@ -46,9 +44,8 @@ def generate(
         --guidance-scale 2.5 --format dicom
     ```
     """
-    with open_json_lines(output / "images.jsonl", ("file",)) as records:
+    with open_json_lines(output / "images.jsonl", "file") as records:
         from tqdm import tqdm
-        from transformers.utils import logging
 
         from ..llm_cxr.generation_llm_cxr import generate_image
         from ..llm_cxr.processing_llm_cxr import GENERATED_NOTICE
@@ -60,34 +57,24 @@ def generate(
         instruction = instruction or processor.image_instruction
         settings = {"instruction": instruction, **model_options.settings, **generation.generate_kwargs}
         suffix = ".png" if image_format == ImageFormat.png else ".dcm"
-        expected = [
-            {"file": f"{number:03d}-seed-{each}{suffix}", "text": text, "seed": each, "settings": settings}
-            for number, text in enumerate(texts)
-            for each in range(seed, seed + num_images)
-        ]
-        missing = [record for record in expected if not _is_finished(record, records)]
-        for record in expected:
-            if record not in missing:
-                typer.echo(output / record["file"])
-        if not missing:
-            return
+        missing = []
+        for number, text in enumerate(texts):
+            for each in range(seed, seed + num_images):
+                file = f"{number:03d}-seed-{each}{suffix}"
+                record = {"file": file, "text": text, "seed": each, "settings": settings}
+                if records.find(record) and (output / file).exists():
+                    typer.echo(output / file)
+                else:
+                    missing.append(record)
         typer.echo(GENERATED_NOTICE, err=True)
-        # The images of a text share its prompt.
-        groups = [list(group) for _, group in groupby(missing, key=lambda record: record["text"])]
-        size = generation.batch_size
-        batches = [group[start : start + size] for group in groups for start in range(0, len(group), size)]
-        if len(batches) == 1:
-            # One bar over the codes. huggingface_hub warns that its own bars stay off.
-            with warnings.catch_warnings(action="ignore"):
-                logging.enable_progress_bar()
-        with tqdm(total=len(missing), unit="image", disable=True if len(batches) == 1 else None) as progress:
-            for batch in batches:
+        with tqdm(total=len(missing), unit="image", disable=None) as progress:
+            for start in range(0, len(missing), generation.batch_size):
+                batch = missing[start : start + generation.batch_size]
                 images = generate_image(
                     model,
                     processor,
-                    batch[0]["text"],
-                    len(batch),
-                    instruction,
+                    [record["text"] for record in batch],
+                    instruction=instruction,
                     seed=[record["seed"] for record in batch],
                     **generation.generate_kwargs,
                 )
@@ -95,11 +82,3 @@ def generate(
                     write_image(image, {**record, "generated": True, "notice": GENERATED_NOTICE}, records)
                     tqdm.write(str(output / record["file"]))
                     progress.update()
-
-
-def _is_finished(record: dict, records: JsonLines) -> bool:
-    path = records.path.parent / record["file"]
-    is_known = records.find(record) is not None
-    if path.exists() and not is_known:
-        raise FileExistsError(f"'{path}' exists and is not in '{records.path}'. Choose another output or seed.")
-    return is_known and path.exists()

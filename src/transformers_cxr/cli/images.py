@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,27 +57,33 @@ class ImageReader:
         self.image_processor = image_processor
         self.num_failed = 0
 
-    def read(self, images: Sequence[str]) -> tuple[list[str], torch.FloatTensor | None]:
+    def read(self, batches: Sequence[Sequence[str]]) -> Iterator[tuple[list[str], torch.FloatTensor]]:
         """
-        Read images.
+        Read images with a progress bar.
 
         Returns:
-            `tuple[list[str], torch.FloatTensor | None]`: the readable images, and their pixels of shape
-            `(num_images, channels, height, width)` in [-1, 1], `None` without any.
+            `Iterator[tuple[list[str], torch.FloatTensor]]`: the readable images of each batch, at least one, and their
+            pixels of shape `(num_images, channels, height, width)` in [-1, 1].
         """
         import torch
+        from tqdm import tqdm
 
         from ..data.readers.image_folder import READ_ERRORS
 
-        readable, pixels = [], []
-        for image in images:
-            try:
-                pixels.append(self.image_processor(image, return_tensors="pt").pixel_values)
-                readable.append(image)
-            except READ_ERRORS as error:
-                self.num_failed += 1
-                typer.echo(f"Not read: {image}: {error}", err=True)
-        return readable, torch.cat(pixels) if pixels else None
+        total = sum(map(len, batches))
+        with tqdm(total=total, unit="image", disable=True if total <= 1 else None) as progress:
+            for batch in batches:
+                readable, pixels = [], []
+                for image in batch:
+                    try:
+                        pixels.append(self.image_processor(image, return_tensors="pt").pixel_values)
+                        readable.append(image)
+                    except READ_ERRORS as error:
+                        self.num_failed += 1
+                        tqdm.write(f"Not read: {image}: {error}", file=sys.stderr)
+                if readable:
+                    yield readable, torch.cat(pixels)
+                progress.update(len(batch))
 
     def exit_if_failed(self) -> None:
         """Exit with code 1 if an image was unreadable."""
@@ -86,16 +93,24 @@ class ImageReader:
 
 
 def write_image(image: PIL.Image.Image, record: dict, records: JsonLines) -> None:
-    """Write an image, as PNG or DICOM by the suffix of `record["file"]`, beside its records."""
+    """
+    Write an image, as PNG or DICOM by the suffix of `record["file"]`, beside its records.
+
+    Raises:
+        FileExistsError: the file exists and is not that of an earlier record.
+    """
     from ..data.dicom_output import image_to_dicom
     from ..files import atomic_write
     from ..llm_cxr.image_processing_llm_cxr import save_image
 
-    # The record first: a file without a record belongs to the user.
-    if record not in records:
+    path = records.path.parent / record["file"]
+    if records.find(record) is None:
+        if path.exists():
+            raise FileExistsError(f"'{path}' exists and is not in '{records.path}'. Choose another output.")
+        # The record first: a file without a record belongs to the user.
         records.append([record])
-    with atomic_write(records.path.parent / record["file"]) as path:
+    with atomic_write(path) as partial:
         if path.suffix == ".dcm":
-            image_to_dicom(image).save_as(path, enforce_file_format=True)
+            image_to_dicom(image).save_as(partial, enforce_file_format=True)
         else:
-            save_image(image, path)
+            save_image(image, partial)

@@ -8,30 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from ..files import disk_full_error, lock
-
-
-@contextmanager
-def open_json_lines(path: Path, key: tuple[str, ...]) -> Iterator[JsonLines]:
-    """
-    Open a new JSON Lines file or resume one, and lock it.
-
-    Args:
-        path (`Path`): The file.
-        key (`tuple[str, ...]`): Fields that identify a record; the first is the first field of every record.
-
-    Raises:
-        BlockingIOError: another process writes to the file.
-        FileExistsError: the file has other content.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b", buffering=0) as file, lock(path):
-        json_lines = JsonLines(path, file, key)
-        try:
-            yield json_lines
-        finally:
-            if not json_lines.records:
-                path.unlink()
+from ..files import disk_full_error, format_changes, lock
 
 
 class JsonLines:
@@ -40,14 +17,13 @@ class JsonLines:
 
     Args:
         path (`Path`), file (`BinaryIO`): The file, and as opened for reading and appending.
-        key (`tuple[str, ...]`): Fields that identify a record.
+        key (`tuple[str, ...]`): Fields that identify a record; the first is the first field of every record.
     """
 
     def __init__(self, path: Path, file: BinaryIO, key: tuple[str, ...]):
         self.path = path
         self.file = file
         self.key = key
-        self.records: dict[tuple, dict] = {}
         file.seek(0)
         content = file.read()
         if not content.startswith(f'{{"{key[0]}": '.encode()[: len(content)]):
@@ -55,16 +31,10 @@ class JsonLines:
         *lines, unfinished = content.split(b"\n")
         if unfinished:  # by a killed process
             file.truncate(len(content) - len(unfinished))
-        self._add(map(json.loads, lines))
+        self.records = {self._key_of(record): record for record in map(json.loads, lines)}
 
     def _key_of(self, record: dict) -> tuple:
         return tuple(record[name] for name in self.key)
-
-    def _add(self, records) -> None:
-        self.records.update((self._key_of(record), record) for record in records)
-
-    def __contains__(self, record: dict) -> bool:
-        return self._key_of(record) in self.records
 
     def find(self, expected: dict) -> dict | None:
         """
@@ -76,13 +46,12 @@ class JsonLines:
         record = self.records.get(self._key_of(expected))
         if record is None:
             return None
-        before, now = ({**each, **each["settings"], "settings": None} for each in (record, expected))
-        for name in (*now, *record["settings"]):
-            if before.get(name) != now.get(name):
-                raise ValueError(
-                    f"'{self.path}' already has '{expected[self.key[0]]}' with {name} = {before.get(name)!r}, "
-                    f"now it is {now.get(name)!r}. Choose another output."
-                )
+        before, now = ({**{name: each[name] for name in expected}, **each["settings"]} for each in (record, expected))
+        before["settings"] = now["settings"] = None
+        if changes := format_changes(before, now):
+            raise ValueError(
+                f"'{self.path}' holds '{expected[self.key[0]]}' with other settings: {changes}. Choose another output."
+            )
         return record
 
     def append(self, records: Sequence[dict]) -> None:
@@ -91,4 +60,23 @@ class JsonLines:
         with disk_full_error(self.path):
             while lines:
                 lines = lines[self.file.write(lines) :]
-        self._add(records)
+        self.records.update((self._key_of(record), record) for record in records)
+
+
+@contextmanager
+def open_json_lines(path: Path, *key: str) -> Iterator[JsonLines]:
+    """
+    Open a new JSON Lines file or resume one, and lock it. A file that stays empty is removed.
+
+    Raises:
+        BlockingIOError: another process writes to the file.
+        FileExistsError: the file has other content.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b", buffering=0) as file, lock(path):
+        try:
+            json_lines = JsonLines(path, file, key)
+            yield json_lines
+        finally:
+            if not path.stat().st_size:
+                path.unlink()

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
     from ..llm_cxr.processing_llm_cxr import LlmCxrProcessor
 
-_GENERATE_KWARGS = {"do_sample", "temperature", "top_k", "top_p", "max_new_tokens", "num_beams", "guidance_scale"}
-
 
 class DtypeName(StrEnum):
     """Dtypes of a language model."""
@@ -82,8 +80,8 @@ class SamplingOptions:
 
     @property
     def generate_kwargs(self) -> dict[str, Any]:
-        """The keyword arguments of `generate` that were given."""
-        return {name: value for name, value in vars(self).items() if name in _GENERATE_KWARGS and value is not None}
+        """The given keyword arguments of `generate`."""
+        return {n: value for n, value in vars(self).items() if n not in ("seed", "batch_size") and value is not None}
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import count
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,7 @@ import typer
 from ..checkpoints import checkpoint_name, load_vq_tokenizer
 from . import options
 from .images import ImageReader, list_images, write_image
-from .json_lines import JsonLines, open_json_lines
+from .json_lines import open_json_lines
 
 
 def reconstruct(
@@ -32,9 +31,8 @@ def reconstruct(
     transformers-cxr reconstruct scans/ --model runs/vq --output reconstructions
     ```
     """
-    with open_json_lines(output / "reconstructions.jsonl", ("image",)) as records:
+    with open_json_lines(output / "reconstructions.jsonl", "image") as records:
         import torch
-        from tqdm import tqdm
 
         from ..evaluation.metrics.reconstruction import RECONSTRUCTION_NOTICE
 
@@ -46,40 +44,28 @@ def reconstruct(
         vq_tokenizer, image_processor = load_vq_tokenizer(model, device)
         reader = ImageReader(image_processor)
         typer.echo(RECONSTRUCTION_NOTICE, err=True)
-        with tqdm(total=len(missing), unit="image", disable=None) as progress:
-            for start in range(0, len(missing), batch_size):
-                batch = missing[start : start + batch_size]
-                readable, pixel_values = reader.read(batch)
-                progress.update(len(batch))
-                if not readable:
-                    continue
-                pixel_values = pixel_values.to(vq_tokenizer.device)
-                with torch.no_grad():
-                    decoded = vq_tokenizer.decode(vq_tokenizer.encode(pixel_values))
-                mse = (decoded - pixel_values).square().mean(dim=(1, 2, 3))
-                pairs = image_processor.postprocess(torch.cat([pixel_values, decoded], dim=-1))
-                for path, pair, psnr[path] in zip(readable, pairs, (10 * torch.log10(4 / mse)).tolist()):
-                    pair.info["comment"] = RECONSTRUCTION_NOTICE
-                    record = {
-                        "image": path,
-                        "file": known[path]["file"] if known[path] else _new_name(path, records),
-                        "psnr": psnr[path],
-                        **settings,
-                        "generated": True,
-                        "notice": RECONSTRUCTION_NOTICE,
-                    }
-                    write_image(pair, record, records)
+        batches = [missing[start : start + batch_size] for start in range(0, len(missing), batch_size)]
+        for readable, pixel_values in reader.read(batches):
+            pixel_values = pixel_values.to(vq_tokenizer.device)
+            with torch.no_grad():
+                decoded = vq_tokenizer.decode(vq_tokenizer.encode(pixel_values))
+            mse = (decoded - pixel_values).square().mean(dim=(1, 2, 3))
+            pairs = image_processor.postprocess(torch.cat([pixel_values, decoded], dim=-1))
+            for path, pair, psnr[path] in zip(readable, pairs, (10 * torch.log10(4 / mse)).tolist()):
+                pair.info["comment"] = RECONSTRUCTION_NOTICE
+                record = known[path] or {
+                    "image": path,
+                    # The number distinguishes images of the same name from several folders.
+                    "file": f"{len(records.records):03d}-{Path(path).stem}.png",
+                    "psnr": psnr[path],
+                    **settings,
+                    "generated": True,
+                    "notice": RECONSTRUCTION_NOTICE,
+                }
+                write_image(pair, record, records)
         for path in paths:
             if path in psnr:
                 typer.echo(f"{psnr[path]:6.2f} dB  {path}")
         if len(psnr) > 1:
             typer.echo(f"{sum(psnr.values()) / len(psnr):6.2f} dB  mean of {len(psnr)} images")
         reader.exit_if_failed()
-
-
-def _new_name(image: str, records: JsonLines) -> str:
-    """Return the name of a new PNG; a number distinguishes images of the same name from several folders."""
-    folder, stem = records.path.parent, Path(image).stem
-    taken = {record["file"] for record in records.records.values()}
-    names = (f"{stem}{f'-{number}' if number > 1 else ''}.png" for number in count(1))
-    return next(name for name in names if name not in taken and not (folder / name).exists())

@@ -73,7 +73,7 @@ def _write_texts(
     from ..llm_cxr.generation_llm_cxr import generate_text
     from ..llm_cxr.processing_llm_cxr import TEXT_NOTICE
 
-    with open_json_lines(output, ("image", fields[0])) if output else nullcontext() as records:
+    with open_json_lines(output, "image", fields[0]) if output else nullcontext() as records:
         model, processor = model_options.load()
         instruction = instruction or processor.report_instruction
         settings = model_options.settings | generation.generate_kwargs
@@ -85,31 +85,21 @@ def _write_texts(
         if finished:
             typer.echo(f"{len(finished)} of {len(images)} images are already in '{output}'.", err=True)
         typer.echo(TEXT_NOTICE, err=True)
+        batches = [images[i : i + generation.batch_size] for i in range(0, len(images), generation.batch_size)]
+        seeds = {image: generation.seed + number for number, batch in enumerate(batches) for image in batch}
         reader = ImageReader(processor.image_processor)
-        with tqdm(total=len(images), unit="image", disable=True if len(images) == 1 else None) as progress:
-            for number, start in enumerate(range(0, len(images), generation.batch_size)):
-                batch = images[start : start + generation.batch_size]
-                progress.update(len(batch))
-                if finished.issuperset(batch):
-                    continue
-                readable, pixel_values = reader.read(batch)
-                if not readable:
-                    continue
-                with torch.no_grad():
-                    codes = model.vq_tokenizer.encode(pixel_values.to(model.device))
-                torch.manual_seed(generation.seed + number)
-                texts = generate_text(
-                    model, processor, instruction=instruction, image_codes=codes, **generation.generate_kwargs
-                )
-                new = [
-                    {"image": image, fields[1]: text, **same, "generated": True, "notice": TEXT_NOTICE}
-                    for image, text in zip(readable, texts)
-                    if image not in finished
-                ]
-                if records:
-                    records.append(new)
-                else:
-                    for record in new:
-                        text = record[fields[1]]
-                        tqdm.write(f"{record['image']}\n{text}\n" if len(images) > 1 else text)
+        for readable, pixel_values in reader.read([batch for batch in batches if not finished.issuperset(batch)]):
+            with torch.no_grad():
+                codes = model.vq_tokenizer.encode(pixel_values.to(model.device))
+            torch.manual_seed(seeds[readable[0]])
+            texts = generate_text(
+                model, processor, instruction=instruction, image_codes=codes, **generation.generate_kwargs
+            )
+            new = {image: text for image, text in zip(readable, texts) if image not in finished}
+            if records:
+                marks = {"generated": True, "notice": TEXT_NOTICE}
+                records.append([{"image": image, fields[1]: text, **same, **marks} for image, text in new.items()])
+            else:
+                for image, text in new.items():
+                    tqdm.write(f"{image}\n{text}\n" if len(images) > 1 else text)
     reader.exit_if_failed()
