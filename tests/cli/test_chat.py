@@ -2,7 +2,7 @@ import PIL.Image
 import pytest
 
 from transformers_cxr import generate_image
-from transformers_cxr.cli.chat import Conversation
+from transformers_cxr.cli.conversation import Conversation
 
 
 @pytest.fixture
@@ -18,20 +18,18 @@ def test_conversation_keeps_its_turns_and_images(loaded, images):
     _, processor = loaded
     conversation = Conversation(*loaded, {"max_new_tokens": 4, "do_sample": False})
     conversation.add_image(str(images / "a/1.png"))
-    answer = conversation.ask("Is there pneumonia?")
+    first = conversation.ask("Is there pneumonia?")
     generated = conversation.generate_image("Normal.", seed=1)
     assert generated.tobytes() == generate_image(*loaded, "Normal.", seed=1)[0].tobytes()
-    assert [message["role"] for message in conversation.messages] == ["user", "assistant"] * 2
-    assert len(conversation.codes) == 2 and conversation.new_codes == []
-    prompt = processor.apply_chat_template(conversation.messages)
-    assert prompt.count("<image>") == 2 and answer in prompt
-    conversation.add_image(str(images / "a/3.png"))
-    before = list(conversation.messages)
     with pytest.raises(ValueError, match="context of 256"):
         conversation.ask("Word " * 300)
-    assert conversation.messages == before and len(conversation.new_codes) == 1
+    second = conversation.ask("And here?")
+    assert [message["role"] for message in conversation.messages] == ["user", "assistant"] * 2
+    prompt = processor.apply_chat_template(conversation.messages)
+    assert prompt.count("<image>") == 2 and prompt.index(first) < prompt.rindex("<image>") <= prompt.rindex(second)
+    assert len(conversation.codes) == 2
     conversation.reset()
-    assert conversation.messages == conversation.codes == conversation.new_codes == []
+    assert conversation.messages == conversation.codes == []
 
 
 def test_commands_run_in_order_and_errors_do_not_end_the_chat(chat, images, tmp_path):
@@ -53,8 +51,3 @@ def test_ctrl_c_stops_an_answer_and_the_end_of_input_the_chat(chat, monkeypatch)
     monkeypatch.setattr(Conversation, "ask", interrupt)
     result = chat(["Is there pneumonia?"])
     assert result.exit_code == 0 and "Stopped." in result.stderr
-
-
-def test_unreadable_first_image_ends_the_chat_with_an_error(chat, images):
-    result = chat([], images / "notes.txt")
-    assert result.exit_code == 1 and "Traceback" not in result.stderr and "notes.txt" in result.stderr
