@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import nullcontext
+from functools import partial
 from itertools import count, groupby, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,7 +19,7 @@ from ..checkpoints import load_vq_tokenizer
 from . import options
 
 if TYPE_CHECKING:
-    import torch
+    from tqdm import tqdm
 
     from ..data.image_source import ImageSource
     from ..llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor
@@ -52,36 +53,52 @@ def encode(
         encode scans/ --output codes
     ```
     """
-    with ExitStack() as stack:
-        from accelerate import PartialState
-        from accelerate.utils import broadcast_object_list
+    import torch
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+    from tqdm import tqdm
 
-        from ..data.codes import begin_encoding, finish_encoding, tokenizer_fingerprint
-        from ..data.image_source import open_source
-        from ..files import lock
+    from ..data import codes
+    from ..data.image_source import open_source
+    from ..files import lock
 
-        state = PartialState(cpu=device == "cpu")
-        source = open_source(dataset, split, image_column, id_column)
-        # Accelerate gives each of several processes its own device.
-        own_device = state.device if state.num_processes > 1 else device
-        encoder = Encoder(source, *load_vq_tokenizer(model, own_device), output, shard_size, batch_size)
-        settings = {
-            **source.settings,
-            "tokenizer": tokenizer_fingerprint(encoder.vq_tokenizer),
-            "image_processor": json.loads(encoder.image_processor.to_json_string()),
-            "shard_size": shard_size,
-        }
-        finished = None
-        if state.is_main_process:
-            output.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(lock(output))
-            finished = begin_encoding(output, settings)
+    state = PartialState(cpu=device == "cpu")
+    source = open_source(dataset, split, image_column, id_column)
+    # Accelerate gives each of several processes its own device.
+    vq_tokenizer, image_processor = load_vq_tokenizer(model, state.device if state.num_processes > 1 else device)
+    schema = codes.codes_schema(vq_tokenizer, source.metadata)
+    settings = {
+        **source.settings,
+        "tokenizer": codes.tokenizer_fingerprint(vq_tokenizer),
+        "image_processor": json.loads(image_processor.to_json_string()),
+        "shard_size": shard_size,
+    }
+    num_skipped = 0
+    output.mkdir(parents=True, exist_ok=True)
+    with lock(output) if state.is_main_process else nullcontext():
+        finished = codes.begin_encoding(output, settings) if state.is_main_process else None
         (finished,) = broadcast_object_list([finished])
-        num_shards = encoder.encode(finished, state.process_index, state.num_processes)
+        num_shards = next(shard for shard in count() if shard not in finished)
+        start, unfinished = num_shards * shard_size, count()
+        total = None if source.total is None else max(0, source.total - start)
+        with (
+            tqdm(total=total, unit="image", disable=None if state.is_main_process else True) as progress,
+            ThreadPoolExecutor(torch.get_num_threads()) as pool,
+        ):
+            rows = enumerate(source.rows(start), start)
+            for shard, shard_rows in groupby(rows, key=lambda row: row[0] // shard_size):
+                num_shards = shard + 1
+                if shard in finished or next(unfinished) % state.num_processes != state.process_index:
+                    progress.update(sum(1 for _ in shard_rows))
+                    continue
+                results = _read_ahead(pool, partial(_read, source, image_processor), shard_rows, batch_size)
+                content = _encode(vq_tokenizer, results, batch_size, progress)
+                codes.write_shard(codes.shard_path(output, shard), schema, *content)
+        if not num_shards:
+            raise ValueError(f"The dataset '{dataset}' is empty.")
         state.wait_for_everyone()
-        num_skipped = 0
         if state.is_main_process:
-            num_images, num_skipped = finish_encoding(output, num_shards)
+            num_images, num_skipped = codes.finish_encoding(output, num_shards)
             typer.echo(f"{num_images} images in {num_shards} shards written to {output}, {num_skipped} skipped.")
         state.destroy_process_group()
     if num_skipped:
@@ -89,92 +106,45 @@ def encode(
         raise typer.Exit(1)
 
 
-@dataclass(frozen=True)
-class Encoder:
-    """
-    Encoder of a dataset into shards of codes.
+def _read(source: ImageSource, image_processor: LlmCxrImageProcessor, row: tuple[int, dict]) -> tuple[dict, Any]:
+    """Return the id and metadata of a numbered row, and its pixels or the error of reading them."""
+    from ..data.readers.image_folder import READ_ERRORS
 
-    Args:
-        source ([`ImageSource`]): Dataset.
-        vq_tokenizer ([`CXRVQTokenizer`]), image_processor ([`LlmCxrImageProcessor`]): Image tokenizer.
-        output (`Path`): Folder of the shards.
-        shard_size, batch_size (`int`): Rows per shard, and images per batch.
-    """
+    number, values = row
+    metadata = {"id": source.id_of(values, number)} | {name: values[name] for name in source.metadata.names}
+    try:
+        return metadata, image_processor(source.image_of(values), return_tensors="pt").pixel_values
+    except READ_ERRORS as error:
+        return metadata, error
 
-    source: ImageSource
-    vq_tokenizer: CXRVQTokenizer
-    image_processor: LlmCxrImageProcessor
-    output: Path
-    shard_size: int
-    batch_size: int
 
-    def encode(self, finished: set[int], process_index: int, num_processes: int) -> int:
-        """Write every `num_processes`-th unfinished shard, and return the number of shards of the whole dataset."""
-        import torch
-        from tqdm import tqdm
+def _read_ahead(pool: Executor, read: Callable, rows: Iterator, num_ahead: int) -> Iterator:
+    """Yield the results of `read` in order, which the threads of a pool compute `num_ahead` rows ahead."""
+    futures = deque(pool.submit(read, row) for row in islice(rows, num_ahead))
+    while futures:
+        yield futures.popleft().result()
+        futures.extend(pool.submit(read, row) for row in islice(rows, 1))
 
-        from ..data.codes import codes_schema, shard_path
 
-        schema = codes_schema(self.vq_tokenizer, self.source.metadata)
-        shard = next(shard for shard in count() if shard not in finished)
-        start, num_shards, unfinished = shard * self.shard_size, shard, count()
-        total = None if self.source.total is None else max(0, self.source.total - start)
-        disable = None if process_index == 0 else True
-        with (
-            tqdm(total=total, unit="image", disable=disable) as bar,
-            ThreadPoolExecutor(torch.get_num_threads()) as pool,
-        ):
-            rows = enumerate(self.source.rows(start), start)
-            for shard, shard_rows in groupby(rows, key=lambda row: row[0] // self.shard_size):
-                num_shards = shard + 1
-                if shard not in finished and next(unfinished) % num_processes == process_index:
-                    self._encode_shard(shard_path(self.output, shard), schema, shard_rows, pool, bar)
-                else:
-                    bar.update(sum(1 for _ in shard_rows))
-        if not num_shards:
-            raise ValueError(f"The dataset '{self.source.settings['dataset']}' is empty.")
-        return num_shards
+def _encode(vq_tokenizer: CXRVQTokenizer, results: Iterator, batch_size: int, progress: tqdm):
+    """Return the metadata, the codes and the unreadable images of a shard, for [`write_shard`]."""
+    import numpy as np
+    import torch
 
-    def _encode_shard(self, path: Path, schema, rows: Iterator[tuple[int, dict]], pool: ThreadPoolExecutor, bar):
-        import numpy as np
-        import torch
-
-        from ..data.codes import write_shard
-
-        metadata, codes, skipped = [], [np.empty((0, self.vq_tokenizer.config.num_image_tokens), np.uint16)], []
-        for batch in self._read_batches(rows, pool):
-            bar.update(len(batch))
-            pixel_values = []
-            for row, result in batch:
-                if isinstance(result, Exception):
-                    skipped.append({"id": row["id"], "reason": str(result)})
-                    bar.write(f"Not read: {row['id']}: {result}", file=sys.stderr)
-                else:
-                    metadata.append(row)
-                    pixel_values.append(result)
-            if pixel_values:
-                with torch.no_grad():
-                    encoded = self.vq_tokenizer.encode(torch.cat(pixel_values).to(self.vq_tokenizer.device))
-                codes.append(encoded.cpu().numpy().astype(np.uint16))
-        write_shard(path, schema, metadata, np.concatenate(codes), skipped)
-
-    def _read_batches(self, rows: Iterator[tuple[int, dict]], pool: ThreadPoolExecutor):
-        """Yield batches of results of [`Encoder._read`]; the next batch is read while one is encoded."""
-        reading = None
-        while batch := list(islice(rows, self.batch_size)):
-            reading, ready = pool.map(self._read, batch), reading
-            if ready is not None:
-                yield list(ready)
-        if reading is not None:
-            yield list(reading)
-
-    def _read(self, numbered_row: tuple[int, dict]) -> tuple[dict, torch.FloatTensor | Exception]:
-        """Return the id and metadata of a row, and its pixels or the error of reading them."""
-        from ..data.readers.image_folder import READ_ERRORS
-
-        number, row = numbered_row
-        kept = {"id": self.source.id_of(row, number)} | {name: row[name] for name in self.source.metadata.names}
-        try:
-            return kept, self.image_processor(self.source.image_of(row), return_tensors="pt").pixel_values
-        except READ_ERRORS as error:
-            return kept, error
+    metadata, skipped = [], []
+    codes = [np.empty((0, vq_tokenizer.config.num_image_tokens), np.uint16)]
+    while batch := list(islice(results, batch_size)):
+        pixel_values = []
+        for row, result in batch:
+            if isinstance(result, Exception):
+                skipped.append({"id": row["id"], "reason": str(result)})
+                progress.write(f"Not read: {row['id']}: {result}", file=sys.stderr)
+            else:
+                metadata.append(row)
+                pixel_values.append(result)
+        if pixel_values:
+            with torch.no_grad():
+                encoded = vq_tokenizer.encode(torch.cat(pixel_values).to(vq_tokenizer.device))
+            codes.append(encoded.cpu().numpy().astype(np.uint16))
+        progress.update(len(batch))
+    return metadata, np.concatenate(codes), skipped
