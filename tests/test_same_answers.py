@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from transformers_cxr import generate_text
 from transformers_cxr.checkpoints import load_checkpoint
-from transformers_cxr.cli.chat import Conversation
+from transformers_cxr.cli.conversation import Conversation
 from transformers_cxr.cli.main import app
 
 
