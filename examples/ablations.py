@@ -117,7 +117,7 @@ def evaluate(
     for start in range(0, len(selected), training_args.eval_batch_size):
         codes = [record.codes for record in selected[start : start + training_args.eval_batch_size]]
         reports += generate_text(model, processor, image_codes=codes, max_new_tokens=100, do_sample=False)
-        inputs = processor.encode_prompts([question] * len(codes), codes).to(model.device)
+        inputs = processor.encode_prompts([question] * len(codes), image_codes=codes).to(model.device)
         logits = model(**inputs, logits_to_keep=1).logits[:, -1]
         margins += (logits[:, yes] - logits[:, no]).tolist()
     half = len(selected) // 2

@@ -5,7 +5,7 @@ import PIL.Image
 import pytest
 import torch
 
-from transformers_cxr.evaluation.corruptions import BLUR_SIGMAS, CORRUPTIONS, JPEG_QUALITIES, LEVELS, corrupt
+from transformers_cxr.evaluation.corruptions import CORRUPTIONS, corrupt
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def image():
 def test_a_higher_level_changes_the_image_more_and_a_seed_fixes_it(image, name):
     assert torch.equal(corrupt(image, name, 0), image)
     distances = []
-    for level in LEVELS:
+    for level in range(1, 6):
         corrupted = corrupt(image, name, level, seed=3)
         assert corrupted.shape == image.shape and corrupted.dtype == image.dtype
         assert corrupted.min() >= -1 and corrupted.max() <= 1
@@ -37,13 +37,13 @@ def test_full_inversion_is_the_negative_of_the_mean_channel(image):
 def test_jpeg_is_that_of_pillow(image):
     gray = ((image[0].double().numpy() + 1) / 2 * 255).round().astype(np.uint8)
     file = io.BytesIO()
-    PIL.Image.fromarray(gray).save(file, "JPEG", quality=JPEG_QUALITIES[2])
+    PIL.Image.fromarray(gray).save(file, "JPEG", quality=20)
     expected = np.asarray(PIL.Image.open(file)) / 127.5 - 1
     np.testing.assert_allclose(corrupt(image, "jpeg", 3)[0].numpy(), expected, atol=1e-6)
 
 
 def test_blur_is_a_gaussian_in_frequency_space():
     wave = torch.sin(2 * torch.pi * 6 * torch.arange(256) / 256).expand(1, 256, 256) * 0.5
-    expected = wave * np.exp(-2 * (np.pi * 6 / 256 * BLUR_SIGMAS[3]) ** 2)
+    expected = wave * np.exp(-2 * (np.pi * 6 / 256 * 3.0) ** 2)
     inside = slice(32, -32)
     torch.testing.assert_close(corrupt(wave, "blur", 4)[:, :, inside], expected[:, :, inside], atol=2e-3, rtol=0)

@@ -1,10 +1,8 @@
-"""Outputs of a task: batches, processes, interruptions, and outputs of another model."""
+"""Outputs of a task: batches, processes, resuming, and outputs of another model."""
 
 import multiprocessing
 import os
-import signal
 import socket
-import time
 from pathlib import Path
 
 import numpy as np
@@ -79,35 +77,10 @@ def test_outputs_of_another_model_are_refused(tiny_model, tmp_path):
         predict(EXAMPLES, write_texts, tmp_path, after)
 
 
-def start(folder, delay, environment) -> multiprocessing.Process:
-    """Generate all outputs in a process, which waits `delay` seconds before each batch."""
-
-    def run():
-        os.environ.update(environment)
-        PartialState._reset_state()
-
-        def slow(batch):
-            time.sleep(delay)
-            return [f"{text} by {os.environ.get('RANK')}" for text in write_texts(batch)]
-
-        predict(EXAMPLES, slow, folder, {"model": "tiny"}, batch_size=2)
-
-    process = multiprocessing.get_context("fork").Process(target=run)
-    process.start()
-    return process
-
-
-def test_a_killed_run_resumes(tmp_path):
-    process, end = start(tmp_path, 0.3, {}), time.monotonic() + 60
-    while len(files(tmp_path)) < 2 and time.monotonic() < end:
-        assert process.is_alive()
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
-    finished = files(tmp_path)
-    assert 2 <= len(finished) < 4
-    predict(EXAMPLES, write_texts, tmp_path, {"model": "tiny"}, batch_size=2)
-    assert len(files(tmp_path)) == 4 and finished.items() <= files(tmp_path).items()
+def predict_as(rank, folder, environment):
+    os.environ.update(environment | {"RANK": rank, "LOCAL_RANK": rank})
+    PartialState._reset_state()
+    predict(EXAMPLES, lambda batch: [f"{text} by {rank}" for text in write_texts(batch)], folder, {}, batch_size=2)
 
 
 def test_two_processes_share_the_batches(tmp_path):
@@ -117,7 +90,10 @@ def test_two_processes_share_the_batches(tmp_path):
     # The environment of `torchrun --nproc_per_node 2`, on CPUs.
     shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     shared |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    running = [start(tmp_path, 0.05, shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(2)]
+    context = multiprocessing.get_context("fork")
+    running = [context.Process(target=predict_as, args=(rank, tmp_path, shared)) for rank in "01"]
+    for process in running:
+        process.start()
     for process in running:
         process.join(timeout=60)
         assert process.exitcode == 0

@@ -103,25 +103,20 @@ def test_a_reader_who_sees_no_difference_is_at_chance(study, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("answer", "message"),
+    ("trials", "answer", "message"),
     [
-        ({"generated": "C"}, r"Trial 1 of .*: expected one of \['A', 'B'\] in `generated`, got 'C'"),
-        ({"quality_b": "6"}, "in `quality_b`, got '6'"),
-        ({"trial": "1"}, "Trial '1' of .* occurs twice"),
-        ({"trial": "99"}, "Trial '99' of .* is not in the key"),
+        (8, {"generated": "C"}, r"Trial 1 of .*: expected one of \['A', 'B'\] in `generated`, got 'C'"),
+        (8, {"quality_b": "6"}, "in `quality_b`, got '6'"),
+        (8, {"trial": "1"}, "Trial '1' of .* occurs twice"),
+        (8, {"trial": "99"}, "Trial '99' of .* is not in the key"),
+        (6, {}, "lacks the trials 7, 8"),
     ],
 )
-def test_a_cell_with_another_value_is_named(study, tmp_path, answer, message):
+def test_a_wrong_cell_or_a_missing_trial_is_named(study, tmp_path, trials, answer, message):
     fill(study / "images.csv", lambda row: recognized(row, study) | answer)
-    with pytest.raises(ValueError, match=message):
-        score_reader_study(study, tmp_path / "key.json")
-
-
-def test_a_missing_trial_is_named(study, tmp_path):
-    fill(study / "images.csv", lambda row: recognized(row, study))
     lines = (study / "images.csv").read_text().splitlines(keepends=True)
-    (study / "images.csv").write_text("".join(lines[:-2]))
-    with pytest.raises(ValueError, match="lacks the trials 7, 8"):
+    (study / "images.csv").write_text("".join(lines[: 1 + trials]))
+    with pytest.raises(ValueError, match=message):
         score_reader_study(study, tmp_path / "key.json")
 
 

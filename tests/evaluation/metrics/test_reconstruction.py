@@ -1,5 +1,3 @@
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -50,12 +48,6 @@ def test_ms_ssim_needs_five_scales_of_its_window():
     assert "ms_ssim" not in image_distances(images(175), images(175))
     distances = image_distances(images(176), images(176) * 0.8)
     assert (distances["ssim"] < distances["ms_ssim"]).all() and (distances["ms_ssim"] < 1).all()
-
-
-def test_without_torchmetrics_the_error_names_the_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchmetrics.functional.image", None)
-    with pytest.raises(ImportError, match=r"transformers-cxr\[evaluate\]"):
-        image_distances(images(24), images(24))
 
 
 def test_radial_energy_equals_a_loop_over_the_coefficients():

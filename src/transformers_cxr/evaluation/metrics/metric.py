@@ -13,6 +13,8 @@ except ImportError as error:
     raise ImportError("The metrics need evaluate: `pip install transformers-cxr[evaluate]`.") from error
 from datasets import Features, Image, Value
 
+from ..results.intervals import means
+
 IMAGE_PAIRS = Features({"predictions": Image(), "references": Image()})
 
 
@@ -71,9 +73,12 @@ class CxrMetric(evaluate.Metric):
     def prepare(self, predictions: Sequence, references: Sequence | None = None) -> list[Any]:
         """Return one picklable unit per example; a few metrics have no references."""
 
-    @abstractmethod
     def aggregate(self, units: Sequence[Any]) -> dict[str, float]:
-        """Return the scores of units of `prepare`, in any order; a unit may occur several times."""
+        """
+        Return the scores of units of `prepare`, in any order; a unit may occur several times. By default a unit is a
+        `dict` of the scores of an example, and these are their means without NaN.
+        """
+        return means(units)
 
     def measure(self, predictions: Sequence, references: Sequence | None = None, prefix: str = "") -> Measurement:
         """Return the [`Measurement`] of `prepare`."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations
 
-import numpy as np
 from datasets import Features, Image, List
 
 from ...llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor
@@ -17,23 +16,19 @@ class PromptDiversity(CxrMetric):
     """
     `ms_ssim`: MS-SSIM (Wang et al. 2003) of the pairs of images generated from one prompt, mean over pairs, then over
     prompts; at most 1, lower is more diverse. NaN for prompts with fewer than two images. There are no references: a
-    prediction is the list of images of a prompt. A unit is the mean of a prompt.
+    prediction is the list of images of a prompt. A unit is a `dict` of the mean of a prompt.
     """
 
     FEATURES = Features({"predictions": List(Image())})
 
-    def prepare(self, predictions: Sequence[Sequence], references: None = None) -> list[float]:
+    def prepare(self, predictions: Sequence[Sequence], references: None = None) -> list[dict[str, float]]:
         processor = LlmCxrImageProcessor(do_convert_rgb=False)
         units = []
         for images in predictions:
-            if len(images) < 2:
-                units.append(float("nan"))
-                continue
-            pixel_values = processor(list(images), return_tensors="pt").pixel_values
-            first, second = map(list, zip(*combinations(range(len(images)), 2)))
-            units.append(image_distances(pixel_values[first], pixel_values[second])["ms_ssim"].mean().item())
+            similarity = float("nan")
+            if len(images) > 1:
+                pixel_values = processor(list(images), return_tensors="pt").pixel_values
+                first, second = map(list, zip(*combinations(range(len(images)), 2)))
+                similarity = image_distances(pixel_values[first], pixel_values[second])["ms_ssim"].mean().item()
+            units.append({"ms_ssim": similarity})
         return units
-
-    def aggregate(self, units: Sequence[float]) -> dict[str, float]:
-        known = [unit for unit in units if not np.isnan(unit)]
-        return {"ms_ssim": float(np.mean(known)) if known else float("nan")}

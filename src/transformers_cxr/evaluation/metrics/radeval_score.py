@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..results.intervals import means
 from .metric import CxrMetric
 
 # The weights that each metric downloads; radeval's own errors do not name them.
@@ -58,6 +57,3 @@ class RadEvalScore(CxrMetric):
             ) from error
         columns = evaluator(refs=list(references), hyps=list(predictions))
         return [dict(zip(columns, map(float, row))) for row in zip(*columns.values())]
-
-    def aggregate(self, units: Sequence[dict[str, float]]) -> dict[str, float]:
-        return means(units)

@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from ..results.intervals import means
 from .metric import CxrMetric
 
 
@@ -35,9 +34,6 @@ class VqaAccuracy(CxrMetric):
                 }
             )
         return units
-
-    def aggregate(self, units: Sequence[dict[str, float]]) -> dict[str, float]:
-        return means(units)
 
 
 def _words(text: str) -> list[str]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from ..corruptions import CORRUPTIONS, LEVELS, corrupt
+from ..corruptions import CORRUPTIONS, corrupt
 from ..examples import rows_by
 from ..metrics import CheXpertLabels, Measurement, PneumoniaAccuracy
 from .image import example_seed
@@ -24,7 +24,7 @@ class RobustnessTask(ReportTask):
 
     def examples(self, records):
         reports = super().examples(records)[: self.arguments.num_corrupted]
-        kinds = ["none 0"] + [f"{name} {level}" for name in CORRUPTIONS for level in LEVELS]
+        kinds = ["none 0"] + [f"{name} {level}" for name in CORRUPTIONS for level in range(1, 6)]
         return [replace(example, id=f"{example.id}@{kind}", kind=kind) for kind in kinds for example in reports]
 
     def generate(self, model, processor, batch):
