@@ -132,8 +132,6 @@ def test_a_call_with_an_image_is_exported(tiny_model):
 def test_a_resize_keeps_the_codes(any_model):
     model, processor = any_model
     end = len(processor.tokenizer)
-    with pytest.raises(ValueError, match=f"at least {end} embeddings.*got {end - 1}"):
-        model.resize_token_embeddings(end - 1)
     inputs = inputs_of(processor)
     expected = model(**inputs).logits
     model.resize_token_embeddings(end + 8)

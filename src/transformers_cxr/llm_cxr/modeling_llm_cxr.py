@@ -52,14 +52,6 @@ class LlmCxrPreTrainedModel(PreTrainedModel):
         """Dtype of the backbone; the VQ-GAN is always in fp32."""
         return self.get_input_embeddings().weight.dtype
 
-    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args, **kwargs) -> nn.Embedding:
-        end = self.config.image_token_offset + self.config.vq_config.codebook_size
-        if new_num_tokens is not None and new_num_tokens < end:
-            raise ValueError(
-                f"Expected at least {end} embeddings, as the last code has id {end - 1}, got {new_num_tokens}."
-            )
-        return super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
-
     def get_image_tokens(self, pixel_values: torch.FloatTensor) -> torch.LongTensor:
         """
         Return the token ids of images.
@@ -175,12 +167,6 @@ class LlmCxrModel(LlmCxrPreTrainedModel):
         self.vq_tokenizer = CXRVQTokenizer(config.vq_config).requires_grad_(False)  # type: ignore[arg-type]
         self.language_model = AutoModel.from_config(config.text_config)
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        return self.language_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
-        self.language_model.set_input_embeddings(value)
 
     def forward(
         self,
@@ -335,15 +321,6 @@ class LlmCxrForCausalLM(LlmCxrGenerationMixin, LlmCxrPreTrainedModel):
     def vq_tokenizer(self) -> CXRVQTokenizer:
         """The image tokenizer."""
         return self.model.vq_tokenizer
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        return self.model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
-        self.model.set_input_embeddings(value)
-
-    def get_decoder(self) -> PreTrainedModel:
-        return self.model.language_model
 
     @can_return_tuple
     def forward(
