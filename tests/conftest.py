@@ -130,13 +130,13 @@ def llama(text_tokenizer):
 
 
 @pytest.fixture
-def any_model(backbone, text_tokenizer, vq_tokenizer, new_embeddings="random"):
+def any_model(backbone, text_tokenizer, vq_tokenizer):
     """Model and processor on each of the three backbones."""
     return LlmCxrForCausalLM.from_language_model(backbone, text_tokenizer, vq_tokenizer, new_embeddings="random")
 
 
 @pytest.fixture
-def tiny_model(llama, text_tokenizer, vq_tokenizer, new_embeddings="random"):
+def tiny_model(llama, text_tokenizer, vq_tokenizer):
     """Model and processor on a Llama: 16 codes an image of 32x32 pixels."""
     return LlmCxrForCausalLM.from_language_model(llama, text_tokenizer, vq_tokenizer, new_embeddings="random")
 

@@ -6,7 +6,6 @@ from transformers import TextStreamer, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
 from transformers_cxr.data.dicom_output import image_to_dicom
-from transformers_cxr.llm_cxr.dicom_llm_cxr import read_dicom
 
 KWARGS = {"max_new_tokens": 6, "do_sample": False}
 QUESTION = "Is there pneumonia?"
@@ -45,25 +44,15 @@ def test_report_of_one_image_and_of_any_kind_of_several(report, tmp_path):
     assert report(dataset["image"], batch_size=2, **KWARGS) == report(tuple(images), **KWARGS) == single
     assert report(images, batch_size=2, **KWARGS) == single
     assert report(images[0], generate_kwargs=KWARGS) == single[0]
-
-
-def test_no_inputs_give_no_outputs(report, vqa, generation):
-    assert report([]) == vqa([]) == generation([]) == []
+    assert report([]) == []
 
 
 def test_dicom_is_read_like_any_other_image(report, vqa, tmp_path):
     dataset = image_to_dicom(image(0))
-    dataset.ViewPosition = "PA"
     dataset.save_as(tmp_path / "no_suffix")
     expected, answer = report(image(0), **KWARGS), vqa(image=image(0), question=QUESTION, **KWARGS)
-    for source in (str(tmp_path / "no_suffix"), (tmp_path / "no_suffix").read_bytes(), dataset):
-        assert report(source, **KWARGS) == expected
-        assert report([source, source], batch_size=2, **KWARGS) == [expected] * 2
-        assert vqa(image=source, question=QUESTION, **KWARGS) == answer
-    dataset.Modality = "CT"
-    with pytest.raises(ValueError, match="got an image of modality CT"):
-        report(dataset)
-    assert report(read_dicom(dataset, force=True), **KWARGS) == expected
+    assert report([dataset, str(tmp_path / "no_suffix")], batch_size=2, **KWARGS) == [expected] * 2
+    assert vqa(image=dataset, question=QUESTION, **KWARGS) == answer
 
 
 def test_generate_arguments_and_a_streamer_reach_the_model(report, capsys):
