@@ -1,8 +1,8 @@
 """
 LLM-CXR for Transformers: one causal language model that reads and writes chest X-rays.
 
-Importing this package registers its classes with Transformers' Auto classes and pipelines. Nothing heavy is imported
-before it is used.
+Importing this package registers its classes with Transformers' Auto classes and pipelines. Its modules are imported at
+their first use.
 """
 
 from ._lazy import lazy_exports

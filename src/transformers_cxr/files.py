@@ -31,7 +31,7 @@ def atomic_write(path: str | os.PathLike, overwrite: bool = True) -> Iterator[Pa
 
     Raises:
         FileExistsError: `path` exists and `overwrite` is `False`.
-        OSError: `path` cannot be written. If the disk is full, the message names the way out.
+        OSError: `path` cannot be written. If the disk is full, the message says what to do.
     """
     path = Path(path)
     if path.exists() and not overwrite:
@@ -69,7 +69,7 @@ def _flush_to_disk(path: Path) -> None:
 @contextmanager
 def disk_full_error(path: str | os.PathLike) -> Iterator[None]:
     """
-    Turn the disk-full error of any library into one that names `path` and the way out.
+    Turn the disk-full error of any library into one that names `path` and says what to do.
 
     Raises:
         OSError: the disk is full.

@@ -21,7 +21,7 @@ def processor() -> LlmCxrImageProcessor:
 
 
 @pytest.fixture(scope="module")
-def grey_array() -> np.ndarray:
+def gray_array() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH), dtype=np.uint8)
 
 
@@ -86,7 +86,7 @@ def pixels(processor: LlmCxrImageProcessor, image, **kwargs) -> torch.Tensor:
 
 
 def oracle(image: PIL.Image.Image) -> np.ndarray:
-    """Return the image by Pillow and numpy only: short side 256, centre crop, [-1, 1], `(height, width, channels)`."""
+    """Return the image by Pillow and numpy only: short side 256, center crop, [-1, 1], `(height, width, channels)`."""
     scale = 256 / min(image.size)
     image = image.resize((int(image.width * scale), int(image.height * scale)), PIL.Image.Resampling.LANCZOS)
     left, top = (image.width - 256) // 2, (image.height - 256) // 2
@@ -102,17 +102,17 @@ def as_rgb(array: np.ndarray) -> PIL.Image.Image:
 
 
 @pytest.mark.parametrize("size", [(512, 640), (640, 512), (256, 256), (301, 403), (100, 150), (30, 17)])
-def test_preprocessing_equals_pillow_resize_and_centre_crop(processor, size):
+def test_preprocessing_equals_pillow_resize_and_center_crop(processor, size):
     image = PIL.Image.fromarray(np.random.default_rng(3).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
     np.testing.assert_allclose(pixels(processor, image).permute(1, 2, 0).numpy(), oracle(image), rtol=0, atol=1e-6)
 
 
-def test_grey_processor_gives_one_channel(grey_array):
+def test_gray_processor_gives_one_channel(gray_array):
     pixel_values = LlmCxrImageProcessor(do_convert_rgb=False)(
-        PIL.Image.fromarray(grey_array), return_tensors="pt"
+        PIL.Image.fromarray(gray_array), return_tensors="pt"
     ).pixel_values
     assert pixel_values.shape == (1, 1, 256, 256)
-    expected = oracle(PIL.Image.fromarray(grey_array))
+    expected = oracle(PIL.Image.fromarray(gray_array))
     np.testing.assert_allclose(pixel_values[0, 0].numpy(), expected, rtol=0, atol=1e-6)
 
 
@@ -139,8 +139,8 @@ def test_16_bit_png_is_windowed_before_it_is_resized(processor, wide_array, tmp_
 @pytest.mark.parametrize("kind", ["numpy", "torch"])
 @pytest.mark.parametrize("layout", ["HW", "HWC", "CHW", "HW1", "1HW"])
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32", "float64", "float unit", "bool"])
-def test_arrays_of_any_layout_and_dtype(processor, grey_array, rgb_array, kind, layout, dtype):
-    array = rgb_array if layout in ("HWC", "CHW") else grey_array
+def test_arrays_of_any_layout_and_dtype(processor, gray_array, rgb_array, kind, layout, dtype):
+    array = rgb_array if layout in ("HWC", "CHW") else gray_array
     if dtype == "bool":
         array = array > 127
         expected = pixels(processor, as_rgb(array.astype(np.uint8) * 255))
@@ -160,8 +160,8 @@ def test_arrays_of_any_layout_and_dtype(processor, grey_array, rgb_array, kind, 
 
 
 @pytest.mark.parametrize("kind", ["png", "dicom"])
-def test_files_of_every_kind_give_the_same_pixels(processor, grey_array, tmp_path, kind):
-    image, path = PIL.Image.fromarray(grey_array), tmp_path / "image.png"
+def test_files_of_every_kind_give_the_same_pixels(processor, gray_array, tmp_path, kind):
+    image, path = PIL.Image.fromarray(gray_array), tmp_path / "image.png"
     sources = [path, str(path)]
     if kind == "png":
         image.save(path)

@@ -69,13 +69,13 @@ def read_dicom(source, force: bool = False, name: str | None = None) -> PIL.Imag
         source (`str`, `os.PathLike`, `bytes` or `pydicom.Dataset`):
             A file, its content, or a dataset, which is not changed.
         force (`bool`, *optional*, defaults to `False`):
-            Read images of other modalities and body parts, too.
+            Also read images of other modalities and body parts.
         name (`str`, *optional*):
             Name of the source in errors.
 
     Returns:
         `PIL.Image.Image`: image of mode "L", or "RGB" for color. Its `info` has the "Modality", "BodyPartExamined",
-        "ViewPosition" and "ImageLaterality" of the file, as far as given.
+        "ViewPosition" and "ImageLaterality" that the file has.
 
     Raises:
         ImportError: pydicom, or the decoder of a compressed transfer syntax, is not installed.
@@ -137,7 +137,7 @@ def _quietly(function, name: str, *args):
 
 
 def _read_elements(pydicom, source) -> tuple:
-    """Return the required elements that are not empty, a description of the image, and the decoder of its pixels."""
+    """Return a dataset of the `ELEMENTS` that are not empty, its description, and the decoder of its pixels."""
     if isinstance(source, pydicom.Dataset):
         read = source
     else:
@@ -180,7 +180,7 @@ def _check_pixels(dataset) -> None:
 
 
 def _describe(dataset) -> dict[str, str]:
-    """Return modality, body part, view and side, as far as they are given, in capitals."""
+    """Return the modality, body part, view and side that the dataset has, in capitals."""
     described = {keyword: dataset.get(keyword) for keyword in ("Modality", "BodyPartExamined", "ViewPosition")}
     described["ImageLaterality"] = dataset.get("ImageLaterality", dataset.get("Laterality"))
     regions = dataset.get("AnatomicRegionSequence")

@@ -65,8 +65,8 @@ class LlmCxrGenerationMixin(GenerationMixin):
             begin-of-image token, codes and end-of-image token.
 
         Raises:
-            ValueError: `generation_mode` is unknown, placeholders and images do not match, an image is to be generated
-                without `input_ids`, or a prompt leaves no room in the context.
+            ValueError: `generation_mode` is unknown, placeholders and images do not match, `"image"` has no
+                `input_ids`, or a prompt leaves no room in the context.
         """
         if generation_mode not in (None, "text", "image"):
             raise ValueError(f"`generation_mode` must be None, 'text' or 'image', got {generation_mode!r}.")

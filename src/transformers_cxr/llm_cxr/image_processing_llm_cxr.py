@@ -124,14 +124,14 @@ class LlmCxrImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[cal
 class LlmCxrImageProcessor(PilBackend):
     r"""
     Prepare chest X-rays for [`CXRVQTokenizer`] as LLM-CXR does (arXiv 2305.11490, section 3.1): resize the shorter
-    side to 256 pixels (Lanczos), crop the centre, and scale pixels to [-1, 1].
+    side to 256 pixels (Lanczos), crop the center, and scale pixels to [-1, 1].
 
     Images are PIL images of any mode, paths, URLs, bytes, open files, `pydicom.Dataset`s, numpy arrays or torch
     tensors (`(height, width)`, `(height, width, channels)` or `(channels, height, width)`), of 8 or 16 bits or
     floating point. Files and bytes may be DICOM.
 
     do_convert_rgb (`bool`, *optional*, defaults to `True`):
-        Return three channels; `False` returns one, grey.
+        Return three channels; `False` returns one, gray.
     round_to_nearest (`bool`, *optional*, defaults to `False`):
         Round the longer side and the position of the crop to the nearest pixel, as the released LLM-CXR does; `False`
         rounds down, as Transformers does. They differ by at most one pixel.

@@ -365,7 +365,7 @@ class LlmCxrForCausalLM(LlmCxrGenerationMixin, LlmCxrPreTrainedModel):
         Raises:
             ValueError: The numbers of images and placeholders do not match.
         """
-        # No parameter, as the Trainer takes every parameter with "labels" in its name for one that a batch must have.
+        # Not a parameter, because the Trainer requires each parameter with "labels" in its name in a batch.
         shift_labels = kwargs.pop("shift_labels", None)
         has_labels = labels is not None or shift_labels is not None
         if pixel_values is not None:

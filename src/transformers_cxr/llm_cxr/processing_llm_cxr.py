@@ -43,9 +43,9 @@ class LlmCxrProcessor(ProcessorMixin):
     r"""
     Interleave chest X-rays and text as the token ids of [`LlmCxrForCausalLM`].
 
-    Every `<image>` in a text is the slot of one image. Images are given as pixels (`images=`), for which the processor
-    writes placeholders that the model replaces by codes; as pixels while `vq_tokenizer` is set, which encodes them at
-    once; or as codes (`image_codes=`). All three lead to the same ids.
+    Each `<image>` in a text is the slot of one image. An image is pixels (`images`), for which the processor writes
+    placeholders that the model replaces by codes, or codes (`image_codes`). If `vq_tokenizer` is set, the processor
+    encodes pixels itself. All three give the same ids.
 
     Args:
         image_processor ([`LlmCxrImageProcessor`]):
@@ -354,8 +354,8 @@ class LlmCxrProcessor(ProcessorMixin):
                 for each row of pixels.
 
         Raises:
-            ValueError: Ids are to be decoded to images and `vq_tokenizer` is not set, an image does not have all its
-                codes, or `generation_mode` is unknown.
+            ValueError: `vq_tokenizer` is not set to decode images, an image does not have all its codes, or
+                `generation_mode` is unknown.
         """
         if generation_mode not in (None, "text", "image"):
             raise ValueError(f"`generation_mode` must be 'text' or 'image', got {generation_mode!r}.")
