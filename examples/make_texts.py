@@ -13,12 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from datasets import Dataset
 from tqdm import tqdm
 from transformers import set_seed
 
 from transformers_cxr.conversion.language_models import load_instruct_model
-from transformers_cxr.data import write_texts
-from transformers_cxr.data.conversations import text_turn
 from transformers_cxr.training.arguments import run_script
 
 INSTRUCTIONS = (
@@ -90,8 +89,10 @@ def main(args: Arguments):
         for number, (prompt, ids) in enumerate(zip(batch, output), start=start):
             answer = tokenizer.decode(ids, skip_special_tokens=True).strip()
             if tokenizer.eos_token_id in ids and answer:
-                rows.append({"id": f"prompt-{number}", "messages": text_turn(prompt, answer)})
-    print(f"{write_texts(rows, args.output)} of {len(prompts)} answers are complete.")
+                messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+                rows.append({"id": f"prompt-{number}", "messages": messages})
+    print(f"{len(rows)} of {len(prompts)} answers are complete.")
+    Dataset.from_list(rows).to_parquet(args.output)
 
 
 if __name__ == "__main__":

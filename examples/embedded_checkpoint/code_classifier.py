@@ -8,8 +8,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from transformers_cxr import CXRVQTokenizer
-from transformers_cxr.data import StudyRecord, load_records, select_records, tokenizer_fingerprint
-from transformers_cxr.data.store import check_tokenizer
+from transformers_cxr.data import StudyRecord, check_tokenizer, load_records, select_records
 from transformers_cxr.training.classification import PNEUMONIA_CLASSES
 
 # The first three of six convolutions see 7x7 codes.
@@ -103,5 +102,6 @@ class CodeAugmentation:
 
 def load_coded_records(path: str, split: str, vq_tokenizer: CXRVQTokenizer) -> list[StudyRecord]:
     """Return the records of a split, with the codes of their images, after checking the tokenizer of the codes."""
-    check_tokenizer(path, tokenizer_fingerprint(vq_tokenizer))
-    return [StudyRecord.from_row(row) for row in select_records(load_records(path), splits=[split])]
+    rows = load_records(path)
+    check_tokenizer(rows, vq_tokenizer)
+    return [StudyRecord.from_row(row) for row in select_records(rows, splits=[split])]

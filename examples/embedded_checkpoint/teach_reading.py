@@ -34,7 +34,7 @@ from transformers import Trainer, TrainingArguments, set_seed
 
 from transformers_cxr import LlmCxrForCausalLM, LlmCxrProcessor
 from transformers_cxr.data import StudyRecord, image_conversation, question_answers, report_conversation
-from transformers_cxr.data.conversations import about_one_image, text_turn
+from transformers_cxr.data.conversations import about_one_image
 from transformers_cxr.files import file_fingerprint
 from transformers_cxr.training import InstructionCollator, encode_conversation, resume_checkpoint, run_script
 from transformers_cxr.training.classification import PNEUMONIA_CLASSES, pneumonia_class
@@ -137,9 +137,9 @@ class ReadingDataset(Dataset):
         questions = question_answers(record, rng)
         if rng.random() < self.args.decisive_first:
             questions.sort(key=lambda question: question[0] not in DECISIVE_QUESTIONS)
-        turns = [report_conversation(record, rng)["messages"]]
+        turns = [tuple(m["content"][0]["text"] for m in report_conversation(record, rng)["messages"])]
         for _, question, answer in questions[: rng.randint(*self.args.questions)]:
-            turns.append(text_turn(question, answer))
+            turns.append((question, answer))
         rng.shuffle(turns)
         return about_one_image(turns[:1] if rng.random() < self.args.one_turn else turns)
 

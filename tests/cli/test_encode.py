@@ -36,7 +36,7 @@ def test_codes_are_those_of_the_tokenizer_for_any_batch_size(encode, images, loa
     assert encode(images, tmp_path / "a").exit_code == 0
     assert encode(images, tmp_path / "b", batch_size=5).exit_code == 0
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
-    dataset = load_codes(tmp_path / "a", model.vq_tokenizer)
+    dataset = load_codes(tmp_path / "a")
     assert dataset["id"][:] == ["a/1.png", "a/3.png", "a/5.png", *(f"b/c/{number}.png" for number in (0, 2, 4, 6))]
     for row in dataset:
         pixel_values = processor.image_processor(images / row["id"], return_tensors="pt").pixel_values

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,12 +14,11 @@ import pytest
 import torch
 import yaml
 from accelerate.utils.deepspeed import HfDeepSpeedConfig
-from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoProcessor, LlamaConfig, TrainingArguments
 
 from transformers_cxr import LlmCxrForCausalLM
-from transformers_cxr.data import load_records, write_texts
+from transformers_cxr.data import StudyRecord, load_records, write_records
 from transformers_cxr.training import parse_arguments
 
 from .conftest import TINY_LLAMA, reset_accelerator
@@ -198,7 +198,7 @@ def test_a_language_model_is_extended_and_trained_with_lora(run, text_tokenizer,
         ({"conversations": "a.jsonl"}, "Give either `--conversations`, or"),
         ({"max_steps": -1}, "Set `--max_steps`"),
         ({"train_sampling_strategy": "group_by_length"}, "needs `--conversations`: a mixture keeps its ratios"),
-        ({"ratios": {"text": 1}}, "asks for task 'text', but data are given only for"),
+        ({"ratios": {"text": 1}}, r"name the tasks \['text'\], but there are data only for"),
         ({"source_weights": {"mimic": 2.0}}, r"names \['mimic'\], and the sources of the data are \['a', 'b'\]"),
         ({"max_length": 60}, r"Conversation 0 \(id '\d+'\) has \d+ tokens, more than the maximum of 60"),
         ({"train_new_embeddings_only": True, "weight_decay": 0.1}, "without LoRA needs `weight_decay` 0"),
@@ -214,46 +214,41 @@ def test_errors_of_the_user_name_the_way_out(run, changes, message):
 def test_codes_of_another_image_tokenizer_are_an_error(run, records):
     table = pq.read_table(records)
     pq.write_table(table.replace_schema_metadata({"transformers_cxr_tokenizer": "another"}), records)
-    with pytest.raises(ValueError, match=f"The codes in '{records}' .* another image tokenizer"):
+    with pytest.raises(ValueError, match="The codes are from another image tokenizer"):
         run()
 
 
-@pytest.fixture
-def write_questions(records):
-    """`write_questions(split=None)`: a question about each record, of one split, or with the first in validation."""
-
-    def write_questions(split=None):
-        rows = [row | {"question": "Edema?", "answer": "No."} for row in load_records(records)]
-        rows[0]["split"] = split or "validation"
-        path = records.with_name("questions.parquet")
-        Dataset.from_list([row for row in rows if split in (None, row["split"])]).to_parquet(path)
-        return str(path)
-
-    return write_questions
+def write_questions(records, is_wanted, **fields):
+    """Write a question about each wanted record, and return the file."""
+    found = [StudyRecord.from_row(row) for row in load_records(records)]
+    asked = [replace(record, question="Edema?", answer="No.", **fields) for record in found if is_wanted(record)]
+    write_records(asked, records.with_name("questions.parquet"))
+    return str(records.with_name("questions.parquet"))
 
 
-def test_a_patient_in_two_splits_of_two_files_is_an_error(load_data, write_questions):
-    with pytest.raises(ValueError, match="atient.* '0' of 'b'"):
-        load_data(questions=write_questions())
+def test_a_patient_in_two_splits_of_two_files_is_an_error(load_data, records):
+    questions = write_questions(records, lambda record: record.id == "0", split="validation")
+    with pytest.raises(ValueError, match="Patient '0' of 'b' is in the splits 'validation' and 'train'"):
+        load_data(questions=questions)
 
 
 def test_evaluation_uses_neither_training_records_nor_training_texts(load_data, tmp_path):
     for name in ("texts", "eval_texts"):
         messages = [{"role": r, "content": [{"type": "text", "text": name}]} for r in ("user", "assistant")]
-        write_texts([{"id": name, "messages": messages}], tmp_path / f"{name}.parquet")
-    changes = {"texts": str(tmp_path / "texts.parquet"), "eval_size": 100, "max_steps": 50}
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"messages": messages}))
+    changes = {"texts": str(tmp_path / "texts.jsonl"), "eval_size": 100, "max_steps": 50}
     changes["ratios"] = {"report": 30, "image": 30, "vqa": 20, "text": 20}
-    train, evaluation = load_data(**changes, eval_texts=str(tmp_path / "eval_texts.parquet"))
-    assert {record["id"] for record in train if record["task"] == "text"} == {"texts"}
-    assert {record["id"] for record in evaluation if record["task"] == "text"} == {"eval_texts"}
+    train, evaluation = load_data(**changes, eval_texts=str(tmp_path / "eval_texts.jsonl"))
+    assert {record["id"] for record in train if record["task"] == "text"} == {"texts.jsonl:1"}
+    assert {record["id"] for record in evaluation if record["task"] == "text"} == {"eval_texts.jsonl:1"}
     _, evaluation = load_data(**changes)
     assert set(Counter(record["task"] for record in evaluation)) == {"report", "image", "vqa"}
     assert {int(record["id"]) for record in evaluation} == set(range(16, 24))
 
 
-def test_a_task_without_validation_data_is_an_error(load_data, write_questions):
-    questions = write_questions("train")
-    with pytest.raises(ValueError, match=r"to evaluate on: `questions`: No row of 16 is left.* set `--eval_size 0"):
+def test_a_task_without_validation_data_is_an_error(load_data, records):
+    questions = write_questions(records, lambda record: record.split == "train")
+    with pytest.raises(ValueError, match=r"to evaluate on: No row of 16 is left.* set `--eval_size 0"):
         load_data(questions=questions, eval_size=10)
     train, evaluation = load_data(records=None, questions=questions, ratios={"vqa": 1})
     assert train[0]["messages"][0]["content"][0]["text"] == "Edema?" and evaluation is None

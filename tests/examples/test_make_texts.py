@@ -2,7 +2,7 @@
 
 import pytest
 
-from transformers_cxr.data import load_records
+from transformers_cxr.data import read_texts
 
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\n' }}{% endfor %}"
 
@@ -25,7 +25,7 @@ def generate(make_texts, llama, text_tokenizer, tmp_path):
         settings = {"num_prompts": 16, "batch_size": 16, "max_new_tokens": 150} | changes
         output = str(tmp_path / name)
         make_texts.main(make_texts.Arguments(model=str(tmp_path / "model"), output=output, **settings))
-        return list(load_records(output))
+        return read_texts(output)["messages"][:]
 
     return generate
 
@@ -35,11 +35,10 @@ def test_complete_answers_become_texts_that_depend_on_the_seed(make_texts, gener
     assert 0 < len(rows) < 16
     assert f"{len(rows)} of 16 answers are complete" in capsys.readouterr().out
     prompts = {each.format(topic=topic) for each in make_texts.INSTRUCTIONS for topic in make_texts.TOPICS}
-    for row in rows:
-        user, assistant = row["messages"]
+    for user, assistant in rows:
         assert (user["role"], assistant["role"]) == ("user", "assistant")
         assert user["content"][0]["text"] in prompts and assistant["content"][0]["text"].strip()
-    assert len({row["messages"][0]["content"][0]["text"] for row in rows}) == len(rows)
+    assert len({user["content"][0]["text"] for user, _ in rows}) == len(rows)
     assert generate("again.parquet") == rows
     assert generate("other.parquet", seed=1) != rows
 

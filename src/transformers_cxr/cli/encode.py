@@ -21,7 +21,6 @@ from . import options
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-    from ..data.image_source import ImageSource
     from ..llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor
     from ..llm_cxr.modeling_cxr_vq_tokenizer import CXRVQTokenizer
 
@@ -91,7 +90,7 @@ def encode(
                 if shard in finished or next(unfinished) % state.num_processes != state.process_index:
                     progress.update(sum(1 for _ in shard_rows))
                     continue
-                results = _read_ahead(pool, partial(_read, source, image_processor), shard_rows, batch_size)
+                results = _read_ahead(pool, partial(_read, image_processor), shard_rows, batch_size)
                 content = _encode(vq_tokenizer, results, batch_size, progress)
                 codes.write_shard(codes.shard_path(output, shard), schema, *content)
         if not num_shards:
@@ -106,16 +105,16 @@ def encode(
         raise typer.Exit(1)
 
 
-def _read(source: ImageSource, image_processor: LlmCxrImageProcessor, row: tuple[int, dict]) -> tuple[dict, Any]:
+def _read(image_processor: LlmCxrImageProcessor, row: tuple[int, tuple[str, Any, dict]]) -> tuple[dict, Any]:
     """Return the id and metadata of a numbered row, and its pixels or the error of reading them."""
+    from ..data.image_source import read_image
     from ..data.readers.image_folder import READ_ERRORS
 
-    number, values = row
-    metadata = {"id": source.id_of(values, number)} | {name: values[name] for name in source.metadata.names}
+    _, (image_id, image, metadata) = row
     try:
-        return metadata, image_processor(source.image_of(values), return_tensors="pt").pixel_values
+        return {"id": image_id, **metadata}, image_processor(read_image(image), return_tensors="pt").pixel_values
     except READ_ERRORS as error:
-        return metadata, error
+        return {"id": image_id, **metadata}, error
 
 
 def _read_ahead(pool: Executor, read: Callable, rows: Iterator, num_ahead: int) -> Iterator:

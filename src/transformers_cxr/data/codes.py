@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..files import atomic_write, check_same_settings
+from .readers.rows import open_parquet
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -49,6 +50,25 @@ def tokenizer_fingerprint(vq_tokenizer: CXRVQTokenizer) -> str:
     return digest.hexdigest()
 
 
+def check_tokenizer(codes: Dataset, vq_tokenizer: CXRVQTokenizer) -> None:
+    """
+    Check that codes are from an image tokenizer, whose decoder may differ.
+
+    Args:
+        codes (`datasets.Dataset`): codes of [`load_codes`], or records of [`load_records`].
+        vq_tokenizer ([`CXRVQTokenizer`]): the tokenizer.
+
+    Raises:
+        ValueError: the codes are from another tokenizer.
+    """
+    known, expected = codes.info.description, tokenizer_fingerprint(vq_tokenizer)
+    if known not in ("", expected):
+        raise ValueError(
+            f"The codes are from another image tokenizer than the model's (expected fingerprint {expected}, got "
+            f"{known}). Encode the images with the model (`transformers-cxr encode --model`)."
+        )
+
+
 def codes_schema(vq_tokenizer: CXRVQTokenizer, metadata: pa.Schema) -> pa.Schema:
     """Return the schema of a shard: `id`, `codes` and the columns of `metadata`, which must have other names."""
     if taken := {"id", "codes"} & set(metadata.names):
@@ -60,11 +80,6 @@ def codes_schema(vq_tokenizer: CXRVQTokenizer, metadata: pa.Schema) -> pa.Schema
 def shard_path(folder: str | os.PathLike, shard: int) -> Path:
     """Return the file of a shard."""
     return Path(folder) / f"codes-{shard:05d}.parquet"
-
-
-def finished_shards(folder: str | os.PathLike) -> set[int]:
-    """Return the numbers of the finished shards."""
-    return {int(path.stem.removeprefix("codes-")) for path in Path(folder).glob("codes-*.parquet")}
 
 
 def write_shard(
@@ -85,7 +100,7 @@ def write_shard(
         skipped (sequence of `dict`): `id` and `reason` of each unreadable image of the shard.
     """
     columns = [
-        pa.FixedSizeListArray.from_arrays(codes.reshape(-1), field.type.list_size)
+        pa.FixedSizeListArray.from_arrays(codes.reshape(-1), codes.shape[1])
         if field.name == "codes"
         else pa.array([row[field.name] for row in rows], field.type)
         for field in schema
@@ -104,25 +119,22 @@ def begin_encoding(folder: str | os.PathLike, settings: dict) -> set[int]:
         settings (`dict`): everything that the content of the shards depends on.
 
     Raises:
-        FileExistsError: the folder holds other files.
-        ValueError: the folder holds codes that were made with other settings.
+        ValueError: the folder holds other files, or codes that were made with other settings.
     """
     folder = Path(folder)
-    if not (folder / ENCODING).is_file():
-        # A process that was killed at its first step leaves an incomplete file.
-        if others := sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith(".incomplete-")):
-            raise FileExistsError(
-                f"'{folder}' holds '{others[0]}' and no codes. Choose a new or an empty folder for the output."
-            )
+    # A process that was killed at its first step leaves an incomplete file.
+    others = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith(".incomplete-"))
+    if others and not (folder / ENCODING).is_file():
+        raise ValueError(
+            f"'{folder}' holds '{others[0]}' and no codes. Choose a new or an empty folder for the output."
+        )
     check_same_settings(folder / ENCODING, settings)
-    return finished_shards(folder)
+    return {int(path.stem.removeprefix("codes-")) for path in folder.glob("codes-*.parquet")}
 
 
 def finish_encoding(folder: str | os.PathLike, num_shards: int) -> tuple[int, int]:
     """Mark an encoding as complete, write `skipped.jsonl`, and return the number of images and of skipped images."""
     folder = Path(folder)
-    if missing := set(range(num_shards)) - finished_shards(folder):
-        raise ValueError(f"'{shard_path(folder, min(missing))}' is missing. Run the same command again.")
     shards = [pq.read_metadata(shard_path(folder, shard)) for shard in range(num_shards)]
     num_images = sum(shard.num_rows for shard in shards)
     skipped = [entry for shard in shards for entry in json.loads(shard.metadata[_SKIPPED_KEY])]
@@ -134,22 +146,21 @@ def finish_encoding(folder: str | os.PathLike, num_shards: int) -> tuple[int, in
     return num_images, len(skipped)
 
 
-def load_codes(folder: str | os.PathLike, vq_tokenizer: CXRVQTokenizer | None = None) -> Dataset:
+def load_codes(folder: str | os.PathLike) -> Dataset:
     """
     Load codes into memory (512 bytes for an image of 256 codes, and its metadata).
 
     Args:
         folder (`str` or `os.PathLike`): a folder of `transformers-cxr encode`.
-        vq_tokenizer ([`CXRVQTokenizer`], *optional*): the tokenizer that the codes must be from; its decoder may
-            differ.
 
     Returns:
         `datasets.Dataset`: `id` (`str`), `codes` (`num_image_tokens` codes in raster order, each in `[0,
-        codebook_size)`) and the metadata, in the order of the encoded dataset.
+        codebook_size)`) and the metadata, in the order of the encoded dataset. [`check_tokenizer`] checks which
+        tokenizer they are from.
 
     Raises:
         FileNotFoundError: there is no encoding, or a shard is missing.
-        ValueError: the encoding is not complete, a shard is damaged, or the codes are from another tokenizer.
+        ValueError: the encoding is not complete, or a shard is damaged.
     """
     from datasets import Dataset, DatasetInfo
 
@@ -158,21 +169,9 @@ def load_codes(folder: str | os.PathLike, vq_tokenizer: CXRVQTokenizer | None = 
         raise FileNotFoundError(f"No `{ENCODING}` in '{folder}': expected a folder of `transformers-cxr encode`.")
     if not (folder / SUMMARY).is_file():
         raise ValueError(f"The codes in '{folder}' are not complete. Run the same `transformers-cxr encode` again.")
+    num_shards = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["num_shards"]
+    shards = [open_parquet(shard_path(folder, shard)).read() for shard in range(num_shards)]
     fingerprint = json.loads((folder / ENCODING).read_text(encoding="utf-8"))["tokenizer"]
-    expected = fingerprint if vq_tokenizer is None else tokenizer_fingerprint(vq_tokenizer)
-    if fingerprint != expected:
-        raise ValueError(
-            f"The codes in '{folder}' are from another image tokenizer (expected fingerprint {expected}, got "
-            f"{fingerprint}). Encode the images with this one."
-        )
-    tables = []
-    for shard in range(json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["num_shards"]):
-        path = shard_path(folder, shard)
-        if not path.is_file():
-            raise FileNotFoundError(f"'{path}' is missing. Remove '{folder}' and encode again.")
-        try:
-            tables.append(pq.read_table(path).replace_schema_metadata())
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"'{path}' cannot be read as Parquet: {error}") from error
     # `write_records` stores the fingerprint of the tokenizer beside the codes.
-    return Dataset(pa.concat_tables(tables), info=DatasetInfo(description=fingerprint))
+    table = pa.concat_tables(shard.replace_schema_metadata() for shard in shards)
+    return Dataset(table, info=DatasetInfo(description=fingerprint))

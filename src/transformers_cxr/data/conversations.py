@@ -12,12 +12,14 @@ A conversation is a `dict` of
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 from ..reports.sections import compose_report, parse_report
 from . import wording
 from .records import StudyRecord
 
 _DEVICES = "Support Devices"
+_IMAGE = {"type": "image"}
 
 
 def report_conversation(
@@ -34,11 +36,9 @@ def report_conversation(
         num_questions (`int`, *optional*, defaults to `0`): number of questions, answered by the labels, in further
             turns about the same image. The turns are shuffled.
     """
-    instruction, report = rng.choice(wording.REPORT_INSTRUCTIONS), report_text(record, rng, sections)
-    turns = [text_turn(instruction, report)]
+    turns = [(rng.choice(wording.REPORT_INSTRUCTIONS), compose_report(*_sections_of(record, rng, sections)))]
     if num_questions:
-        questions = question_answers(record, rng)[:num_questions]
-        turns += [text_turn(question, answer) for _, question, answer in questions]
+        turns += [(question, answer) for _, question, answer in question_answers(record, rng)[:num_questions]]
         rng.shuffle(turns)
     return {"messages": about_one_image(turns), "task": "report", **_image_of(record)}
 
@@ -67,7 +67,7 @@ def image_conversation(
     text = impression if is_bare else compose_report(findings, impression)
     if rng.random() < empty_prompt_ratio:
         text = ""
-    messages = [message("user", text_part(instruction), text_part(text)), message("assistant", {"type": "image"})]
+    messages = [_message("user", instruction, text), _message("assistant", _IMAGE)]
     return {"messages": messages, "task": "image", **_image_of(record)}
 
 
@@ -82,17 +82,12 @@ def vqa_conversation(record: StudyRecord, rng: random.Random) -> dict:
     question, answer = record.question, record.answer
     if not question:
         _, question, answer = question_answers(record, rng)[0]
-    return {"messages": about_one_image([text_turn(question, answer)]), "task": "vqa", **_image_of(record)}
+    return {"messages": about_one_image([(question, answer)]), "task": "vqa", **_image_of(record)}
 
 
 def text_conversation(row: dict, rng: random.Random | None = None) -> dict:
     """Return the conversation without images of a row of [`read_texts`]; `rng` is not used."""
     return {"messages": row["messages"], "task": "text", "id": row["id"], "image_codes": []}
-
-
-def report_text(record: StudyRecord, rng: random.Random, sections: str = "findings+impression") -> str:
-    """Return the report of a record, or the [`label_report`] of one without a report, with the given sections."""
-    return compose_report(*_sections_of(record, rng, sections))
 
 
 def label_report(record: StudyRecord, rng: random.Random) -> str:
@@ -180,30 +175,18 @@ def question_answers(record: StudyRecord, rng: random.Random) -> list[tuple[str,
     return triples
 
 
-def text_part(text: str) -> dict:
-    """Return a text in the content of a [`message`]."""
-    return {"type": "text", "text": text}
-
-
-def message(role: str, *content: dict) -> dict:
-    """Return a message in the format of Transformers' chat templates."""
-    return {"role": role, "content": list(content)}
-
-
-def text_turn(user: str, assistant: str) -> list[dict]:
-    """Return the two messages of a turn of texts."""
-    return [message("user", text_part(user)), message("assistant", text_part(assistant))]
-
-
-def about_one_image(turns: list[list[dict]]) -> list[dict]:
-    """Return the messages of turns about the same image, with its slot only at the end of the first message."""
-    messages = [message(each["role"], *_texts(each)) for turn in turns for each in turn]
-    messages[0]["content"].append({"type": "image"})
+def about_one_image(turns: Sequence[tuple[str, str]]) -> list[dict]:
+    """Return the messages of turns of user and assistant about one image, which is in the first message."""
+    messages = []
+    for user, assistant in turns:
+        images = () if messages else (_IMAGE,)
+        messages += [_message("user", user, *images), _message("assistant", assistant)]
     return messages
 
 
-def _texts(message: dict) -> list[dict]:
-    return [part for part in message["content"] if part["type"] == "text"]
+def _message(role: str, *content: str | dict) -> dict:
+    parts = [{"type": "text", "text": part} if isinstance(part, str) else part for part in content]
+    return {"role": role, "content": parts}
 
 
 def _sections_of(record: StudyRecord, rng: random.Random, sections: str) -> tuple[str, str]:

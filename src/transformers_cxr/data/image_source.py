@@ -1,4 +1,4 @@
-"""Streams of images for encoding and VQ-GAN training, in one form for every format."""
+"""Images of a dataset as a stream, for encoding and VQ-GAN training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -28,57 +28,38 @@ _ID_COLUMNS = ("id", "image_id", "file_name", "__key__")
 @dataclass
 class ImageSource:
     """
-    A dataset as a stream of rows in a fixed order.
+    A dataset as a stream of images in a fixed order.
 
     Args:
-        rows (`Callable[[int], Iterator[dict]]`): yields the rows from a number on, without decoding images.
-        image_column (`str`): column of the images.
-        id_column (`str`, *optional*): column of their ids; without it, an id is the path or number of the image.
-        metadata (`pa.Schema`): columns to keep, without images, ids and other media.
-        total (`int`, *optional*): number of rows, if known.
+        rows (`Callable[[int], Iterator[tuple[str, Any, dict]]]`): yields the id, the image for [`read_image`] and the
+            metadata of each row, from a number on.
+        metadata (`pa.Schema`): columns of the metadata.
         settings (`dict`): settings that identify the source.
-        folder (`Path`, *optional*): folder that paths of images are relative to.
+        total (`int`, *optional*): number of rows, if known.
     """
 
-    rows: Callable[[int], Iterator[dict]]
-    image_column: str
-    id_column: str | None
+    rows: Callable[[int], Iterator[tuple[str, Any, dict]]]
     metadata: pa.Schema
-    total: int | None
     settings: dict
-    folder: Path | None = None
+    total: int | None = None
 
-    def id_of(self, row: dict, number: int) -> str:
-        """Return the id of a row, given its number."""
-        if self.id_column is not None:
-            return str(row[self.id_column])
-        image = row[self.image_column]
-        path = image["path"] if isinstance(image, dict) else None
-        return path or f"{number:08d}"
 
-    def image_of(self, row: dict) -> bytes | Path | str:
-        """
-        Return the image of a row as an image processor takes it.
+def read_image(image: bytes | Path | str | None) -> bytes | Path | str:
+    """
+    Return an image of an [`ImageSource`] as an image processor takes it.
 
-        Raises:
-            OSError: its file cannot be read.
-            ValueError: the row has no image.
-        """
-        image = row[self.image_column]
-        if isinstance(image, dict):
-            image = image["path"] if image["bytes"] is None else image["bytes"]
-        if not image:
-            raise ValueError("The row has no image.")
-        if isinstance(image, bytes):
-            return image
-        if self.folder is not None:
-            return self.folder / image
-        if "://" not in image:
-            return image
-        import fsspec
+    Raises:
+        OSError: its URL cannot be read.
+        ValueError: the row has no image.
+    """
+    if not image:
+        raise ValueError("The row has no image.")
+    if not isinstance(image, str) or "://" not in image:
+        return image
+    import fsspec
 
-        with fsspec.open(image, "rb") as file:
-            return file.read()
+    with fsspec.open(image, "rb") as file:
+        return file.read()
 
 
 def is_streamed(path: str | Path) -> bool:
@@ -116,48 +97,40 @@ def open_source(
     if is_records(path):
         # Several questions may be about one image.
         images = {record.id: record.image for record in open_records(path, split)}
-        rows = [{"id": image_id, "image": image} for image_id, image in images.items()]
-        return _open_listing(path, lambda: iter(rows), split, "image", "id")
+        return _local_source(path, split, lambda: ((name, image, {}) for name, image in images.items()))
     if (path / "metadata.csv").is_file():
-        columns = {"file_name", *filter(None, [id_column, "split" if split else None])}
-
-        def select() -> Iterator[dict]:
-            return (row for row in read_rows(path / "metadata.csv", columns) if split in (None, row["split"]))
-
-        return _open_listing(path, select, split, "file_name", id_column)
+        return _local_source(path, split, lambda: _read_metadata(path, split, id_column))
     if path.is_file() or any(file.suffix in _BUILDERS or file.name == "metadata.jsonl" for file in path.rglob("*")):
         return _open_datasets(str(path), split or "train", image_column, id_column)
     if split is not None:
         raise ValueError(f"'{path}' has no splits: a folder of images needs a `metadata.csv` with a column `split`.")
-
-    def walk() -> Iterator[dict]:
-        return ({"file_name": file.relative_to(path).as_posix()} for file in walk_images(path))
-
-    return _open_listing(path, walk, None, "file_name", "file_name")
+    return _local_source(path, split, lambda: ((f.relative_to(path).as_posix(), f, {}) for f in walk_images(path)))
 
 
-def _open_listing(
-    path: Path, read: Callable[[], Iterator[dict]], split: str | None, image_column: str, id_column: str | None
-) -> ImageSource:
+def _read_metadata(folder: Path, split: str | None, id_column: str | None) -> Iterator[tuple[str, Path, dict]]:
+    required = {"file_name", *filter(None, [id_column, "split" if split else None])}
+    for row in read_rows(folder / "metadata.csv", required):
+        if split in (None, row["split"]):
+            image_id = row.pop(id_column or next(column for column in _ID_COLUMNS if column in row))
+            yield image_id, folder / row.get("file_name", image_id), row
+
+
+def _local_source(path: Path, split: str | None, read: Callable[[], Iterator[tuple[str, Any, dict]]]) -> ImageSource:
     """Return a source of the rows that `read` yields, which are read once for their number and fingerprint."""
-    digest, total, row = hashlib.sha256(), 0, {}
-    for row in read():
-        digest.update(f"{row}\n".encode())
+    digest, total, metadata = hashlib.sha256(), 0, {}
+    for image_id, image, metadata in read():
+        digest.update(f"{image_id} {image} {metadata}\n".encode())
         total += 1
     if not total:
         where = f" of split '{split}'" if split else ""
         raise FileNotFoundError(
             f"No image{where} in '{path}': expected files {', '.join(IMAGE_SUFFIXES)} or rows that name them."
         )
-    id_column = id_column or next(column for column in _ID_COLUMNS if column in row)
     return ImageSource(
         rows=lambda start: islice(read(), start, None),
-        image_column=image_column,
-        id_column=id_column,
-        metadata=pa.schema([(column, pa.string()) for column in row if column != id_column]),
+        metadata=pa.schema([(column, pa.string()) for column in metadata]),
+        settings={"dataset": str(path), "split": split, "rows": digest.hexdigest()},
         total=total,
-        settings={"dataset": str(path), "split": split, "id_column": id_column, "rows": digest.hexdigest()},
-        folder=path if image_column == "file_name" else None,
     )
 
 
@@ -186,22 +159,26 @@ def _open_datasets(dataset: str, split: str, image_column: str | None, id_column
     id_column = id_column or next((column for column in _ID_COLUMNS if column in features), None)
     if isinstance(features[image_column], Image):
         stream = stream.cast_column(image_column, Image(decode=False))
+    metadata = pa.schema(
+        field
+        for field in features.arrow_schema
+        if field.name not in (image_column, id_column, "__url__") and not _holds_bytes(field.type)
+    )
 
-    def rows(start: int) -> Iterator[dict]:
+    def rows(start: int) -> Iterator[tuple[str, Any, dict]]:
         try:
-            yield from stream.skip(start)
+            for number, row in enumerate(stream.skip(start), start):
+                image, image_path = row[image_column], None
+                if isinstance(image, dict):
+                    image_path = image["path"]
+                    image = image_path if image["bytes"] is None else image["bytes"]
+                image_id = image_path or f"{number:08d}" if id_column is None else str(row[id_column])
+                yield image_id, image, {name: row[name] for name in metadata.names}
         except tarfile.TarError as error:
             raise ValueError(f"'{dataset}' is damaged: {error}. Finished shards are kept.") from error
 
-    kept = [field for field in features.arrow_schema if field.name not in (image_column, id_column, "__url__")]
-    return ImageSource(
-        rows=rows,
-        image_column=image_column,
-        id_column=id_column,
-        metadata=pa.schema([field for field in kept if not _holds_bytes(field.type)]),
-        total=None,
-        settings={"dataset": dataset, "split": split, "image_column": image_column, "id_column": id_column},
-    )
+    settings = {"dataset": dataset, "split": split, "image_column": image_column, "id_column": id_column}
+    return ImageSource(rows, metadata, settings)
 
 
 def _find_image_column(features: Features, dataset: str) -> str:

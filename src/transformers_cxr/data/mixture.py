@@ -6,7 +6,6 @@ import hashlib
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,8 +19,8 @@ from .conversations import (
     text_conversation,
     vqa_conversation,
 )
-from .records import StudyRecord
-from .store import SECTIONS, iterate, select_records
+from .records import StudyRecord, check_patients
+from .store import iterate, select_records
 
 if TYPE_CHECKING:
     import datasets
@@ -29,22 +28,8 @@ if TYPE_CHECKING:
 TASKS = ("report", "image", "vqa", "text")
 # Ratios are exact in every block of so many examples.
 BLOCK_SIZE = 1000
-# How often a row of average weight is repeated.
+# Repetitions of a row of average weight.
 _REPEATS = 10
-
-
-@dataclass(frozen=True)
-class Task:
-    """
-    A task of a mixture.
-
-    Args:
-        rows (sequence of `dict`): its data, for example a memory-mapped [`datasets.Dataset`].
-        write (`Callable[[dict, random.Random], dict]`): returns a conversation about a row.
-    """
-
-    rows: Sequence[dict]
-    write: Callable[[dict, random.Random], dict]
 
 
 class TaskMixture(Dataset):
@@ -56,7 +41,8 @@ class TaskMixture(Dataset):
     new instructions.
 
     Args:
-        tasks (`Mapping[str, Task]`): the tasks by name.
+        tasks (`Mapping[str, tuple[Sequence, Callable]]`): for each task its rows, such as a memory-mapped
+            [`datasets.Dataset`], and a function that returns a conversation, given a row and a `random.Random`.
         ratios (`Mapping[str, float]`): share of each task, in any unit. A ratio of 0 leaves the task out.
         size (`int`): number of examples.
         seed (`int`, *optional*, defaults to `0`): seed of all random choices.
@@ -65,18 +51,19 @@ class TaskMixture(Dataset):
         ValueError: a task with a ratio is missing or has no rows, or its share is below 1 in 1,000.
     """
 
-    def __init__(self, tasks: Mapping[str, Task], ratios: Mapping[str, float], size: int, seed: int = 0):
+    def __init__(
+        self, tasks: Mapping[str, tuple[Sequence, Callable]], ratios: Mapping[str, float], size: int, seed: int = 0
+    ):
         wanted = {name: ratio for name, ratio in ratios.items() if ratio > 0}
         if not wanted:
             raise ValueError(f"Expected a ratio above 0 for at least one task, got {dict(ratios)}.")
-        for name in wanted:
-            if name not in tasks:
-                raise ValueError(f"The mixture asks for task '{name}', but data are given only for {sorted(tasks)}.")
-            if not len(tasks[name].rows):
-                raise ValueError(
-                    f"Task '{name}' has a ratio of {ratios[name]} and no rows. Set its ratio to 0 or give it data."
-                )
-        self.tasks = {name: tasks[name] for name in wanted}
+        if missing := [name for name in wanted if name not in tasks or not len(tasks[name][0])]:
+            known = sorted(name for name, (rows, _) in tasks.items() if len(rows))
+            raise ValueError(
+                f"The ratios name the tasks {missing}, but there are data only for {known}. Set the ratios of the "
+                "others to 0 or add their data."
+            )
+        self.tasks = tasks
         self.counts = _block_counts(wanted)
         if rare := [name for name, count in self.counts.items() if not count]:
             raise ValueError(f"The ratios of {rare} are below 1 in {BLOCK_SIZE}: {dict(ratios)}.")
@@ -96,50 +83,33 @@ class TaskMixture(Dataset):
         names = iter(self.counts)
         while slot >= self.counts[name := next(names)]:
             slot -= self.counts[name]
-        rows = self.tasks[name].rows
+        rows, write = self.tasks[name]
         repeat, position = divmod(block * self.counts[name] + slot, len(rows))
         row = rows[_permuted(position, len(rows), f"{self.seed}-{name}-{repeat}")]
-        return self.tasks[name].write(row, random.Random(f"{self.seed}-{index}"))
+        return write(row, random.Random(f"{self.seed}-{index}"))
 
 
-@dataclass(frozen=True)
-class Stage:
-    """
-    A stage of instruction tuning.
-
-    Args:
-        ratios (`Mapping[str, float]`): share of the tasks "report", "image", "vqa" and "text".
-        views (`tuple[str, ...]`, *optional*): view positions to use, all by default.
-        first_study (`bool`, *optional*, defaults to `False`): whether to use only the first study of each patient.
-        sections (`str`, *optional*): "findings+impression" for the sections that a report has, or "impression".
-
-    Raises:
-        ValueError: the sections are unknown.
-    """
-
-    ratios: Mapping[str, float]
-    views: tuple[str, ...] | None = None
-    first_study: bool = False
-    sections: str = "findings+impression"
-
-    def __post_init__(self):
-        if self.sections not in SECTIONS:
-            raise ValueError(f"Expected sections from {SECTIONS}, got '{self.sections}'.")
-
-
-# arXiv 2305.11490. It prints 63 % for the questions of stage 2; 53 % adds up to 100 and fits its example counts.
-STAGE_1 = Stage({"report": 30, "image": 30, "vqa": 20, "text": 20})
-STAGE_2 = Stage({"report": 21, "image": 21, "vqa": 53, "text": 5}, ("AP", "PA"), True, "impression")
+# Settings of the stages of arXiv 2305.11490 for `stage_mixture`. It prints 63 % for the questions of stage 2; 53 %
+# adds up to 100 and fits its example counts.
+STAGE_1 = {"ratios": {"report": 30, "image": 30, "vqa": 20, "text": 20}}
+STAGE_2 = {
+    "ratios": {"report": 21, "image": 21, "vqa": 53, "text": 5},
+    "views": ("AP", "PA"),
+    "first_study": True,
+    "sections": "impression",
+}
 
 
 def stage_mixture(
-    stage: Stage,
     records: datasets.Dataset | None = None,
-    questions: datasets.Dataset | None = None,
-    texts: datasets.Dataset | None = None,
+    texts: Sequence[dict] | None = None,
     *,
+    ratios: Mapping[str, float],
     size: int,
     split: str = "train",
+    views: Sequence[str] | None = None,
+    first_study: bool = False,
+    sections: str = "findings+impression",
     both_directions: bool = True,
     empty_prompt_ratio: float = 0.0,
     num_questions: int = 0,
@@ -148,17 +118,19 @@ def stage_mixture(
     seed: int = 0,
 ) -> TaskMixture:
     """
-    Return the mixture of a stage.
+    Return the mixture of a stage of instruction tuning, such as `**STAGE_1` and `**STAGE_2` of the paper.
 
     Args:
-        stage ([`Stage`]): ratios and filters, such as `STAGE_1` and `STAGE_2` of the paper.
-        records ([`datasets.Dataset`], *optional*): rows of [`load_records`] for the tasks "report" and "image". Rows
-            with a question are for the task "vqa".
-        questions ([`datasets.Dataset`], *optional*): more rows with questions. If there are none, neither here nor in
-            `records`, the labels of `records` give the questions.
-        texts ([`datasets.Dataset`], *optional*): rows of [`load_records`] with `messages` for the task "text".
+        records ([`datasets.Dataset`], *optional*): rows of [`load_records`]. Rows with a question are for the task
+            "vqa", others for "report" and "image". Without questions, the labels of the records give them.
+        texts (sequence of `dict`, *optional*): conversations of [`read_texts`] for the task "text".
+        ratios (`Mapping[str, float]`): share of the tasks "report", "image", "vqa" and "text".
         size (`int`): number of examples.
-        split (`str`, *optional*, defaults to `"train"`): split of `records` and `questions` to use.
+        split (`str`, *optional*, defaults to `"train"`): split of `records` to use.
+        views (`Sequence[str]`, *optional*): view positions to use, all by default.
+        first_study (`bool`, *optional*, defaults to `False`): whether to use only the first study of each patient.
+        sections (`str`, *optional*, defaults to `"findings+impression"`): "findings+impression" for the sections that
+            a report has, or "impression".
         both_directions (`bool`, *optional*, defaults to `True`): whether each record is used for both reports and
             images. Otherwise its id and the seed choose one of the two, as in the released code of LLM-CXR.
         empty_prompt_ratio (`float`, *optional*, defaults to `0.0`): share of the "image" examples without a report,
@@ -172,79 +144,63 @@ def stage_mixture(
         seed (`int`, *optional*, defaults to `0`): seed of all random choices.
 
     Raises:
-        ValueError: a task with a ratio has no data or data of another kind, no row passes the filters of the stage, or
+        ValueError: a task with a ratio has no data, no row passes the filters, a patient is in two splits, or
             `source_weights` has an unknown source.
     """
-    record_columns = {item.name for item in fields(StudyRecord)} - {"codes"}
-    for name, rows, columns in (
-        ("records", records, record_columns),
-        ("questions", questions, record_columns),
-        ("texts", texts, {"id", "messages"}),
-    ):
-        if rows is not None and (missing := sorted(columns - set(rows.column_names))):
-            raise ValueError(f"`{name}` lack the columns {missing}; they have {rows.column_names}.")
-    if records is not None:
-        has_question = np.array([bool(row["question"]) for row in iterate(records, ["question"])])
-        if has_question.any():
-            found = records.select(np.flatnonzero(has_question))
-            if questions is not None:
-                from datasets import concatenate_datasets
-
-                found = concatenate_datasets([questions, found])
-            questions = found
-            records = records.select(np.flatnonzero(~has_question)) if not has_question.all() else None
-    asked = {name for name, ratio in stage.ratios.items() if ratio > 0}
-    filters = {"splits": (split,), "views": stage.views, "first_study": stage.first_study}
+    if sections not in ("findings+impression", "impression"):
+        raise ValueError(f"Expected the sections 'findings+impression' or 'impression', got '{sections}'.")
     tasks = {}
-    if records is not None and asked & {"report", "image", "vqa"}:
-        selected = _selected("records", records, sections=stage.sections, **filters)
-        reading = generating = selected
-        if not both_directions:
-            reads = np.array([_is_for_reading(row["id"], seed) for row in iterate(selected, ["id"])])
-            reading, generating = selected.select(np.flatnonzero(reads)), selected.select(np.flatnonzero(~reads))
-        options = {"sections": stage.sections}
-        tasks["report"] = _task(reading, report_conversation, num_questions=num_questions, **options)
-        tasks["image"] = _task(generating, image_conversation, empty_prompt_ratio=empty_prompt_ratio, **options)
-        if questions is None and "vqa" in asked:
-            labelled, rng = _selected("records", records, **filters), random.Random(seed)
-            columns = ["id", "patient", "image", "source", "view", "sex", "age_group", "labels"]
-            has_questions = [
-                bool(question_answers(StudyRecord.from_row(row), rng)) for row in iterate(labelled, columns)
-            ]
-            tasks["vqa"] = _task(labelled.select(np.flatnonzero(has_questions)), vqa_conversation)
-    if questions is not None and "vqa" in asked:
-        if not all(row["question"] for row in iterate(questions, ["question"])):
-            raise ValueError("`questions` have rows without a question: give these as `records`.")
-        tasks["vqa"] = _task(_selected("questions", questions, **filters), vqa_conversation)
-    tasks = {name: task for name, task in tasks.items() if name in asked}
-    if source_weights or balanced:
-        known = {row["source"] for task in tasks.values() for row in iterate(task.rows, ["source"])}
-        if unknown := sorted(set(source_weights or ()) - known):
-            raise ValueError(f"`source_weights` names {unknown}, and the sources of the data are {sorted(known)}.")
-        tasks = {
-            name: replace(task, rows=weighted_rows(task.rows, source_weights or {}, balanced))
-            for name, task in tasks.items()
-            if len(task.rows)
-        }
+    if records is not None:
+        # Each file has its patients in one split; several files together may not.
+        columns = ["id", "patient", "image", "source", "split"]
+        for _ in check_patients(map(StudyRecord.from_row, iterate(records, columns))):
+            pass
+        filters = {"splits": (split,), "views": views, "first_study": first_study}
+        has_question = np.array([bool(row["question"]) for row in iterate(records, ["question"])])
+        images, questions = (records.select(np.flatnonzero(rows)) for rows in (~has_question, has_question))
+        if len(images) and (ratios.get("report") or ratios.get("image")):
+            reading = generating = select_records(images, sections=sections, **filters)
+            if not both_directions:
+                is_read = np.array([_is_for_reading(row["id"], seed) for row in iterate(reading, ["id"])])
+                reading, generating = (reading.select(np.flatnonzero(rows)) for rows in (is_read, ~is_read))
+            report = partial(report_conversation, sections=sections, num_questions=num_questions)
+            image = partial(image_conversation, sections=sections, empty_prompt_ratio=empty_prompt_ratio)
+            tasks |= {"report": (reading, report), "image": (generating, image)}
+        if ratios.get("vqa"):
+            questions = select_records(questions if len(questions) else images, **filters)
+            if not has_question.any():
+                columns, rng = [*columns, "view", "sex", "age_group", "labels"], random.Random(seed)
+                is_labeled = [
+                    bool(question_answers(StudyRecord.from_row(r), rng)) for r in iterate(questions, columns)
+                ]
+                questions = questions.select(np.flatnonzero(is_labeled))
+            tasks["vqa"] = (questions, vqa_conversation)
+        if source_weights or balanced:
+            weights = source_weights or {}
+            known = {row["source"] for rows, _ in tasks.values() for row in iterate(rows, ["source"])}
+            if unknown := sorted(set(weights) - known):
+                raise ValueError(f"`source_weights` names {unknown}, and the sources of the data are {sorted(known)}.")
+            tasks = {
+                name: (_weighted(rows, weights, balanced), write) for name, (rows, write) in tasks.items() if len(rows)
+            }
+        tasks = {name: (rows, partial(_write, write)) for name, (rows, write) in tasks.items()}
     if texts is not None:
-        tasks["text"] = Task(texts, text_conversation)
-    return TaskMixture(tasks, stage.ratios, size, seed)
+        tasks["text"] = (texts, text_conversation)
+    return TaskMixture(tasks, ratios, size, seed)
 
 
-def weighted_rows(
-    rows: datasets.Dataset, source_weights: Mapping[str, float], balanced: bool = False
-) -> datasets.Dataset:
+def _write(conversation: Callable[[StudyRecord, random.Random], dict], row: dict, rng: random.Random) -> dict:
+    return conversation(StudyRecord.from_row(row), rng)
+
+
+def _is_for_reading(name: str, seed: int) -> bool:
+    return hashlib.sha256(f"{seed}-direction-{name}".encode()).digest()[0] % 2 == 0
+
+
+def _weighted(rows: datasets.Dataset, source_weights: Mapping[str, float], balanced: bool) -> datasets.Dataset:
     """
-    Repeat rows in proportion to the weights of their datasets.
-
-    Args:
-        rows ([`datasets.Dataset`]): rows of [`load_records`].
-        source_weights (`Mapping[str, float]`): weights of the datasets (`source`), 1.0 for those not named.
-        balanced (`bool`, *optional*, defaults to `False`): whether normal and other rows of a dataset get the same
-            total weight.
-
-    Returns:
-        [`datasets.Dataset`]: ten times as many rows, by index, without a copy.
+    Repeat rows, by index and ten times on average, in proportion to the weights of their datasets. If `balanced`,
+    normal and other rows of a dataset get the same total weight.
     """
     groups = [
         (row["source"], any(label["name"] == "No Finding" and label["value"] == 1 for label in row["labels"]))
@@ -279,21 +235,6 @@ def _permuted(index: int, size: int, key: str) -> int:
             return index
 
 
-def _task(rows: datasets.Dataset, conversation: Callable[..., dict], **options) -> Task:
-    return Task(rows, partial(_write, partial(conversation, **options)))
-
-
-def _write(conversation: Callable[[StudyRecord, random.Random], dict], row: dict, rng: random.Random) -> dict:
-    return conversation(StudyRecord.from_row(row), rng)
-
-
-def _selected(name: str, rows: datasets.Dataset, **conditions) -> datasets.Dataset:
-    try:
-        return select_records(rows, **conditions)
-    except ValueError as error:
-        raise ValueError(f"`{name}`: {error}") from error
-
-
 def _block_counts(ratios: Mapping[str, float]) -> dict[str, int]:
     """Return the number of examples of each task in a block, by the largest remainder method."""
     total = sum(ratios.values())
@@ -303,7 +244,3 @@ def _block_counts(ratios: Mapping[str, float]) -> dict[str, int]:
     for name in by_remainder[: BLOCK_SIZE - sum(counts.values())]:
         counts[name] += 1
     return counts
-
-
-def _is_for_reading(name: str, seed: int) -> bool:
-    return hashlib.sha256(f"{seed}-direction-{name}".encode()).digest()[0] % 2 == 0

@@ -1,4 +1,4 @@
-"""The record of one X-ray, and the report of a reader about what it skipped."""
+"""Records of X-rays, reports of skipped records, and a check of the splits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,10 +14,9 @@ from typing import Any
 IMAGE_TOKENS = ("<image>", "<|cxr_")
 # Labels that name the cause of a pneumonia.
 ETIOLOGY_LABELS = {"Bacterial Pneumonia": "bacterial", "Viral Pneumonia": "viral"}
-# Labels whose spelling matters to this package, in lower case.
-_LABEL_OF_SPELLING = {
-    label.lower(): label for label in ("No Finding", "Pneumonia", *ETIOLOGY_LABELS, "Support Devices")
-} | dict.fromkeys(("normal", "no findings"), "No Finding")
+# Labels whose spelling matters to this package, by their spelling in lower case.
+_LABEL_NAMES = {name.lower(): name for name in ("No Finding", "Pneumonia", *ETIOLOGY_LABELS, "Support Devices")}
+_LABEL_NAMES |= dict.fromkeys(("normal", "no findings"), "No Finding")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +37,8 @@ class StudyRecord:
         study_order (`int`, *optional*): number of the study among those of the patient, from 1; 0 if unknown.
         findings (`str`, *optional*): findings section of the report, "" if it has none.
         impression (`str`, *optional*): impression section of the report, "" if it has none.
-        labels (`dict[str, int]`, *optional*): labelled findings: 1 is present, 0 is absent, -1 is uncertain.
+        labels (`dict[str, int]`, *optional*): labels of CheXpert or another dataset: 1 is present, 0 is absent, -1 is
+            uncertain. "No Finding" is a normal X-ray; "Bacterial Pneumonia" and "Viral Pneumonia" imply "Pneumonia".
         question (`str`, *optional*): a question about the X-ray, or "".
         answer (`str`, *optional*): the answer to the question.
         question_type (`str`, *optional*): type of the question, by which evaluation groups its results.
@@ -65,30 +65,26 @@ class StudyRecord:
 
     @property
     def present_labels(self) -> tuple[str, ...]:
-        """
-        Return the labels that are present, without uncertain ones.
-
-        "Normal" is returned as "No Finding", and a cause of pneumonia as "Pneumonia".
-        """
-        present = [label_name(name) for name, value in self.labels.items() if value == 1]
+        """Return the labels that are present, with "Pneumonia" instead of its cause."""
+        present = [name for name, value in self.labels.items() if value == 1]
         return tuple(dict.fromkeys("Pneumonia" if name in ETIOLOGY_LABELS else name for name in present))
 
     @property
     def absent_labels(self) -> tuple[str, ...]:
         """Return the findings that are absent. "No Finding" and causes of pneumonia are no findings."""
         excluded = {*self.present_labels, *ETIOLOGY_LABELS, "No Finding"}
-        return tuple(name for name, value in self.labels.items() if value == 0 and label_name(name) not in excluded)
+        return tuple(name for name, value in self.labels.items() if value == 0 and name not in excluded)
 
     @property
     def etiology(self) -> str:
         """Return the cause of the pneumonia, "bacterial" or "viral", or "" unless exactly one is present."""
-        causes = {ETIOLOGY_LABELS.get(label_name(name)) for name, value in self.labels.items() if value == 1} - {None}
-        return causes.pop() if len(causes) == 1 else ""
+        causes = [cause for name, cause in ETIOLOGY_LABELS.items() if self.labels.get(name) == 1]
+        return causes[0] if len(causes) == 1 else ""
 
     @property
     def is_normal(self) -> bool:
         """Return whether the label "No Finding" is present."""
-        return "No Finding" in self.present_labels
+        return self.labels.get("No Finding") == 1
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> StudyRecord:
@@ -108,15 +104,15 @@ class StudyRecord:
 @dataclass
 class SkipReport:
     """
-    What a reader could not use.
+    Records that a reader or [`write_records`] skipped.
 
     Args:
-        used (`int`): number of records that were read.
         skipped (`list[tuple[str, str]]`): id or path of each skipped record, and the reason.
+        num_written (`int`): number of records that [`write_records`] wrote.
     """
 
-    used: int = 0
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    num_written: int = 0
 
     def skip(self, where: str, reason: str) -> None:
         """Add a skipped record."""
@@ -134,35 +130,30 @@ class SkipReport:
                 file.write(json.dumps({"id": where, "reason": reason}, ensure_ascii=False) + "\n")
 
     def __str__(self) -> str:
-        lines = [f"{self.used} used, {len(self.skipped)} skipped"]
+        lines = [f"{self.num_written} written, {len(self.skipped)} skipped"]
         return "\n".join(lines + [f"  {count}  {reason}" for reason, count in self.counts.items()])
 
 
-class PatientSplits:
-    """Check that no patient is in two splits. A patient is identified by pseudonym and dataset."""
-
-    def __init__(self):
-        self._split_of: dict[tuple[str, str], str] = {}
-
-    def see(self, source: str, patient: str, split: str) -> None:
-        """
-        Add a patient to a split.
-
-        Raises:
-            ValueError: the patient is in another split.
-        """
-        first = self._split_of.setdefault((source, patient), split)
-        if first != split:
+def check_patients(records: Iterable[StudyRecord]) -> Iterator[StudyRecord]:
+    """
+    Yield the records, and raise an error at the first patient who is in two splits. A patient is identified by
+    pseudonym and dataset.
+    """
+    split_of: dict[tuple[str, str], str] = {}
+    for record in records:
+        first = split_of.setdefault((record.source, record.patient), record.split)
+        if first != record.split:
             raise ValueError(
-                f"Patient '{patient}' of '{source}' is in the splits '{first}' and '{split}'. Correct the splits, or "
-                "leave them out and use `assign_split`. Two datasets need two names (`source`)."
+                f"Patient '{record.patient}' of '{record.source}' is in the splits '{first}' and '{record.split}'. "
+                "Correct the splits, or leave them out and use `assign_split`. Two datasets need two names (`source`)."
             )
+        yield record
 
 
 def label_name(text: str) -> str:
     """Return the name of a label as records have it, such as "No Finding" for "normal". Unknown names are kept."""
     text = text.strip()
-    return _LABEL_OF_SPELLING.get(text.lower().replace("_", " "), text)
+    return _LABEL_NAMES.get(text.lower().replace("_", " "), text)
 
 
 def label_value(text: str) -> int:

@@ -9,7 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +18,14 @@ import pyarrow.parquet as pq
 
 from ..files import atomic_write
 from .readers.image_folder import IMAGE_SUFFIXES, read_image_folder
-from .records import IMAGE_TOKENS, PatientSplits, SkipReport, StudyRecord
+from .readers.rows import open_parquet
+from .records import IMAGE_TOKENS, SkipReport, StudyRecord, check_patients
 
 if TYPE_CHECKING:
     import datasets
 
 logger = logging.getLogger(__name__)
 
-SECTIONS = ("findings+impression", "impression")
 _ROW_GROUP_SIZE = 1024
 _LABELS = pa.list_(pa.struct([("name", pa.string()), ("value", pa.int8())]))
 _TYPES = {"labels": _LABELS, "study_order": pa.int32(), "codes": pa.list_(pa.uint16())}
@@ -48,59 +48,55 @@ def write_records(
         records (iterable of [`StudyRecord`]): the records of one or more readers.
         path (`str` or `os.PathLike`): Parquet file to write, with a column for each field. It appears when it is
             complete.
-        codes ([`datasets.Dataset`], *optional*): columns `id` and `codes`, as [`load_codes`] returns them. A record
-            gets the codes of its id, or else of the only image whose path ends with its id; suffixes are ignored.
-            Without this, records keep the codes that they have.
+        codes ([`datasets.Dataset`], *optional*): columns `id` and `codes`, as [`load_codes`] and [`load_records`]
+            return them. A record gets the codes of its id, or else of the only image whose path ends with its id;
+            suffixes are ignored. Without this, records keep the codes that they have.
         skip_report ([`SkipReport`], *optional*): the skip report of the reader, to which skipped records are added.
 
     Returns:
         [`SkipReport`]: records are skipped if their image has no codes, if a text contains an image token ("<image>"),
-        or if their id, with the same question, was written before.
+        or if their id, with the same source and question, was written before.
 
     Raises:
         FileExistsError: `path` exists.
         ValueError: a patient is in two splits, or no record is left to write.
     """
     report = SkipReport() if skip_report is None else skip_report
-    row_of = None if codes is None else _row_finder(codes["id"])
-    splits, seen = PatientSplits(), set()
+    schema, row_of = _SCHEMA, None
+    if codes is not None:
+        schema, row_of = _SCHEMA.with_metadata({_TOKENIZER_KEY: codes.info.description}), _row_finder(codes["id"])
+    seen = set()
 
-    def skip_reason(row: dict) -> str | None:
-        if (row["id"], row["question"]) in seen:
-            return "the id comes twice"
-        seen.add((row["id"], row["question"]))
-        splits.see(row["source"], row["patient"], row["split"])
-        texts = (row[name] for name in ("findings", "impression", "question", "answer"))
-        if any(token in text for text in texts for token in IMAGE_TOKENS):
-            return "a text contains an image token"
-        if codes is not None:
-            if (code_row := row_of(row["id"])) is None:
-                return "no codes"
-            row["codes"] = codes[code_row]["codes"]
-        return None
-
-    def usable_rows() -> Iterator[dict]:
+    def usable() -> Iterator[StudyRecord]:
         for record in records:
-            row = record.to_row()
-            if reason := skip_reason(row):
-                report.skip(record.id, reason)
+            key = (record.source, record.id, record.question)
+            texts = (record.findings, record.impression, record.question, record.answer)
+            code_row = None if row_of is None else row_of(record.id)
+            if key in seen:
+                report.skip(record.id, "the id comes twice")
+            elif any(token in text for text in texts for token in IMAGE_TOKENS):
+                report.skip(record.id, "a text contains an image token")
+            elif codes is not None and code_row is None:
+                report.skip(record.id, "no codes")
             else:
-                yield row
+                yield record if codes is None else dataclasses.replace(record, codes=codes[code_row]["codes"])
+            seen.add(key)
 
-    rows = usable_rows()
-    first = next(rows, None)
-    if first is None:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in report.counts.items())
-        message = f"Expected at least one record to write to '{path}', got none ({reasons or 'none were given'})."
-        without = [name for name, reason in report.skipped if reason == "no codes"]
-        if without and len(codes):
-            message += (
-                f" Records have ids such as '{without[0]}', and codes such as '{codes['id'][0]}': encode the folder "
-                "that the ids of the records begin in."
-            )
-        raise ValueError(message)
-    schema = _SCHEMA if codes is None else _SCHEMA.with_metadata({_TOKENIZER_KEY: codes.info.description})
-    report.used = write_rows(chain([first], rows), path, schema)
+    rows = (record.to_row() for record in check_patients(usable()))
+    with atomic_write(path, overwrite=False) as partial:
+        with pq.ParquetWriter(partial, schema) as writer:
+            while group := list(islice(rows, _ROW_GROUP_SIZE)):
+                writer.write_table(pa.Table.from_pylist(group, schema=schema))
+                report.num_written += len(group)
+        if not report.num_written:
+            message = f"Expected at least one record to write to '{path}', got none.\n{report}"
+            without = [name for name, reason in report.skipped if reason == "no codes"]
+            if without and len(codes):
+                message += (
+                    f"\nRecords have ids such as '{without[0]}', and codes such as '{codes['id'][0]}': encode the "
+                    "folder that the ids of the records begin in."
+                )
+            raise ValueError(message)
     return report
 
 
@@ -128,42 +124,32 @@ def _parts(name: str) -> tuple[str, ...]:
     return tuple((stem if suffix.lower() in IMAGE_SUFFIXES else name).split("/"))
 
 
-def write_rows(rows: Iterable[dict], path: str | os.PathLike, schema: pa.Schema) -> int:
-    """Write rows to a new Parquet file, which appears only when it is complete, and return their number."""
-    rows, count = iter(rows), 0
-    with atomic_write(path, overwrite=False) as partial:
-        with pq.ParquetWriter(partial, schema) as writer:
-            while group := list(islice(rows, _ROW_GROUP_SIZE)):
-                writer.write_table(pa.Table.from_pylist(group, schema=schema))
-                count += len(group)
-        if not count:
-            raise ValueError(f"Expected at least one row to write to '{path}', got none.")
-    return count
-
-
 def load_records(path: str | os.PathLike, cache_dir: str | os.PathLike | None = None) -> datasets.Dataset:
     """
-    Open records or texts as memory-mapped rows; [`StudyRecord.from_row`] returns the record of a row.
+    Open records as rows; [`StudyRecord.from_row`] returns the record of a row.
 
     Args:
-        path (`str` or `os.PathLike`): Parquet file of [`write_records`] or [`write_texts`], or a folder of such files.
+        path (`str` or `os.PathLike`): Parquet file of [`write_records`] or a folder of such files, whose rows are
+            memory-mapped, or a folder of images as [`read_image_folder`] reads it. Other Parquet files work too.
         cache_dir (`str` or `os.PathLike`, *optional*): folder of the memory-mapped copy, by default the cache of
             `datasets`.
     """
     from datasets import Dataset
 
+    if _is_image_folder(path):
+        return Dataset(pa.Table.from_pylist([record.to_row() for record in read_image_folder(path)], schema=_SCHEMA))
     files = _parquet_files(path)
-    for file in files:
-        try:
-            pq.read_metadata(file)
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"'{file}' cannot be read as Parquet: {error}") from error
-    return Dataset.from_parquet([str(file) for file in files], cache_dir=cache_dir and str(cache_dir))
+    fingerprints = {(open_parquet(file).schema_arrow.metadata or {}).get(_TOKENIZER_KEY, b"") for file in files}
+    dataset = Dataset.from_parquet([str(file) for file in files], cache_dir=cache_dir and str(cache_dir))
+    # As `load_codes` does, so that `check_tokenizer` finds it.
+    dataset.info.description = b" and ".join(sorted(fingerprints - {b""})).decode()
+    return dataset
 
 
 def open_records(path: str | os.PathLike, split: str | None = None) -> list[StudyRecord]:
     """
-    Read all records of a dataset into memory, without their codes.
+    Read all records of a dataset into memory, without their codes: to write them again, give [`write_records`] the
+    codes of [`load_records`].
 
     Args:
         path (`str` or `os.PathLike`): Parquet file of [`write_records`] or a folder of such files, or a folder of
@@ -173,19 +159,17 @@ def open_records(path: str | os.PathLike, split: str | None = None) -> list[Stud
     Raises:
         ValueError: a patient is in two splits, or no record is of the split.
     """
-    if not is_records(path):
-        if Path(path).is_file():
-            raise ValueError(f"Expected a Parquet file of `write_records` or a folder of images, got '{path}'.")
+    if _is_image_folder(path):
         return list(read_image_folder(path, split))
-    records, splits, known = [], PatientSplits(), set()
-    for file in _parquet_files(path):
-        columns = [name for name in pq.read_schema(file).names if name != "codes"]
-        for batch in pq.ParquetFile(file).iter_batches(_ROW_GROUP_SIZE, columns=columns):
-            for record in map(StudyRecord.from_row, batch.to_pylist()):
-                splits.see(record.source, record.patient, record.split)
-                known.add(record.split)
-                if split in (None, record.split):
-                    records.append(record)
+    if os.path.exists(path) and not is_records(path):
+        raise ValueError(f"Expected a Parquet file of `write_records` or a folder of images, got '{path}'.")
+    columns = [name for name in _SCHEMA.names if name != "codes"]
+    batches = (batch for file in _parquet_files(path) for batch in open_parquet(file).iter_batches(columns=columns))
+    records, known = [], set()
+    for record in check_patients(StudyRecord.from_row(row) for batch in batches for row in batch.to_pylist()):
+        known.add(record.split)
+        if split in (None, record.split):
+            records.append(record)
     if not records:
         raise ValueError(
             f"Expected at least one record of split '{split}' in '{path}', got none; it has {sorted(known)}."
@@ -195,38 +179,20 @@ def open_records(path: str | os.PathLike, split: str | None = None) -> list[Stud
 
 def is_records(path: str | os.PathLike) -> bool:
     """Return whether a path is a Parquet file of [`write_records`], or a folder of such files."""
-    if (Path(path) / "metadata.csv").is_file():
-        return False
     try:
-        names = pq.read_schema(_parquet_files(path)[0]).names
-    except (FileNotFoundError, pa.ArrowInvalid):
+        columns = open_parquet(_parquet_files(path)[0]).schema_arrow.names
+    except (FileNotFoundError, IndexError, ValueError):
         return False
-    return {"id", "patient", "image", "source"} <= set(names)
+    return set(_SCHEMA.names) <= set(columns) and not _is_image_folder(path)
+
+
+def _is_image_folder(path: str | os.PathLike) -> bool:
+    path = Path(path)
+    return path.is_dir() and ((path / "metadata.csv").is_file() or not any(path.glob("*.parquet")))
 
 
 def _parquet_files(path: str | os.PathLike) -> list[Path]:
-    path = Path(path)
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-    if not files or not files[0].is_file():
-        raise FileNotFoundError(f"'{path}' is neither a Parquet file nor a folder of them.")
-    return files
-
-
-def check_tokenizer(path: str | os.PathLike, fingerprint: str) -> None:
-    """
-    Raise a `ValueError` if the codes of a Parquet file of [`write_records`] are from another image tokenizer.
-
-    Args:
-        path (`str` or `os.PathLike`): the file, or a folder of such files.
-        fingerprint (`str`): [`tokenizer_fingerprint`] of the tokenizer.
-    """
-    for file in _parquet_files(path):
-        known = (pq.read_schema(file).metadata or {}).get(_TOKENIZER_KEY, b"").decode()
-        if known not in ("", fingerprint):
-            raise ValueError(
-                f"The codes in '{file}' were made by another image tokenizer than the model's (expected fingerprint "
-                f"{fingerprint}, got {known}). Encode the images with the model (`transformers-cxr encode --model`)."
-            )
+    return sorted(Path(path).glob("*.parquet")) if os.path.isdir(path) else [Path(path)]
 
 
 def iterate(rows: datasets.Dataset, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -265,19 +231,18 @@ def select_records(
     conditions = {
         "split": lambda row: splits is None or row["split"] in splits,
         "view": lambda row: views is None or row["view"] in views,
-        "first study": lambda row: not first_study or row["study_order"] == 1,
-        "sections": lambda row: sections != "impression" or bool(row["impression"]) or not row["findings"],
+        "study_order": lambda row: not first_study or row["study_order"] == 1,
+        "impression": lambda row: sections != "impression" or row["impression"] or not row["findings"],
     }
     removed, kept = Counter(), []
-    for index, row in enumerate(iterate(rows, ["split", "view", "study_order", "impression", "findings"])):
-        failed = next((name for name, holds in conditions.items() if not holds(row)), None)
+    for index, row in enumerate(iterate(rows, [*conditions, "findings"])):
+        failed = next((column for column, holds in conditions.items() if not holds(row)), None)
         if failed is None:
             kept.append(index)
         else:
             removed[failed] += 1
     if not kept:
-        columns = {"split": "split", "view": "view", "first study": "study_order"}
-        known = {columns[name]: set(rows[columns[name]]) for name in removed if name in columns}
+        known = {column: set(rows[column]) for column in removed if column != "impression"}
         raise ValueError(
             f"No row of {len(rows)} is left; removed by condition: {dict(removed)}. The rows have {known}."
             + (" `assign_split` gives records a split." if "" in known.get("split", ()) else "")
@@ -310,29 +275,3 @@ def assign_split(
             split = "test" if place < test else "validation" if place < test + validation else "train"
             record = dataclasses.replace(record, split=split)
         yield record
-
-
-def check_patients(**splits: Iterable[StudyRecord] | datasets.Dataset) -> dict[str, int]:
-    """
-    Return the number of patients of each set, or raise a `ValueError` if a patient is in two of them.
-
-    Args:
-        splits (records, or rows of [`load_records`]): the sets, such as `train=train_records, test=test_records`.
-    """
-    from datasets import Dataset
-
-    patients = {}
-    for name, records in splits.items():
-        if isinstance(records, Dataset):
-            patients[name] = {(row["source"], row["patient"]) for row in iterate(records, ["source", "patient"])}
-        else:
-            patients[name] = {(record.source, record.patient) for record in records}
-    names = list(patients)
-    for number, first in enumerate(names):
-        for second in names[number + 1 :]:
-            if shared := patients[first] & patients[second]:
-                source, patient = min(shared)
-                raise ValueError(
-                    f"{len(shared)} patients are in both '{first}' and '{second}', such as '{patient}' of '{source}'."
-                )
-    return {name: len(found) for name, found in patients.items()}

@@ -1,10 +1,11 @@
 import json
+from itertools import chain
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from transformers_cxr.data import SkipReport, StudyRecord, check_patients, read_table
+from transformers_cxr.data import SkipReport, StudyRecord, read_table, write_records
 
 ROWS = [
     {"file": "007.png", "person": "007", "text": "FINDINGS: Clear.\nIMPRESSION: Normal.", "set": "valid", "sex": "F"},
@@ -64,11 +65,11 @@ def test_splits_have_one_name(folder, name, split):
 
 def test_patient_of_two_tables_in_a_folder_is_one_patient(folder, monkeypatch):
     monkeypatch.chdir(folder)
-    for name in ("train", "validation"):
-        write(folder / f"{name}.csv", ROWS[:1])
-    sets = {name: read_table(f"{name}.csv", COLUMNS) for name in ("train", "validation")}
-    with pytest.raises(ValueError, match=f"such as '007' of '{folder.name}'"):
-        check_patients(**sets)
+    for name, row in zip(("train", "validation"), ROWS):
+        write(folder / f"{name}.csv", [row | {"set": name, "person": "007"}])
+    tables = [read_table(f"{name}.csv", COLUMNS) for name in ("train", "validation")]
+    with pytest.raises(ValueError, match=f"Patient '007' of '{folder.name}' is in the splits"):
+        write_records(chain(*tables), "records.parquet")
 
 
 def test_image_in_the_table_is_known_by_its_path_and_several_are_an_error(folder):
@@ -137,13 +138,13 @@ def test_unusable_rows_are_skipped_with_a_reason(folder):
     report = SkipReport()
     columns = {"image": "file", "findings": "text", "sex": "sex", "age_group": "age"}
     (record,) = read_table(write(folder / "t.csv", rows), columns, skip_report=report)
-    assert (record.sex, record.age_group, report.used) == ("M", "adult", 1)
+    assert (record.sex, record.age_group) == ("M", "adult")
     assert report.skipped == [
         ("missing.png", "no image file"),
         ("row 3", "no image"),
         ("b/2.png", "neither a report nor a label"),
-        ("b/2.png", "an unknown sex or age group"),
-        ("b/2.png", "an unknown sex or age group"),
+        ("b/2.png", "an invalid label, sex, age group or study order"),
+        ("b/2.png", "an invalid label, sex, age group or study order"),
     ]
     without_files = list(read_table(folder / "t.csv", columns, images_needed=False))
     assert [(record.id, record.sex) for record in without_files] == [("007.png", "M"), ("missing.png", "")]

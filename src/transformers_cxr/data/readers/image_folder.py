@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..records import ETIOLOGY_LABELS, PatientSplits, StudyRecord, label_name
+from ..records import ETIOLOGY_LABELS, StudyRecord, check_patients, label_name
 from .rows import AGE_GROUPS, SEXES, read_rows
 
 CHESTXRAY14_LABELS = (
@@ -48,32 +48,30 @@ def read_image_folder(data_dir: str | os.PathLike, split: str | None = None) -> 
     data_dir = Path(data_dir)
     if not data_dir.is_dir():
         raise FileNotFoundError(f"There is no folder '{data_dir}'.")
-    if (data_dir / "metadata.csv").is_file():
-        yield from _read_metadata(data_dir / "metadata.csv", split)
+    metadata, found = data_dir / "metadata.csv", False
+    if metadata.is_file():
+        for record in check_patients(_read_metadata(metadata)):
+            if split in (None, record.split):
+                found = True
+                yield record
+        if not found:
+            raise ValueError(f"Expected at least one image of split '{split}' in '{metadata}', got none.")
         return
-    path = None
     for path in walk_images(data_dir):
-        name = path.relative_to(data_dir)
-        source = name.parts[0] if len(name.parts) > 1 else ""
-        yield StudyRecord(
-            id=name.as_posix(), patient=name.as_posix(), image=str(path), source=source, split=split or ""
-        )
-    if path is None:
+        found, name = True, path.relative_to(data_dir).as_posix()
+        source = name.split("/")[0] if "/" in name else ""
+        yield StudyRecord(id=name, patient=name, image=str(path), source=source, split=split or "")
+    if not found:
         raise FileNotFoundError(f"No image in '{data_dir}': expected files {', '.join(IMAGE_SUFFIXES)} at any depth.")
 
 
-def _read_metadata(path: Path, split: str | None) -> Iterator[StudyRecord]:
-    splits, found = PatientSplits(), False
+def _read_metadata(path: Path) -> Iterator[StudyRecord]:
     for number, row in enumerate(read_rows(path, _COLUMNS), start=1):
         for column, values in (("sex", SEXES), ("age_group", AGE_GROUPS)):
             if row[column].lower() not in values:
                 raise ValueError(
                     f"Row {number} of '{path}' has the {column} '{row[column]}'; expected one of {list(values)}."
                 )
-        splits.see(row["source"], row["patient_id"], row["split"])
-        if split not in (None, row["split"]):
-            continue
-        found = True
         yield StudyRecord(
             id=row["file_name"],
             patient=row["patient_id"],
@@ -86,8 +84,6 @@ def _read_metadata(path: Path, split: str | None) -> Iterator[StudyRecord]:
             age_group=AGE_GROUPS[row["age_group"].lower()],
             labels=_labels(row),
         )
-    if not found:
-        raise ValueError(f"Expected at least one image of split '{split}' in '{path}', got none.")
 
 
 def _labels(row: dict[str, str]) -> dict[str, int]:

@@ -71,7 +71,6 @@ def read_mimic_cxr(
         if not (findings or impression):
             report.skip(image_id, "no findings and no impression")
             continue
-        report.used += 1
         yield StudyRecord(
             id=image_id,
             patient=patient,

@@ -85,7 +85,6 @@ def read_openi(
             elif images_dir is not None and not image.is_file():
                 report.skip(image_id, "no image file")
             else:
-                report.used += 1
                 yield StudyRecord(
                     id=image_id,
                     patient=study,

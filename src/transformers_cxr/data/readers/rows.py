@@ -26,14 +26,13 @@ def read_rows(path: str | os.PathLike, columns: Collection[str] = ()) -> Iterato
     Yield the rows of a file. All cells of CSV and TSV files are `str`.
 
     Args:
-        path (`str` or `os.PathLike`): A `.csv`, `.tsv`, `.jsonl`, `.json` (a list of objects) or `.parquet` file; text
+        path (`str` or `os.PathLike`): a `.csv`, `.tsv`, `.jsonl`, `.json` (a list of objects) or `.parquet` file; text
             files optionally as `.gz`.
         columns (collection of `str`, *optional*): columns that every row must have.
 
     Raises:
-        FileNotFoundError: there is no such file. ValueError: the file is of another kind or damaged, or a row lacks a
-        column or has more cells than columns. The error
-            names the file and the row.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is of another kind or damaged, or a row lacks a column or has more cells than columns.
     """
     path, columns = Path(path), set(columns)
     if not path.is_file():
@@ -41,18 +40,26 @@ def read_rows(path: str | os.PathLike, columns: Collection[str] = ()) -> Iterato
     suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
     if suffix not in SUFFIXES:
         raise ValueError(f"Expected a file {', '.join(SUFFIXES)}, got '{path}'.")
-    rows = _parquet_rows(path) if suffix == ".parquet" else _text_rows(path, suffix)
+    if suffix == ".parquet":
+        rows = (row for batch in open_parquet(path).iter_batches(1024) for row in batch.to_pylist())
+    else:
+        rows = _text_rows(path, suffix)
     for number, row in enumerate(rows, start=1):
         if missing := columns - row.keys():
             raise ValueError(f"Row {number} of '{path}' lacks the columns {sorted(missing)}; it has {sorted(row)}.")
         yield row
 
 
-def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+def open_parquet(path: str | os.PathLike) -> pq.ParquetFile:
+    """
+    Open a Parquet file.
+
+    Raises:
+        ValueError: it is damaged or of another kind.
+    """
     try:
-        for batch in pq.ParquetFile(path).iter_batches(1024):
-            yield from batch.to_pylist()
-    except (pa.ArrowException, OSError) as error:
+        return pq.ParquetFile(path)
+    except pa.ArrowInvalid as error:
         raise ValueError(f"'{path}' cannot be read as Parquet: {error}") from error
 
 

@@ -49,7 +49,7 @@ def read_table(
         split (`str`, *optional*): split if no column has it. "val", "valid", "validate" and "dev" are read as
             "validation", "training" as "train", and "testing" as "test".
         skip_report ([`SkipReport`], *optional*): counts skipped rows: without an image, image file, report or label,
-            or with an invalid label, sex or age group.
+            or with an invalid value (of a label, sex, age group or study order).
         images_needed (`bool`, *optional*, defaults to `True`): whether to skip images that have no file. Training from
             codes needs no files.
 
@@ -81,11 +81,12 @@ def read_table(
         if values["report"]:
             sections = parse_report(values["report"])
             findings, impression = findings or sections.findings, impression or sections.impression
-        sex, age_group = values["sex"].lower(), values["age_group"].lower()
         try:
             labels = _parse_labels(row.get(columns.get("labels")), {name: row[name] for name in label_columns})
-        except ValueError:
-            report.skip(where, "a label without a name, or with a value other than 1, 0 and -1")
+            sex, age_group = SEXES[values["sex"].lower()], AGE_GROUPS[values["age_group"].lower()]
+            study_order = int(float(values["study_order"] or 0))
+        except (KeyError, ValueError):
+            report.skip(where, "an invalid label, sex, age group or study order")
             continue
         if not image:
             report.skip(where, "no image")
@@ -93,10 +94,7 @@ def read_table(
             report.skip(where, "no image file")
         elif not (findings or impression or labels or values["question"]):
             report.skip(where, "neither a report nor a label")
-        elif sex not in SEXES or age_group not in AGE_GROUPS:
-            report.skip(where, "an unknown sex or age group")
         else:
-            report.used += 1
             yield StudyRecord(
                 id=image_id,
                 patient=values["patient"] or image_id,
@@ -105,9 +103,9 @@ def read_table(
                 study=values["study"] or image_id,
                 split=split_name(values["split"] or split),
                 view=values["view"],
-                sex=SEXES[sex],
-                age_group=AGE_GROUPS[age_group],
-                study_order=int(float(values["study_order"] or 0)),
+                sex=sex,
+                age_group=age_group,
+                study_order=study_order,
                 findings=findings,
                 impression=impression,
                 labels=labels,

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any
 
 from ..records import IMAGE_TOKENS, SkipReport
-from ..store import write_rows
 from .rows import read_rows
 
-_PART = pa.struct([("type", pa.string()), ("text", pa.string())])
-_MESSAGE = pa.struct([("role", pa.string()), ("content", pa.list_(_PART))])
-_SCHEMA = pa.schema([("id", pa.string()), ("messages", pa.list_(_MESSAGE))])
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
 
 
-def read_texts(path: str | os.PathLike, skip_report: SkipReport | None = None) -> Iterator[dict]:
+def read_texts(path: str | os.PathLike, skip_report: SkipReport | None = None) -> Dataset:
     """
-    Read conversations.
+    Read conversations into memory, and log how many rows are skipped.
 
     Args:
         path (`str` or `os.PathLike`): a file as [`read_rows`] reads it. A row has `messages` (a list of `{"role",
@@ -29,13 +27,17 @@ def read_texts(path: str | os.PathLike, skip_report: SkipReport | None = None) -
         skip_report ([`SkipReport`], *optional*): counts skipped rows: with roles other than user and assistant in
             turn, an empty message, other parts than text, or an image token ("<image>").
 
-    Yields:
-        `dict` of `id` (file name and number of the row) and `messages` in the format of Transformers' chat templates.
+    Returns:
+        `datasets.Dataset`: `id` (file name and number of the row) and `messages` in the format of Transformers' chat
+        templates.
 
     Raises:
-        ValueError: a row has neither form.
+        ValueError: a row has neither form, or no row is left.
     """
+    from datasets import Dataset
+
     report = SkipReport() if skip_report is None else skip_report
+    conversations = []
     for number, row in enumerate(read_rows(path), start=1):
         if "messages" in row:
             messages = row["messages"]
@@ -49,17 +51,14 @@ def read_texts(path: str | os.PathLike, skip_report: SkipReport | None = None) -
             )
         name = f"{Path(path).name}:{number}"
         try:
-            messages = _checked(messages)
+            conversations.append({"id": name, "messages": _checked(messages)})
         except ValueError as error:
             report.skip(name, str(error))
-            continue
-        report.used += 1
-        yield {"id": name, "messages": messages}
-
-
-def write_texts(rows: Iterable[dict], path: str | os.PathLike) -> int:
-    """Write conversations of [`read_texts`] to a Parquet file, and return their number."""
-    return write_rows(rows, path, _SCHEMA)
+    if not conversations:
+        raise ValueError(f"Expected at least one conversation in '{path}', got none; skipped are {report.counts}.")
+    if report.skipped:
+        logger.warning(f"{len(report.skipped)} rows of '{path}' are skipped: {report.counts}.")
+    return Dataset.from_list(conversations)
 
 
 def _checked(messages: Any) -> list[dict]:
@@ -69,7 +68,7 @@ def _checked(messages: Any) -> list[dict]:
     result = []
     for message in messages:
         content = message.get("content")
-        texts = [content] if isinstance(content, str) else [part.get("text") for part in content or []]
+        texts = [content] if isinstance(content, str) else [part.get("text") for part in content or ()]
         if not all(isinstance(text, str) for text in texts):
             raise ValueError("a message has other parts than text")
         if not "".join(texts).strip():

@@ -15,6 +15,8 @@ from .rows import cell_text, image_path, read_rows, split_name
 _IMAGE_COLUMNS = ("image", "image_name", "img_name", "file_name", "image_path")
 # Names of the study column in `examples/make_vqa.py` and MIMIC-CXR.
 _STUDY_COLUMNS = ("study", "study_id")
+# Names of the column with the type of the question in VQA-RAD and SLAKE.
+_TYPE_COLUMNS = ("question_type", "content_type")
 
 
 def read_vqa(
@@ -34,7 +36,8 @@ def read_vqa(
         path (`str` or `os.PathLike`): a file as [`read_rows`] reads it. A row has `question` and `answer`, or a list
             of such objects as `questions`, and an image (`image`, `image_name`, `img_name`, `file_name` or
             `image_path`: VQA-RAD, SLAKE) or a study (`study` or `study_id`: `examples/make_vqa.py`), optionally with
-            its `source`. An image is a path, or an image of `datasets` with a path.
+            its `source`. An image is a path, or an image of `datasets` with a path. The type of a question is in
+            `question_type` (VQA-RAD) or `content_type` (SLAKE), if known.
         images_dir (`str` or `os.PathLike`, *optional*): folder that paths of images are relative to, by default the
             folder of the file.
         records (iterable of [`StudyRecord`], *optional*): records of the studies. A question about a study is asked
@@ -68,14 +71,14 @@ def read_vqa(
         if any(cell_text(row[key]) not in values for key, values in wanted.items()):
             report.skip(name, "left out by `where`")
             continue
-        study = next((cell_text(row[key]) for key in _STUDY_COLUMNS if key in row), None)
-        image_cells = [row[key] for key in _IMAGE_COLUMNS if key in row]
-        if study is None and not image_cells:
+        if not row.keys() & {*_STUDY_COLUMNS, *_IMAGE_COLUMNS}:
             raise ValueError(
                 f"Row {number} of '{path}' names neither an image {_IMAGE_COLUMNS} nor a study {_STUDY_COLUMNS}; it "
                 f"has {sorted(row)}."
             )
-        image = "" if study or not image_cells else image_path(image_cells[0], f"Row {number} of '{path}'")
+        study = next((cell_text(row[key]) for key in _STUDY_COLUMNS if key in row), "")
+        image_cell = next((row[key] for key in _IMAGE_COLUMNS if key in row), None)
+        image = "" if study else image_path(image_cell, f"Row {number} of '{path}'")
         if study:
             about = [record for record in records_of_study[study] if row.get("source") in (None, "", record.source)]
             if len({record.source for record in about}) != 1:
@@ -101,9 +104,9 @@ def read_vqa(
         # In a Parquet file all rows have the column.
         for pair in [row] if row.get("questions") is None else row["questions"]:
             question, answer = (cell_text(pair.get(key)) for key in ("question", "answer"))
-            if not question or not answer:
+            kind = next((cell_text(pair[key]) for key in _TYPE_COLUMNS if key in pair), "")
+            if question and answer:
+                for record in about:
+                    yield dataclasses.replace(record, question=question, answer=answer, question_type=kind)
+            else:
                 report.skip(name, "no question or no answer")
-                continue
-            for record in about:
-                report.used += 1
-                yield dataclasses.replace(record, question=question, answer=answer)

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, WeightedRandomSampler
 
-from ...data.image_source import ImageSource, is_streamed, open_source
+from ...data.image_source import ImageSource, is_streamed, open_source, read_image
 from ...data.readers.image_folder import READ_ERRORS
 from ...data.store import open_records
 from ...llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor
@@ -99,7 +99,7 @@ class ImageStream(IterableDataset):
             ValueError: the stream has no readable image, or is damaged.
         """
         num_waiting, unreadable, last_read_epoch = 0, [], -1
-        for position, (epoch, name, row) in enumerate(self._rows()):
+        for position, (epoch, name, image) in enumerate(self._rows()):
             if epoch > last_read_epoch + 1:
                 raise ValueError(f"None of the images of the stream can be read. The last error is {unreadable[-1]}")
             batch, process = divmod(position // self.batch_size, self.num_processes)
@@ -109,7 +109,7 @@ class ImageStream(IterableDataset):
                 continue
             num_waiting += is_wanted
             try:
-                pixel_values = self.image_processor(self.source.image_of(row), return_tensors="pt").pixel_values[0]
+                pixel_values = self.image_processor(read_image(image), return_tensors="pt").pixel_values[0]
             except READ_ERRORS as error:
                 # Pillow names images in memory by their address, which changes in every epoch.
                 unreadable.append(f"{name}: {re.sub(' at 0x[0-9a-f]+', '', str(error))}")
@@ -120,17 +120,17 @@ class ImageStream(IterableDataset):
                 unreadable = []
             num_waiting = 0
 
-    def _rows(self) -> Iterator[tuple[int, str, dict]]:
-        """Yield epochs, ids and rows, shuffled."""
+    def _rows(self) -> Iterator[tuple[int, str, bytes | Path | str | None]]:
+        """Yield epochs, ids and images, shuffled."""
         for epoch in count():
-            rng, buffer, number = random.Random(f"{self.seed}, {epoch}"), [], -1
-            for number, row in enumerate(self.source.rows(0)):
-                buffer.append((epoch, self.source.id_of(row, number), row))
+            rng, buffer = random.Random(f"{self.seed}, {epoch}"), []
+            for name, image, _ in self.source.rows(0):
+                buffer.append((epoch, name, image))
                 if len(buffer) > self.buffer_size:
                     yield buffer.pop(rng.randrange(len(buffer)))
             rng.shuffle(buffer)
             yield from buffer
-            if number < 0:
+            if not buffer:
                 raise ValueError("Expected at least one image in the stream, got none.")
 
 
