@@ -38,7 +38,7 @@ def make_record(labels, view="AP", age_group="child", sex=""):
 NORMAL_CHILD = make_record({"Pneumonia": 0, "No Finding": 1})
 BACTERIAL = make_record({"Pneumonia": 1, "Bacterial Pneumonia": 1, "Viral Pneumonia": 0})
 VIRAL = make_record({"Pneumonia": 1, "Bacterial Pneumonia": 0, "Viral Pneumonia": 1})
-UNLABELLED = make_record({}, view="PA", age_group="adult", sex="F")
+UNLABELED = make_record({}, view="PA", age_group="adult", sex="F")
 NORMAL_ADULT = make_record({"Mass": 0, "Effusion": 0, "No Finding": 1}, view="PA", age_group="adult", sex="M")
 EFFUSION_AND_MASS = make_record({"Edema": 0, "Pneumonia": 0, "Effusion": 1, "Mass": 1}, age_group="adult", sex="F")
 EDEMA_AND_PNEUMONIA = make_record({"Mass": 0, "Edema": 1, "Pneumonia": 1}, age_group="adult", sex="M")
@@ -46,7 +46,7 @@ FINDING_AND_ETIOLOGY = [
     (NORMAL_CHILD, "normal", None),
     (BACTERIAL, "pneumonia", "bacterial"),
     (VIRAL, "pneumonia", "viral"),
-    (UNLABELLED, None, None),
+    (UNLABELED, None, None),
     (NORMAL_ADULT, "normal", None),
     (EFFUSION_AND_MASS, None, None),
     (EDEMA_AND_PNEUMONIA, "pneumonia", None),
@@ -165,7 +165,7 @@ def test_label_report_is_short_varied_ascii_with_view_age_group_and_sex(record):
 
 
 def test_label_report_of_an_unlabelled_record_says_so():
-    for report in reports(UNLABELLED):
+    for report in reports(UNLABELED):
         assert "label" in report
         assert not any(claim in report.lower() for claim in ("covid", "pneumonia", "normal", "acute", "opacity"))
 
@@ -215,7 +215,7 @@ def asked(record):
     [
         (NORMAL_CHILD, {"view": {"AP."}, "age_group": {"A child."}}),
         (BACTERIAL, {"view": {"AP."}, "age_group": {"A child."}, "etiology": {"Bacterial pneumonia."}}),
-        (UNLABELLED, {"view": {"PA."}, "age_group": {"An adult."}, "sex": {"Female."}}),
+        (UNLABELED, {"view": {"PA."}, "age_group": {"An adult."}, "sex": {"Female."}}),
         (NORMAL_ADULT, {"view": {"PA."}, "age_group": {"An adult."}, "sex": {"Male."}, "label": {"No."}}),
         (make_record({"Edema": 1, "Mass": 0}, "PA", ""), {"view": {"PA."}, "label": {"Yes.", "No."}}),
         (make_record({}, view="LATERAL", age_group=""), {"view": {"Lateral."}}),

@@ -100,9 +100,9 @@ def label_report(record: StudyRecord, rng: random.Random) -> str:
         rng (`random.Random`): chooses the wording.
 
     Returns:
-        `str`: "FINDINGS: ...\\nIMPRESSION: ...", in ASCII. It affirms pneumonia only if the record is labelled so.
+        `str`: "FINDINGS: ...\\nIMPRESSION: ...", in ASCII. It affirms pneumonia only if the record is labeled so.
         Without present findings, and without "No Finding", it names the absent findings, or says that the image is not
-        labelled.
+        labeled.
     """
     person = wording.PERSONS[record.age_group, record.sex]
     view = "lateral" if record.view == "LATERAL" else record.view
@@ -118,8 +118,8 @@ def label_report(record: StudyRecord, rng: random.Random) -> str:
         finding = rng.choice(wording.ABSENT_FINDINGS).format(findings=absent)
         impression = rng.choice(wording.ABSENT_IMPRESSIONS).format(findings=absent)
     else:
-        finding = rng.choice(wording.UNLABELLED_FINDINGS)
-        impressions = wording.UNLABELLED_IMPRESSIONS if view else wording.UNLABELLED_IMPRESSIONS_NO_VIEW
+        finding = rng.choice(wording.UNLABELED_FINDINGS)
+        impressions = wording.UNLABELED_IMPRESSIONS if view else wording.UNLABELED_IMPRESSIONS_NO_VIEW
         impression = rng.choice(impressions).format(person=person, view=view)
     if _DEVICES in record.present_labels:
         finding += " Support devices are in place."

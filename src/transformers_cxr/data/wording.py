@@ -112,16 +112,16 @@ ABSENT_IMPRESSIONS = (
     "No evidence of {findings}.",
 )
 
-UNLABELLED_FINDINGS = (
+UNLABELED_FINDINGS = (
     "No finding label is given for this X-ray.",
     "This image comes without a finding label.",
     "The findings of this X-ray are not labelled.",
 )
-UNLABELLED_IMPRESSIONS = (
+UNLABELED_IMPRESSIONS = (
     "{view} view of {person}, no finding label given.",
     "Chest X-ray of {person}, {view} view, not labelled.",
 )
-UNLABELLED_IMPRESSIONS_NO_VIEW = ("Chest X-ray of {person}, not labelled.",)
+UNLABELED_IMPRESSIONS_NO_VIEW = ("Chest X-ray of {person}, not labelled.",)
 
 PNEUMONIA_QUESTIONS = (
     "Is there pneumonia?",

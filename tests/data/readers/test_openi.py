@@ -74,7 +74,6 @@ def test_missing_and_broken_inputs_are_named(openi):
         list(read_openi(openi / "reports"))
 
 
-@pytest.mark.skipif(find_spec("torchxrayvision") is None, reason="torchxrayvision ships the reports of Open-i")
 def test_all_real_reports_are_read_or_counted():
     folder = Path(find_spec("torchxrayvision").origin).parent / "data"
     report = SkipReport()

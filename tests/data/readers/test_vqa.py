@@ -31,7 +31,7 @@ def read(tmp_path):
 def test_questions_of_vqa_rad_are_about_their_image(read, tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images/1.jpg").touch()
-    row = {"image_name": "1.jpg", "image_organ": "CHEST", **PAIR}
+    row = {"image_name": "1.jpg", "image_organ": "CHEST", "question_type": "PRES", **PAIR}
     rows = [
         row,
         # Some of its cells end in a space.
@@ -44,7 +44,7 @@ def test_questions_of_vqa_rad_are_about_their_image(read, tmp_path):
     assert [(record.question, record.answer) for record in records] == [("Is it normal?", "Yes."), ("How many?", "0")]
     first = records[0]
     assert (first.id, first.patient, first.split, first.source) == ("1.jpg", "1.jpg", "train", tmp_path.name)
-    assert first.image == str(tmp_path / "images/1.jpg")
+    assert (first.image, first.question_type) == (str(tmp_path / "images/1.jpg"), "PRES")
     assert skipped == [
         ("v.json:3", "left out by `where`"),
         ("v.json:4", "no image file"),
@@ -54,11 +54,12 @@ def test_questions_of_vqa_rad_are_about_their_image(read, tmp_path):
 
 def test_questions_of_slake_are_chosen_by_language_modality_and_place(read):
     row = {"img_name": "xmlab1/source.jpg", "q_lang": "en", "location": "Lung", "modality": "X-Ray", **PAIR}
+    row["content_type"] = "Abnormality"
     rows = [row, row | {"location": "Chest"}, row | {"modality": "CT"}, row | {"q_lang": "zh"}]
     where = {"q_lang": "en", "modality": "X-Ray", "location": ["Lung", "Chest"]}
     records, _ = read(rows, where=where, source="slake", split="Validate", images_needed=False)
-    assert [(record.id, record.source, record.split) for record in records] == [
-        ("xmlab1/source.jpg", "slake", "validation")
+    assert [(record.id, record.source, record.split, record.question_type) for record in records] == [
+        ("xmlab1/source.jpg", "slake", "validation", "Abnormality")
     ] * 2
 
 

@@ -15,7 +15,7 @@ CHESTXRAY14_LABELS = (
     "Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Effusion", "Emphysema", "Fibrosis", "Hernia",
     "Infiltration", "Mass", "Nodule", "Pleural_Thickening", "Pneumonia", "Pneumothorax",
 )  # fmt: skip
-# Datasets that give these labels for every labelled image, so that a missing label is absent.
+# Datasets that give these labels for every labeled image, so that a missing label is absent.
 LABELS_OF_SOURCE = {"nih64": CHESTXRAY14_LABELS, "kermany": ("Pneumonia",)}
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".dcm")
 # Image readers raise these for a broken file, depending on its format.
