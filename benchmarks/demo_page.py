@@ -42,10 +42,10 @@ class User:
         self.client = gradio_client.Client(url, verbose=False, httpx_kwargs={"timeout": 60})
         self.image = image
         self.seed = seed
-        xray = reader.encode(image)
-        self.reconstruction = np.asarray(xray.reconstruction)
-        *_, self.report = reader.write(xray.codes, [reader.processor.report_instruction])
-        *_, self.answer = reader.write(xray.codes, [QUESTION])
+        codes, _, reconstruction = reader.encode(image)
+        self.reconstruction = np.asarray(reconstruction)
+        *_, self.report = reader.write(codes, [reader.processor.report_instruction])
+        *_, self.answer = reader.write(codes, [QUESTION])
         *_, images = reader.generate(TEXT, seed=seed, guidance_scale=1.0)
         self.generated = np.asarray(images[0])
         self.first_token: list[float] = []

@@ -42,7 +42,7 @@ def answer_of_demo(model, processor, image, question):
     from transformers_cxr.demo.reader import Reader
 
     reader = Reader(model, processor)
-    return list(reader.write(reader.encode(image).codes, [question]))[-1]
+    return list(reader.write(reader.encode(image)[0], [question]))[-1]
 
 
 @pytest.mark.parametrize("answer", [answer_of_pipeline, answer_of_command, answer_of_chat, answer_of_demo])

@@ -27,5 +27,9 @@ def test_info_prints_versions_devices_and_the_configuration(run, checkpoint_dir,
     result = run("info", "--model", checkpoint_dir)
     assert result.exit_code == 0, result.stderr
     rows = {tuple(line.split(maxsplit=1)) for line in result.stdout.splitlines()}
-    assert {("torch", version("torch")), ("lpips", "not installed"), ("Checkpoint", str(checkpoint_dir))} <= rows
+    assert {
+        ("torch", version("torch")),
+        ("lpips", 'not installed (extra == "train")'),
+        ("Checkpoint", str(checkpoint_dir)),
+    } <= rows
     assert "CUDA devices" in result.stdout and '"model_type": "llm_cxr"' in result.stdout

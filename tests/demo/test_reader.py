@@ -10,26 +10,26 @@ QUESTION = "Is there pneumonia?"
 
 
 def test_encode_gives_pixels_codes_and_their_reconstruction(reader, xray_files):
-    xray = reader.encode(xray_files[0])
+    codes, pixels, reconstruction = reader.encode(xray_files[0])
     model, processor = reader.model, reader.processor
     pixel_values = processor.image_processor(xray_files[0], return_tensors="pt").pixel_values
     with torch.no_grad():
-        codes = model.vq_tokenizer.encode(pixel_values)
-        expected = processor.postprocess(model.vq_tokenizer.decode(codes))[0]
-    assert xray.codes == codes[0].tolist()
-    assert np.array_equal(xray.reconstruction, expected) and "Generated" in xray.reconstruction.info["comment"]
-    assert np.array_equal(xray.pixels, PIL.Image.open(xray_files[0]))
+        expected_codes = model.vq_tokenizer.encode(pixel_values)
+        expected = processor.postprocess(model.vq_tokenizer.decode(expected_codes))[0]
+    assert codes == expected_codes[0].tolist()
+    assert np.array_equal(reconstruction, expected) and "Generated" in reconstruction.info["comment"]
+    assert np.array_equal(pixels, PIL.Image.open(xray_files[0]))
 
 
 def test_report_grows_token_by_token_into_that_of_generate_text(reader, xray_files):
     (expected,) = generate_text(reader.model, reader.processor, xray_files[0], max_new_tokens=24, do_sample=False)
-    parts = list(reader.write(reader.encode(xray_files[0]).codes, [reader.processor.report_instruction]))
+    parts = list(reader.write(reader.encode(xray_files[0])[0], [reader.processor.report_instruction]))
     assert len(parts) == 25 and parts[-1] == expected
     assert all(b.startswith(a.rstrip()) for a, b in zip(parts, parts[1:]))
 
 
 def test_answer_depends_on_earlier_turns(reader, xray_files):
-    codes = reader.encode(xray_files[0]).codes
+    codes = reader.encode(xray_files[0])[0]
     *_, alone = reader.write(codes, [QUESTION])
     *_, later = reader.write(codes, ["Is it normal?", "No.", QUESTION])
     assert alone and later and alone != later

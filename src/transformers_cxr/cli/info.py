@@ -32,12 +32,12 @@ def info(model: Model = None):
         "CUDA devices": ", ".join(devices) or "none",
         "Checkpoint": checkpoint_name(model),
     }
-    names = [Requirement(text).name for text in metadata.requires("transformers-cxr")]
-    for name in sorted({"transformers-cxr", *names}):
+    requirements = {each.name: each for each in map(Requirement, metadata.requires("transformers-cxr"))}
+    for name in sorted({"transformers-cxr", *requirements}):
         try:
             rows[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            rows[name] = "not installed"
+            rows[name] = f"not installed ({requirements[name].marker or 'required'})"
     width = max(map(len, rows))
     for name, value in rows.items():
         typer.echo(f"{name:<{width}}  {value}")

@@ -87,8 +87,8 @@ class Handlers:
     def open_image(self, path: str):
         """Return the pixels and the reconstruction of an upload, a new session, an empty report and an empty chat."""
         with page_errors():
-            xray = self.reader.encode(Path(path))
-        return xray.pixels, xray.reconstruction, Session(xray.codes), "", []
+            codes, pixels, reconstruction = self.reader.encode(Path(path))
+        return pixels, reconstruction, Session(codes), "", []
 
     def open_example(self, index: int):
         """Return an empty upload and the same for an example."""

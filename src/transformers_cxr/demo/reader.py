@@ -1,9 +1,8 @@
-"""Requests of the demo page to the model: encode an X-ray, write text about it, generate one."""
+"""Model of the demo page: encode an X-ray, write text about it, generate one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,22 +17,6 @@ if TYPE_CHECKING:
     from ..llm_cxr.processing_llm_cxr import LlmCxrProcessor
 
 MAX_NEW_TOKENS = 256
-
-
-@dataclass(frozen=True)
-class Xray:
-    """
-    An encoded X-ray.
-
-    Args:
-        codes (`list[int]`): Its VQ codes, each in `[0, codebook_size)`.
-        pixels (`PIL.Image.Image`): The input of the VQ-GAN.
-        reconstruction (`PIL.Image.Image`): The output of the VQ-GAN.
-    """
-
-    codes: list[int]
-    pixels: PIL.Image.Image
-    reconstruction: PIL.Image.Image
 
 
 class Reader:
@@ -51,9 +34,13 @@ class Reader:
         self.processor = processor
         self._worker = Worker()
 
-    def encode(self, path: Path) -> Xray:
+    def encode(self, path: Path) -> tuple[list[int], PIL.Image.Image, PIL.Image.Image]:
         """
         Read and encode an image file.
+
+        Returns:
+            `tuple[list[int], PIL.Image.Image, PIL.Image.Image]`: its codes, each in `[0, codebook_size)`, the input of
+            the VQ-GAN and its output.
 
         Raises:
             ValueError: the file is unreadable. The message names it without its folder.
@@ -62,17 +49,15 @@ class Reader:
             pixel_values = self.processor.image_processor(path, return_tensors="pt").pixel_values
         except (ValueError, OSError) as error:
             raise ValueError(str(error).replace(str(path), path.name)) from error
-        return self._worker.run(self._encode, pixel_values)
+        codes, decoded = self._worker.run(self._reconstruct, pixel_values)
+        pixels = self.processor.image_processor.postprocess(pixel_values)
+        return codes[0].tolist(), pixels[0], self.processor.postprocess(decoded)[0]
 
     @torch.no_grad()
-    def _encode(self, pixel_values: torch.FloatTensor) -> Xray:
+    def _reconstruct(self, pixel_values: torch.FloatTensor) -> tuple[torch.LongTensor, torch.FloatTensor]:
         vq_tokenizer = self.model.vq_tokenizer
         codes = vq_tokenizer.encode(pixel_values.to(vq_tokenizer.device))
-        return Xray(
-            codes=codes[0].tolist(),
-            pixels=self.processor.image_processor.postprocess(pixel_values)[0],
-            reconstruction=self.processor.postprocess(vq_tokenizer.decode(codes))[0],
-        )
+        return codes, vq_tokenizer.decode(codes)
 
     def write(self, codes: Sequence[int], turns: Sequence[str]) -> Iterator[str]:
         """
