@@ -4,7 +4,7 @@ Train small language models that differ in one setting, for the same number of s
     python examples/ablations.py --config examples/finetune/ablations.yaml --records records.parquet \
         --output_dir runs/ablations
 
-`records.parquet` has labelled X-rays with codes (`docs/finetune.md`), and a validation split. Every variant is a
+`records.parquet` has labeled X-rays with codes (`docs/finetune.md`), and a validation split. Every variant is a
 random Llama with a text tokenizer of its own:
 
 - `full`: report, image and VQA at 30/30/20, the ratios of stage 1 of the paper without texts; both directions;
@@ -62,7 +62,7 @@ COLUMNS = {
 
 @dataclass
 class Arguments:
-    records: str = field(metadata={"help": "Parquet file of labelled records with codes"})
+    records: str = field(metadata={"help": "Parquet file of labeled records with codes"})
     vq_tokenizer: str = field(default="", metadata={"help": "image tokenizer, or an LLM-CXR; default: embedded"})
     model: dict = field(default_factory=dict, metadata={"help": "fields of LlamaConfig"})
     text_vocab_size: int = field(default=1024, metadata={"help": "maximum size of the text vocabulary"})

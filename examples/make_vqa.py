@@ -8,7 +8,7 @@ report supports.
 line per study: `questions`, and `rejected` questions with the reason. An interrupted run resumes. Read the result with
 `transformers_cxr.data.read_vqa`.
 
-Questions inherit the licence of the reports: those from MIMIC-CXR are credentialed data.
+Questions inherit the license of the reports: those from MIMIC-CXR are credentialed data.
 """
 
 import json

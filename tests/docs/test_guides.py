@@ -110,7 +110,7 @@ def test_data(page, openi, tmp_path):
     found = page.namespace
     assert [len(load_records(f"{name}.parquet")) for name in ("mimic", "openi", "questions")] == [6, 3, 2]
     assert (tmp_path / "skipped.jsonl").read_text() == ""
-    assert [record.labels for record in found["labelled"]] == [{"Edema": 1, "Pneumonia": -1}]
+    assert [record.labels for record in found["labeled"]] == [{"Edema": 1, "Pneumonia": -1}]
     assert [record.id for record in (*found["slake"], *found["vqa_rad"])] == ["xmlab1/source.jpg", "2.png"]
     train = found["train"]
     assert len(train) == 76_000 * 16 and all(len(codes) == 16 for codes in train[0]["image_codes"])

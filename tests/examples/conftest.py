@@ -32,7 +32,7 @@ def model_dir(tiny_model, tmp_path):
 
 @pytest.fixture
 def records(tmp_path):
-    """Parquet file of 24 labelled records with codes, the last 8 of the validation split."""
+    """Parquet file of 24 labeled records with codes, the last 8 of the validation split."""
     records = [
         StudyRecord(
             id=str(i), patient=str(i), image="x.png", source="ab"[i % 3 == 0],

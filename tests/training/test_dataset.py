@@ -16,9 +16,9 @@ from transformers_cxr.training import InstructionCollator, InstructionDataset, e
 def test_labels_are_the_response_and_its_end(tiny_model, conversation, task, response):
     _, processor = tiny_model
     example = encode_conversation(processor, conversation(task))
-    labelled = example["labels"][example["labels"] != -100]
-    assert processor.split_interleaved(labelled)[0] == f"{response}\n\n### End"
-    assert torch.equal(labelled, example["input_ids"][example["labels"] != -100])
+    labeled = example["labels"][example["labels"] != -100]
+    assert processor.split_interleaved(labeled)[0] == f"{response}\n\n### End"
+    assert torch.equal(labeled, example["input_ids"][example["labels"] != -100])
     assert TASKS[example["task"]] == task
 
 
