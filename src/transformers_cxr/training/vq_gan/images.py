@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
 
@@ -55,6 +56,7 @@ class ImageDataset(Dataset):
         raise ValueError(f"None of the {len(self)} image files can be read. The first error is {unreadable[0]}")
 
 
+@dataclass(eq=False)
 class ImageStream(IterableDataset):
     """
     Images from an endless stream, shuffled in a buffer; the order depends on the seed alone. Examples are those of
@@ -73,25 +75,14 @@ class ImageStream(IterableDataset):
         buffer_size (`int`, *optional*, defaults to 256): encoded images in the shuffle buffer.
     """
 
-    def __init__(
-        self,
-        source: ImageSource,
-        image_processor: LlmCxrImageProcessor,
-        batch_size: int,
-        start: int = 0,
-        process_index: int = 0,
-        num_processes: int = 1,
-        seed: int = 0,
-        buffer_size: int = 256,
-    ):
-        self.source = source
-        self.image_processor = image_processor
-        self.batch_size = batch_size
-        self.start = start
-        self.process_index = process_index
-        self.num_processes = num_processes
-        self.seed = seed
-        self.buffer_size = buffer_size
+    source: ImageSource
+    image_processor: LlmCxrImageProcessor
+    batch_size: int
+    start: int = 0
+    process_index: int = 0
+    num_processes: int = 1
+    seed: int = 0
+    buffer_size: int = 256
 
     def __iter__(self) -> Iterator[dict]:
         """
