@@ -267,6 +267,32 @@ def test_a_truncated_file_is_refused_wherever_it_ends(name):
             read_dicom(data[:length], force=True)
 
 
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("MR_small_jp2klossless.dcm", "64x64"),
+        ("MR_small_jpeg_ls_lossless.dcm", "64x64"),
+        ("SC_rgb_jpeg.dcm", "256x256"),
+        ("JPEG-LL.dcm", "256x1024"),
+    ],
+)
+def test_a_small_header_on_a_large_compressed_image_is_refused(name, size):
+    dataset = pydicom.dcmread(sample(name))
+    dataset.Rows = dataset.Columns = 16
+    with pytest.raises(ValueError, match=f"its compressed image has {size} pixels, but its header 16x16"):
+        read_dicom(dataset, force=True)
+
+
+def test_a_deflated_bomb_is_refused(gray, monkeypatch):
+    dataset = make_dataset(gray)
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    data = to_bytes(dataset)
+    np.testing.assert_array_equal(pixels_of(data), gray)
+    monkeypatch.setattr(dicom_llm_cxr.PIL.Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ValueError, match="more than 800 bytes, could be a decompression bomb"):
+        read_dicom(data)
+
+
 def test_a_missing_decoder_is_named_with_the_extra_that_brings_it(monkeypatch):
     monkeypatch.setattr(pydicom.pixels.decoders.base.Decoder, "is_available", property(lambda self: False))
     with pytest.raises(ImportError, match=r"compressed as JPEG Lossless.*pip install transformers-cxr\[dicom\]"):

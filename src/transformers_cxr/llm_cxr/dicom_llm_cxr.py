@@ -10,9 +10,11 @@ from __future__ import annotations
 import logging
 import os
 import re
+import struct
 import sys
 import threading
 import warnings
+import zlib
 from io import BytesIO
 
 import numpy as np
@@ -86,6 +88,7 @@ def read_dicom(source, force: bool = False, name: str | None = None) -> PIL.Imag
     # Outside of a `try`, Transformers would require it to load remote code.
     try:
         import pydicom
+        import pydicom.filereader
         import pydicom.pixels
     except ImportError as error:
         raise ImportError("Reading DICOM needs pydicom: `pip install pydicom`.") from error
@@ -141,8 +144,8 @@ def _read_elements(pydicom, source) -> tuple:
     if isinstance(source, pydicom.Dataset):
         read = source
     else:
-        file = BytesIO(source) if isinstance(source, bytes) else source
-        read = pydicom.dcmread(file, specific_tags=list(ELEMENTS))
+        with BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
+            read = _read_file(pydicom, file)
     dataset = pydicom.Dataset()
     for keyword in ELEMENTS:
         if keyword not in read:
@@ -160,6 +163,24 @@ def _read_elements(pydicom, source) -> tuple:
     except NotImplementedError:
         raise _Unreadable("its transfer syntax is not for images") from None
     return dataset, _describe(dataset), decoder
+
+
+def _read_file(pydicom, file):
+    reader = pydicom.filereader
+    reader.read_preamble(file, False)
+    file_meta = reader.read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
+    if file_meta.get("TransferSyntaxUID") != pydicom.uid.DeflatedExplicitVRLittleEndian:
+        file.seek(0)
+        return pydicom.dcmread(file, specific_tags=list(ELEMENTS))
+    # pydicom would inflate it whatever its size.
+    limit = 8 * (PIL.Image.MAX_IMAGE_PIXELS or 0)
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    content = inflater.decompress(file.read(), limit)
+    if inflater.unconsumed_tail:
+        raise _Unreadable(f"it would take more than {limit} bytes, could be a decompression bomb")
+    dataset = reader.read_dataset(BytesIO(content), False, True, specific_tags=[pydicom.tag.Tag(k) for k in ELEMENTS])
+    dataset.file_meta = pydicom.dataset.FileMetaDataset(file_meta)
+    return dataset
 
 
 def _check_pixels(dataset) -> None:
@@ -223,6 +244,13 @@ def _warn_about_view(info: dict[str, str]) -> None:
 
 def _render(pydicom, dataset, decoder) -> np.ndarray:
     """Return the image as `np.uint8` of shape `(rows, columns)` or `(rows, columns, 3)`."""
+    if decoder.is_encapsulated:
+        # A decoder allocates the size that the compressed image names, whatever Rows and Columns are.
+        size = _coded_size(pydicom.encaps.get_frame(dataset.PixelData, 0, number_of_frames=1))
+        if size not in (None, (dataset.Rows, dataset.Columns)):
+            raise _Unreadable(
+                f"its compressed image has {size[1]}x{size[0]} pixels, but its header {dataset.Columns}x{dataset.Rows}"
+            )
     aligned = dataset.get("HighBit", dataset.BitsStored - 1) == dataset.BitsStored - 1
     try:
         pixels, properties = decoder.as_array(dataset, index=0, correct_unused_bits=aligned)
@@ -239,6 +267,24 @@ def _render(pydicom, dataset, decoder) -> np.ndarray:
     if properties["photometric_interpretation"] != "RGB":
         raise _Unreadable(f"expected grayscale or RGB pixels, got {_code_string(dataset.PhotometricInterpretation)}")
     return (pixels * (255 / (2**dataset.BitsStored - 1))).round().astype(np.uint8)
+
+
+def _coded_size(frame: bytes) -> tuple[int, int] | None:
+    """Return rows and columns of a JPEG, JPEG-LS or JPEG 2000 image, or `None` for other formats such as RLE."""
+    if frame.startswith((b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")):
+        right, bottom, left, top = struct.unpack_from(">4I", frame, frame.index(b"\xff\x4f\xff\x51") + 8)
+        return bottom - top, right - left
+    offset = 2
+    while frame.startswith(b"\xff\xd8"):
+        marker, length = struct.unpack_from(">HH", frame, offset)
+        if marker == 0xFFFF:  # a fill byte before the marker
+            offset += 1
+            continue
+        # Start of a frame: SOF0 to SOF15, except for three other markers in this range, and SOF55 of JPEG-LS.
+        if marker == 0xFFF7 or (0xFFC0 <= marker <= 0xFFCF and marker not in (0xFFC4, 0xFFC8, 0xFFCC)):
+            return struct.unpack_from(">HH", frame, offset + 5)
+        offset += 2 + length
+    return None
 
 
 def _render_grayscale(dataset, pixels: np.ndarray, little_endian: bool) -> np.ndarray:

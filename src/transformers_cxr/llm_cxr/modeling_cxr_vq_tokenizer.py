@@ -126,7 +126,8 @@ class CXRVQTokenizer(PreTrainedModel):
                 nn.SiLU(),
                 nn.Conv2d(channels_per_pixel, config.in_channels, 3, padding=1),
             )
-        self.float()  # `from_config(dtype=...)` sets another default dtype
+        for module in (self.vq_model, self.to_pixels):
+            module.float()  # `from_config(dtype=...)` sets another default dtype
         self.codebook.requires_grad_(config.fsq_levels is None)
         for module in list(self.vq_model.modules()):
             for name, child in list(module.named_children()):
