@@ -77,12 +77,12 @@ def export_reader_study(
     folder, key = Path(folder), Path(key)
     if folder.resolve() in key.resolve().parents:
         raise ValueError(f"The key '{key}' is inside of '{folder}', where the readers would see it.")
-    # The task, what a trial shows, and what it shows twice.
+    # The task whose outputs are compared, what the reader sees beside them, and the number of trials.
     kinds = {"images": ("image", "report", num_images), "reports": ("report", "image", num_reports)}
     rng, answers = random.Random(seed), {}
     with atomic_write(key, overwrite=False) as partial_key, atomic_write(folder, overwrite=False) as partial:
         (partial / "images").mkdir(parents=True)
-        for kind, (task, given, count) in kinds.items():
+        for kind, (task, context, count) in kinds.items():
             predictions = list(read_predictions(Path(evaluation) / "predictions" / task).values())
             if len(predictions) < count:
                 raise ValueError(
@@ -106,7 +106,7 @@ def export_reader_study(
                     row[f"{task}_{letter.lower()}"] = shown
                 rows.append(row | dict.fromkeys(_ANSWERS[kind], ""))
                 answers[kind][str(trial)] = {"generated": side, "patient": example.patient}
-            columns = ["trial", given, f"{task}_a", f"{task}_b", *_ANSWERS[kind]]
+            columns = ["trial", context, f"{task}_a", f"{task}_b", *_ANSWERS[kind]]
             with (partial / f"{kind}.csv").open("w", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, columns)
                 writer.writeheader()

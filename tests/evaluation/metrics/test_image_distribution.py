@@ -120,9 +120,7 @@ def test_diversity_is_the_mean_similarity_of_the_pairs_of_a_prompt():
 def test_copies_of_training_images_are_found_and_other_images_are_none():
     training, held_out = images_of(5), images_of(3, seed=7)
     metric = TrainingImageDistance(ImageFeatures(quarters), training)
-    units = metric.prepare([training[3], training[0], training[3]], held_out)
-    assert [int(unit[0, 1]) for unit in units] == [3, 0, 3]
-    scores = metric.aggregate(units)
+    scores = metric.compute(predictions=[training[3], training[0], training[3]], references=held_out)
     assert scores["nearest_distance"] == pytest.approx(0, abs=1e-6) and scores["nearest_distance_real"] > 1e-3
     assert scores["closer_than_real"] == scores["share_below_real"] == 1
     scores = metric.compute(predictions=held_out[::-1], references=held_out)
@@ -131,7 +129,7 @@ def test_copies_of_training_images_are_found_and_other_images_are_none():
 
 def test_closer_than_real_is_the_statistic_of_mann_and_whitney():
     generated, real = features_of(12, 1)[:, 0], features_of(12, 1, seed=1)[:, 0]
-    units = [np.array([[g, 0], [r, 0]]) for g, r in zip(generated, real)]
+    units = list(np.stack([generated, real], axis=1))
     metric = TrainingImageDistance(ImageFeatures(quarters), images_of(1))
     expected = mannwhitneyu(real, generated).statistic / (12 * 12)
     assert metric.aggregate(units)["closer_than_real"] == pytest.approx(expected)

@@ -35,10 +35,10 @@ class Meteor(CxrMetric):
     CONFIG_NAMES = ("stem", "1.5")
 
     def prepare(self, predictions: Sequence[str], references: Sequence[str]) -> list[float] | list[np.ndarray]:
-        given, wanted = [tokenize(report) for report in predictions], [tokenize(report) for report in references]
+        pairs = [(tokenize(prediction), tokenize(reference)) for prediction, reference in zip(predictions, references)]
         if self.config_name == "stem":
             stemmer, synonyms = PorterStemmer(), _NoSynonyms()
-            return [single_meteor_score(w, g, stemmer=stemmer, wordnet=synonyms) for g, w in zip(given, wanted)]
+            return [single_meteor_score(r, p, stemmer=stemmer, wordnet=synonyms) for p, r in pairs]
         if shutil.which("java") is None:
             raise OSError(
                 "METEOR 1.5 needs Java, but 'java' is not on the PATH. Install Java or use the variant 'stem'."
@@ -46,7 +46,7 @@ class Meteor(CxrMetric):
         from pycocoevalcap.meteor.meteor import Meteor as MeteorOfJava
 
         meteor = MeteorOfJava()
-        lines = [meteor._stat(" ".join(g), [" ".join(w)]) for g, w in zip(given, wanted)]
+        lines = [meteor._stat(" ".join(p), [" ".join(r)]) for p, r in pairs]
         units = [np.array(line.split(), dtype=np.float64) for line in lines]
         for counts in units:
             # METEOR counts the single chunk of a perfect report as zero chunks.

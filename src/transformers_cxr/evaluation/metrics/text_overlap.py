@@ -47,14 +47,14 @@ class TextOverlap(CxrMetric):
     """
 
     def prepare(self, predictions: Sequence[str], references: Sequence[str]) -> list[dict]:
-        given = {i: [" ".join(tokenize(report))] for i, report in enumerate(predictions)}
-        wanted = {i: [" ".join(tokenize(report))] for i, report in enumerate(references)}
-        if len(wanted) > 1 and any(reference for (reference,) in wanted.values()):
-            _, cider = Cider().compute_score(wanted, given)
+        predictions = {i: [" ".join(tokenize(report))] for i, report in enumerate(predictions)}
+        references = {i: [" ".join(tokenize(report))] for i, report in enumerate(references)}
+        if len(references) > 1 and any(reference for (reference,) in references.values()):
+            _, cider = Cider().compute_score(references, predictions)
         else:
-            cider = [float("nan")] * len(wanted)
-        _, rouge_l = Rouge().compute_score(wanted, given)
-        bleu = [cook_test(given[i][0], cook_refs(wanted[i])) for i in wanted]
+            cider = [float("nan")] * len(references)
+        _, rouge_l = Rouge().compute_score(references, predictions)
+        bleu = [cook_test(predictions[i][0], cook_refs(references[i])) for i in references]
         return [dict(zip(("bleu", "rouge_l", "cider"), unit)) for unit in zip(bleu, rouge_l, cider)]
 
     def aggregate(self, units: Sequence[dict]) -> dict[str, float]:

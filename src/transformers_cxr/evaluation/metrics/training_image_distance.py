@@ -22,8 +22,7 @@ class TrainingImageDistance(CxrMetric):
       2004.05675).
     - `share_below_real`: share of the generated images that are closer than the closest real image.
 
-    A unit is a `np.ndarray` of shape `(2, 2)`: distance and index of the nearest training image, for the generated and
-    for the real image.
+    A unit is a `np.ndarray` of shape `(2,)`: the distances of the generated and of the real image.
 
     Args:
         features ([`ImageFeatures`]):
@@ -40,17 +39,15 @@ class TrainingImageDistance(CxrMetric):
         self.training_features = features(training_images)
 
     def prepare(self, predictions: Sequence, references: Sequence) -> list[np.ndarray]:
-        nearest = [self._nearest(self.image_features(images)) for images in (predictions, references)]
-        return list(np.stack(nearest, axis=1))
-
-    def _nearest(self, features: np.ndarray) -> np.ndarray:
-        training = torch.from_numpy(self.training_features).double()
-        # In parts: all distances to a large training set would not fit into memory.
-        distances = (torch.cdist(part, training) for part in torch.from_numpy(features).double().split(16))
-        return torch.cat([torch.stack(part.min(dim=1), dim=1) for part in distances]).numpy()
+        training, nearest = torch.from_numpy(self.training_features).double(), []
+        for images in (predictions, references):
+            features = torch.from_numpy(self.image_features(images)).double()
+            # In parts: all distances to a large training set would not fit into memory.
+            nearest.append(torch.cat([torch.cdist(part, training).amin(dim=1) for part in features.split(16)]))
+        return list(torch.stack(nearest, dim=1).numpy())
 
     def aggregate(self, units: Sequence[np.ndarray]) -> dict[str, float]:
-        generated, real = np.stack(units)[:, :, 0].T
+        generated, real = np.stack(units).T
         difference = real[None, :] - generated[:, None]
         return {
             "nearest_distance": float(np.median(generated)),

@@ -24,13 +24,13 @@ class VqaAccuracy(CxrMetric):
 
     def prepare(self, predictions: Sequence[str], references: Sequence[str]) -> list[dict[str, float]]:
         units = []
-        for given, wanted in zip(map(_words, predictions), map(_words, references)):
-            is_yes_no = wanted[:1] in (["yes"], ["no"])
+        for prediction, reference in zip(map(_words, predictions), map(_words, references)):
+            is_yes_no = reference[:1] in (["yes"], ["no"])
             units.append(
                 {
-                    "exact_match": float(given == wanted),
-                    "yes_no_accuracy": float(given[:1] == wanted[:1]) if is_yes_no else float("nan"),
-                    "token_f1": _token_f1(given, wanted),
+                    "exact_match": float(prediction == reference),
+                    "yes_no_accuracy": float(prediction[:1] == reference[:1]) if is_yes_no else float("nan"),
+                    "token_f1": _token_f1(prediction, reference),
                 }
             )
         return units
@@ -41,7 +41,7 @@ def _words(text: str) -> list[str]:
     return [word for word in words if word not in ("a", "an", "the")]
 
 
-def _token_f1(given: list[str], wanted: list[str]) -> float:
-    if not given and not wanted:
+def _token_f1(prediction: list[str], reference: list[str]) -> float:
+    if not prediction and not reference:
         return 1.0
-    return 2 * (Counter(given) & Counter(wanted)).total() / (len(given) + len(wanted))
+    return 2 * (Counter(prediction) & Counter(reference)).total() / (len(prediction) + len(reference))
