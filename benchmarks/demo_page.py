@@ -26,8 +26,8 @@ import torch
 import transformers
 
 from transformers_cxr.checkpoints import checkpoint_name, load_checkpoint
+from transformers_cxr.demo.model import DemoModel
 from transformers_cxr.demo.page import EXAMPLES
-from transformers_cxr.demo.reader import Reader
 from transformers_cxr.demo.server import serve
 
 QUESTION = "Is there pneumonia?"
@@ -38,15 +38,15 @@ TRANSPOSES = [None, *PIL.Image.Transpose]
 class User:
     """One user with an image and the expected responses of the page."""
 
-    def __init__(self, url: str, reader: Reader, image: Path, seed: int):
+    def __init__(self, url: str, demo_model: DemoModel, image: Path, seed: int):
         self.client = gradio_client.Client(url, verbose=False, httpx_kwargs={"timeout": 60})
         self.image = image
         self.seed = seed
-        codes, _, reconstruction = reader.encode(image)
+        codes, _, reconstruction = demo_model.encode(image)
         self.reconstruction = np.asarray(reconstruction)
-        *_, self.report = reader.write(codes, [reader.processor.report_instruction])
-        *_, self.answer = reader.write(codes, [QUESTION])
-        *_, images = reader.generate(TEXT, seed=seed, guidance_scale=1.0)
+        *_, self.report = demo_model.write(codes, [demo_model.processor.report_instruction])
+        *_, self.answer = demo_model.write(codes, [QUESTION])
+        *_, images = demo_model.generate(TEXT, seed=seed, guidance_scale=1.0)
         self.generated = np.asarray(images[0])
         self.first_token: list[float] = []
         self.full_report: list[float] = []
@@ -114,9 +114,9 @@ def main(args: argparse.Namespace) -> None:
         print(f"torch {torch.__version__}, transformers {transformers.__version__}\n")
         print("| users | seconds | reports | first token, median | max | full report, median | max | ", end="")
         print("answered | refused | mixed up |\n|" + "---|" * 10)
-        reader = Reader(model, processor)
+        demo_model = DemoModel(model, processor)
         for count in args.users:
-            users = [User(url, reader, image, seed) for seed, image in enumerate(images[:count])]
+            users = [User(url, demo_model, image, seed) for seed, image in enumerate(images[:count])]
             begin = time.monotonic()
             threads = [threading.Thread(target=user.use_until, args=(begin + args.seconds,)) for user in users]
             for thread in threads:

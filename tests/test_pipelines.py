@@ -133,5 +133,5 @@ def test_saved_pipeline_is_loaded_again(report, tmp_path, task):
 def test_another_model_type_is_refused(llama, tiny_model, tmp_path):
     llama.save_pretrained(tmp_path)
     tiny_model[1].save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="is a model of type 'llama': expected a whole LLM-CXR"):
+    with pytest.raises(ValueError, match="is a model of type 'llama': expected an LLM-CXR checkpoint"):
         pipeline("cxr-report", model=str(tmp_path))

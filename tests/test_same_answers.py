@@ -39,10 +39,10 @@ def answer_of_chat(model, processor, image, question):
 
 def answer_of_demo(model, processor, image, question):
     pytest.importorskip("gradio")
-    from transformers_cxr.demo.reader import Reader
+    from transformers_cxr.demo.model import DemoModel
 
-    reader = Reader(model, processor)
-    return list(reader.write(reader.encode(image)[0], [question]))[-1]
+    demo_model = DemoModel(model, processor)
+    return list(demo_model.write(demo_model.encode(image)[0], [question]))[-1]
 
 
 @pytest.mark.parametrize("answer", [answer_of_pipeline, answer_of_command, answer_of_chat, answer_of_demo])

@@ -9,7 +9,7 @@ import PIL.Image
 import torch
 from transformers import Pipeline
 
-from .llm_cxr.configuration_llm_cxr import WHOLE_MODEL, LlmCxrConfig, check_model_type
+from .llm_cxr.configuration_llm_cxr import LLM_CXR_CHECKPOINT, LlmCxrConfig, check_model_type
 from .llm_cxr.generation_llm_cxr import generate_image, generate_text, image_seeds, is_sequence
 
 
@@ -32,7 +32,7 @@ class CxrPipeline(Pipeline):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         model_type = self.model.config.model_type
-        check_model_type(self.model.name_or_path, model_type, (LlmCxrConfig.model_type,), WHOLE_MODEL)
+        check_model_type(self.model.name_or_path, model_type, (LlmCxrConfig.model_type,), LLM_CXR_CHECKPOINT)
 
     def _sanitize_parameters(self, generate_kwargs: dict | None = None, **kwargs):
         return {}, {**(generate_kwargs or {}), **kwargs}, {}

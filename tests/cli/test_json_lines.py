@@ -32,7 +32,7 @@ def test_unfinished_last_line_is_removed(tmp_path):
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"image": "c.png", "generated": true}')
     with open_json_lines(path, "image") as records:
-        assert list(records.records) == [("a.png",)]
+        assert list(records.results) == [("a.png",)]
     assert path.read_bytes() == whole
 
 

@@ -13,7 +13,7 @@ pytest.importorskip("gradio", reason="gradio is not installed: `pip install tran
 def short_texts():
     """Texts of 24 tokens."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr("transformers_cxr.demo.reader.MAX_NEW_TOKENS", 24)
+        monkeypatch.setattr("transformers_cxr.demo.model.MAX_NEW_TOKENS", 24)
         yield
 
 
@@ -27,9 +27,9 @@ def checkpoint(checkpoint_dir):
 
 @pytest.fixture(scope="module")
 def reader(checkpoint):
-    from transformers_cxr.demo.reader import Reader
+    from transformers_cxr.demo.model import DemoModel
 
-    return Reader(*checkpoint)
+    return DemoModel(*checkpoint)
 
 
 @pytest.fixture

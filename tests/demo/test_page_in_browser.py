@@ -8,8 +8,8 @@ import pytest
 
 from transformers_cxr import generate_image
 from transformers_cxr.checkpoints import load_checkpoint
+from transformers_cxr.demo.model import DemoModel
 from transformers_cxr.demo.page import EXAMPLES
-from transformers_cxr.demo.reader import Reader
 from transformers_cxr.demo.server import serve
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: `pip install playwright`")
@@ -61,9 +61,9 @@ def wait_for_text(page, selector, text):
 
 def test_upload_report_chat_edit_and_generate(page, embedded, tmp_path):
     model, processor = embedded
-    reader = Reader(model, processor)
-    codes, *_ = reader.encode(PNEUMONIA)
-    *_, report = reader.write(codes, [processor.report_instruction])
+    demo_model = DemoModel(model, processor)
+    codes, *_ = demo_model.encode(PNEUMONIA)
+    *_, report = demo_model.write(codes, [processor.report_instruction])
     page.locator("#upload input[type=file]").set_input_files(PNEUMONIA)
     wait_for_text(page, "#report textarea", report)
     for picture in ("#pixels img", "#reconstruction img"):
@@ -71,7 +71,7 @@ def test_upload_report_chat_edit_and_generate(page, embedded, tmp_path):
 
     turns = []
     for question in ("Is there pneumonia?", "Which view is this?"):
-        *_, answer = reader.write(codes, [*turns, question])
+        *_, answer = demo_model.write(codes, [*turns, question])
         turns += [question, answer]
         page.locator("#question textarea").fill(question)
         page.get_by_role("button", name="Ask").click()

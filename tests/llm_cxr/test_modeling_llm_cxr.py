@@ -286,7 +286,7 @@ def test_a_checkpoint_of_another_model_is_refused(tiny_model, tmp_path):
     model, _ = tiny_model
     for name, part in {"language_model": model.to_language_model(), "vq_tokenizer": model.vq_tokenizer}.items():
         part.save_pretrained(tmp_path / name)
-        with pytest.raises(ValueError, match=f"{name}' is a model of type '.*': expected a whole LLM-CXR"):
+        with pytest.raises(ValueError, match=f"{name}' is a model of type '.*': expected an LLM-CXR checkpoint"):
             LlmCxrForCausalLM.from_pretrained(tmp_path / name)
     with pytest.raises(ValueError, match="is a model of type 'llama': expected an image tokenizer"):
         CXRVQTokenizer.from_pretrained(tmp_path / "language_model")

@@ -44,11 +44,11 @@ def generate(
         --guidance-scale 2.5 --format dicom
     ```
     """
-    with open_json_lines(output / "images.jsonl", "file") as records:
+    with open_json_lines(output / "images.jsonl", "file") as results:
         from tqdm import tqdm
 
         from ..llm_cxr.generation_llm_cxr import generate_image
-        from ..llm_cxr.processing_llm_cxr import GENERATED_NOTICE
+        from ..llm_cxr.processing_llm_cxr import IMAGE_NOTICE
 
         model, processor = model_options.load()
         if seed is None:
@@ -61,24 +61,24 @@ def generate(
         for number, text in enumerate(texts):
             for each in range(seed, seed + num_images):
                 file = f"{number:03d}-seed-{each}{suffix}"
-                record = {"file": file, "text": text, "seed": each, "settings": settings}
-                if records.find(record) and (output / file).exists():
+                result = {"file": file, "text": text, "seed": each, "settings": settings}
+                if results.find(result) and (output / file).exists():
                     typer.echo(output / file)
                 else:
-                    missing.append(record)
-        typer.echo(GENERATED_NOTICE, err=True)
+                    missing.append(result)
+        typer.echo(IMAGE_NOTICE, err=True)
         with tqdm(total=len(missing), unit="image", disable=None) as progress:
             for start in range(0, len(missing), generation.batch_size):
                 batch = missing[start : start + generation.batch_size]
                 images = generate_image(
                     model,
                     processor,
-                    [record["text"] for record in batch],
+                    [result["text"] for result in batch],
                     instruction=instruction,
-                    seed=[record["seed"] for record in batch],
+                    seed=[result["seed"] for result in batch],
                     **generation.generate_kwargs,
                 )
-                for record, image in zip(batch, images):
-                    write_image(image, {**record, "generated": True, "notice": GENERATED_NOTICE}, records)
-                    tqdm.write(str(output / record["file"]))
+                for result, image in zip(batch, images):
+                    write_image(image, {**result, "generated": True, "notice": IMAGE_NOTICE}, results)
+                    tqdm.write(str(output / result["file"]))
                     progress.update()

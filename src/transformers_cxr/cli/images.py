@@ -92,23 +92,23 @@ class ImageReader:
             raise typer.Exit(1)
 
 
-def write_image(image: PIL.Image.Image, record: dict, records: JsonLines) -> None:
+def write_image(image: PIL.Image.Image, result: dict, results: JsonLines) -> None:
     """
-    Write an image, as PNG or DICOM by the suffix of `record["file"]`, beside its records.
+    Write an image, as PNG or DICOM by the suffix of `result["file"]`, beside its results.
 
     Raises:
-        FileExistsError: the file exists and is not that of an earlier record.
+        FileExistsError: the file exists and is not that of an earlier result.
     """
     from ..data.dicom_output import image_to_dicom
     from ..files import atomic_write
     from ..llm_cxr.image_processing_llm_cxr import save_image
 
-    path = records.path.parent / record["file"]
-    if records.find(record) is None:
+    path = results.path.parent / result["file"]
+    if results.find(result) is None:
         if path.exists():
-            raise FileExistsError(f"'{path}' exists and is not in '{records.path}'. Choose another output.")
-        # The record first: a file without a record belongs to the user.
-        records.append([record])
+            raise FileExistsError(f"'{path}' exists and is not in '{results.path}'. Choose another output.")
+        # The result first: a file without a result belongs to the user.
+        results.append([result])
     with atomic_write(path) as partial:
         if path.suffix == ".dcm":
             image_to_dicom(image).save_as(partial, enforce_file_format=True)

@@ -17,7 +17,7 @@ class JsonLines:
 
     Args:
         path (`Path`), file (`BinaryIO`): The file, and as opened for reading and appending.
-        key (`tuple[str, ...]`): Fields that identify a record; the first is the first field of every record.
+        key (`tuple[str, ...]`): Fields that identify a result; the first is the first field of every result.
     """
 
     def __init__(self, path: Path, file: BinaryIO, key: tuple[str, ...]):
@@ -31,36 +31,36 @@ class JsonLines:
         *lines, unfinished = content.split(b"\n")
         if unfinished:  # by a killed process
             file.truncate(len(content) - len(unfinished))
-        self.records = {self._key_of(record): record for record in map(json.loads, lines)}
+        self.results = {self._key_of(result): result for result in map(json.loads, lines)}
 
-    def _key_of(self, record: dict) -> tuple:
-        return tuple(record[name] for name in self.key)
+    def _key_of(self, result: dict) -> tuple:
+        return tuple(result[name] for name in self.key)
 
     def find(self, expected: dict) -> dict | None:
         """
-        Return the record that has the key of `expected`.
+        Return the result that has the key of `expected`.
 
         Raises:
-            ValueError: another field of `expected`, or one of its settings, has another value in the record.
+            ValueError: another field of `expected`, or one of its settings, has another value in the result.
         """
-        record = self.records.get(self._key_of(expected))
-        if record is None:
+        result = self.results.get(self._key_of(expected))
+        if result is None:
             return None
-        before, now = ({**{name: each[name] for name in expected}, **each["settings"]} for each in (record, expected))
+        before, now = ({**{name: each[name] for name in expected}, **each["settings"]} for each in (result, expected))
         before["settings"] = now["settings"] = None
         if changes := format_changes(before, now):
             raise ValueError(
                 f"'{self.path}' holds '{expected[self.key[0]]}' with other settings: {changes}. Choose another output."
             )
-        return record
+        return result
 
-    def append(self, records: Sequence[dict]) -> None:
-        """Append records to the file."""
-        lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
+    def append(self, results: Sequence[dict]) -> None:
+        """Append results to the file."""
+        lines = "".join(json.dumps(result, ensure_ascii=False) + "\n" for result in results).encode()
         with disk_full_error(self.path):
             while lines:
                 lines = lines[self.file.write(lines) :]
-        self.records.update((self._key_of(record), record) for record in records)
+        self.results.update((self._key_of(result), result) for result in results)
 
 
 @contextmanager

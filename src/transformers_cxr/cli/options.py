@@ -35,7 +35,7 @@ Model = Annotated[
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ... Default: CUDA if available.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images per batch.")]
 Instruction = Annotated[str | None, typer.Option(help="Instruction. Default: that of the checkpoint.")]
-Records = Annotated[
+JsonLinesFile = Annotated[
     Path | None,
     typer.Option(help="JSON Lines file, one line per image. A second run skips finished images.", dir_okay=False),
 ]

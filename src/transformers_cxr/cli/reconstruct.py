@@ -31,16 +31,16 @@ def reconstruct(
     transformers-cxr reconstruct scans/ --model runs/vq --output reconstructions
     ```
     """
-    with open_json_lines(output / "reconstructions.jsonl", "image") as records:
+    with open_json_lines(output / "reconstructions.jsonl", "image") as results:
         import torch
 
         from ..evaluation.metrics.reconstruction import RECONSTRUCTION_NOTICE
 
         paths = list_images(images)
         settings = {"settings": {"model": checkpoint_name(model)}}
-        known = {path: records.find({"image": path, **settings}) for path in paths}
-        missing = [path for path, record in known.items() if not record or not (output / record["file"]).exists()]
-        psnr = {path: record["psnr"] for path, record in known.items() if path not in missing}
+        known = {path: results.find({"image": path, **settings}) for path in paths}
+        missing = [path for path, result in known.items() if not result or not (output / result["file"]).exists()]
+        psnr = {path: result["psnr"] for path, result in known.items() if path not in missing}
         vq_tokenizer, image_processor = load_vq_tokenizer(model, device)
         reader = ImageReader(image_processor)
         typer.echo(RECONSTRUCTION_NOTICE, err=True)
@@ -53,16 +53,16 @@ def reconstruct(
             pairs = image_processor.postprocess(torch.cat([pixel_values, decoded], dim=-1))
             for path, pair, psnr[path] in zip(readable, pairs, (10 * torch.log10(4 / mse)).tolist()):
                 pair.info["comment"] = RECONSTRUCTION_NOTICE
-                record = known[path] or {
+                result = known[path] or {
                     "image": path,
                     # The number distinguishes images of the same name from several folders.
-                    "file": f"{len(records.records):03d}-{Path(path).stem}.png",
+                    "file": f"{len(results.results):03d}-{Path(path).stem}.png",
                     "psnr": psnr[path],
                     **settings,
                     "generated": True,
                     "notice": RECONSTRUCTION_NOTICE,
                 }
-                write_image(pair, record, records)
+                write_image(pair, result, results)
         for path in paths:
             if path in psnr:
                 typer.echo(f"{psnr[path]:6.2f} dB  {path}")

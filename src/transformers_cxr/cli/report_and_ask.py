@@ -15,7 +15,7 @@ from .json_lines import open_json_lines
 
 def report(
     images: options.Images,
-    output: options.Records = None,
+    output: options.JsonLinesFile = None,
     instruction: options.Instruction = None,
     *,
     generation: options.BatchTextOptions,
@@ -38,7 +38,7 @@ def report(
 def ask(
     image: Annotated[str, typer.Argument(help="Image: a file or URL; or several: a folder, or a glob in quotes.")],
     question: Annotated[str, typer.Argument(help="The question, in quotes.")],
-    output: options.Records = None,
+    output: options.JsonLinesFile = None,
     *,
     generation: options.BatchTextOptions,
     model_options: options.ModelOptions,
@@ -73,7 +73,7 @@ def _write_texts(
     from ..llm_cxr.generation_llm_cxr import generate_text
     from ..llm_cxr.processing_llm_cxr import TEXT_NOTICE
 
-    with open_json_lines(output, "image", fields[0]) if output else nullcontext() as records:
+    with open_json_lines(output, "image", fields[0]) if output else nullcontext() as results:
         model, processor = model_options.load()
         instruction = instruction or processor.report_instruction
         settings = model_options.settings | generation.generate_kwargs
@@ -81,7 +81,7 @@ def _write_texts(
             # The images of a batch share one stream of random numbers.
             settings |= {"seed": generation.seed, "batch_size": generation.batch_size}
         same = {fields[0]: instruction, "settings": settings}
-        finished = {image for image in images if records and records.find({"image": image, **same})}
+        finished = {image for image in images if results and results.find({"image": image, **same})}
         if finished:
             typer.echo(f"{len(finished)} of {len(images)} images are already in '{output}'.", err=True)
         typer.echo(TEXT_NOTICE, err=True)
@@ -96,9 +96,9 @@ def _write_texts(
                 model, processor, instruction=instruction, image_codes=codes, **generation.generate_kwargs
             )
             new = {image: text for image, text in zip(readable, texts) if image not in finished}
-            if records:
+            if results:
                 marks = {"generated": True, "notice": TEXT_NOTICE}
-                records.append([{"image": image, fields[1]: text, **same, **marks} for image, text in new.items()])
+                results.append([{"image": image, fields[1]: text, **same, **marks} for image, text in new.items()])
             else:
                 for image, text in new.items():
                     tqdm.write(f"{image}\n{text}\n" if len(images) > 1 else text)

@@ -6,7 +6,7 @@ import hashlib
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -79,13 +79,13 @@ class TaskMixture(Dataset):
             raise IndexError(f"Example {index} of {self.size}.")
         index %= self.size
         block, place = divmod(index, BLOCK_SIZE)
-        slot = _permuted(place, BLOCK_SIZE, f"{self.seed}-block-{block}")
+        slot = int(_permutation(BLOCK_SIZE, f"{self.seed}-block-{block}")[place])
         names = iter(self.counts)
         while slot >= self.counts[name := next(names)]:
             slot -= self.counts[name]
         rows, write = self.tasks[name]
         repeat, position = divmod(block * self.counts[name] + slot, len(rows))
-        row = rows[_permuted(position, len(rows), f"{self.seed}-{name}-{repeat}")]
+        row = rows[int(_permutation(len(rows), f"{self.seed}-{name}-{repeat}")[position])]
         return write(row, random.Random(f"{self.seed}-{index}"))
 
 
@@ -218,21 +218,10 @@ def _weighted(rows: datasets.Dataset, source_weights: Mapping[str, float], balan
     return rows.select(np.repeat(np.arange(len(rows)), np.diff(ends, prepend=0)))
 
 
-def _permuted(index: int, size: int, key: str) -> int:
-    """
-    Return the place of `index` in the pseudo-random permutation of `range(size)` of a key, without making the
-    permutation: a Feistel network over the next power of 4, repeated until the result is in the range.
-    """
-    half = max(1, ((size - 1).bit_length() + 1) // 2)
-    mask = (1 << half) - 1
-    while True:
-        left, right = index >> half, index & mask
-        for number in range(4):
-            digest = hashlib.blake2b(f"{key}-{number}-{right}".encode(), digest_size=8).digest()
-            left, right = right, left ^ (int.from_bytes(digest) & mask)
-        index = left << half | right
-        if index < size:
-            return index
+# A sequential sampler, as in `examples/finetune_llm_cxr.py`, uses few permutations at a time.
+@lru_cache(maxsize=16)
+def _permutation(size: int, key: str) -> np.ndarray:
+    return np.random.default_rng([*key.encode()]).permutation(size)
 
 
 def _block_counts(ratios: Mapping[str, float]) -> dict[str, int]:

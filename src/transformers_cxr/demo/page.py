@@ -12,7 +12,7 @@ from pathlib import Path
 import gradio as gr
 
 from ..llm_cxr.image_processing_llm_cxr import save_image
-from .reader import Reader
+from .model import DemoModel
 
 NOTICE = (
     "**Research only.** Every report, answer and image on this page is generated, is often wrong, and must not be "
@@ -81,13 +81,13 @@ def _chat_messages(turns: list[str]) -> list[dict[str, str]]:
 class Handlers:
     """Event handlers of the page; they take and return values of its components."""
 
-    def __init__(self, reader: Reader):
-        self.reader = reader
+    def __init__(self, demo_model: DemoModel):
+        self.demo_model = demo_model
 
     def open_image(self, path: str):
         """Return the pixels and the reconstruction of an upload, a new session, an empty report and an empty chat."""
         with page_errors():
-            codes, pixels, reconstruction = self.reader.encode(Path(path))
+            codes, pixels, reconstruction = self.demo_model.encode(Path(path))
         return pixels, reconstruction, Session(codes), "", []
 
     def open_example(self, index: int):
@@ -101,14 +101,14 @@ class Handlers:
     def report(self, session: Session):
         """Yield the report so far."""
         with page_errors():
-            yield from self.reader.write(self._codes(session), [self.reader.processor.report_instruction])
+            yield from self.demo_model.write(self._codes(session), [self.demo_model.processor.report_instruction])
 
     def ask(self, session: Session, question: str):
         """Yield the chat so far, the session, and an empty question."""
         with page_errors():
             codes = self._codes(session)
             asked = [*session.turns, _check_text(question, "The question")]
-            for answer in self.reader.write(codes, asked):
+            for answer in self.demo_model.write(codes, asked):
                 yield _chat_messages([*asked, answer]), session, ""
             # A turn that was stopped is not kept.
             session = Session(codes, [*asked, answer])
@@ -123,7 +123,7 @@ class Handlers:
         with page_errors():
             text, seed = _check_text(text, "The text"), seed or 0
             folder = Path(tempfile.mkdtemp(dir=gr.utils.get_upload_folder()))
-            for row, images in enumerate(self.reader.generate(text, num_images, seed, guidance_scale), start=1):
+            for row, images in enumerate(self.demo_model.generate(text, num_images, seed, guidance_scale), start=1):
                 # A browser reloads an image only under a new name.
                 files = [folder / f"generated-seed-{seed + i}-row-{row}.png" for i in range(num_images)]
                 for image, file in zip(images, files):
@@ -141,16 +141,16 @@ class Handlers:
         return session.codes
 
 
-def build_page(reader: Reader, title: str) -> gr.Blocks:
+def build_page(demo_model: DemoModel, title: str) -> gr.Blocks:
     """
     Build the page.
 
     Args:
-        reader ([`Reader`]): The checkpoint.
+        demo_model ([`DemoModel`]): The checkpoint.
         title (`str`): Line below the heading.
     """
-    handlers = Handlers(reader)
-    num_codes = reader.model.config.vq_config.num_image_tokens
+    handlers = Handlers(demo_model)
+    num_codes = demo_model.model.config.vq_config.num_image_tokens
     with gr.Blocks(title="LLM-CXR", analytics_enabled=False, delete_cache=DELETE_FILES) as page:
         session = gr.State(Session())
         gr.Markdown(f"# LLM-CXR reads and generates chest X-rays\n\n{title}")
@@ -216,7 +216,7 @@ def build_page(reader: Reader, title: str) -> gr.Blocks:
                     guidance = gr.Slider(
                         1,
                         MAX_GUIDANCE,
-                        value=reader.model.image_generation.get("guidance_scale", 1),
+                        value=demo_model.model.image_generation.get("guidance_scale", 1),
                         step=0.1,
                         label="Guidance (1 switches it off)",
                         elem_id="guidance",

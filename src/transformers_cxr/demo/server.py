@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import gradio as gr
 from starlette.middleware import Middleware
 
+from .model import DemoModel
 from .page import CSS, build_page
-from .reader import Reader
 from .request_limits import RequestLimits
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def serve(
         OSError: the port is in use.
     """
     with tempfile.TemporaryDirectory(prefix="transformers-cxr-demo-") as folder, _upload_folder(folder):
-        page = build_page(Reader(model, processor), title)
+        page = build_page(DemoModel(model, processor), title)
         _, url, _ = page.launch(
             server_name=host,
             server_port=port,

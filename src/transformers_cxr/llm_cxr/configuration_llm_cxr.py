@@ -8,13 +8,14 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-WHOLE_MODEL = (
-    "a whole LLM-CXR, as `LlmCxrForCausalLM.from_language_model` makes of a language model and an image tokenizer"
+LLM_CXR_CHECKPOINT = (
+    "an LLM-CXR checkpoint, which `LlmCxrForCausalLM.from_language_model` builds from a language model and an image "
+    "tokenizer"
 )
 
 
 def check_model_type(name: str, model_type: str | None, known: tuple[str, ...], expected: str) -> None:
-    """Raise a `ValueError` that names what is `expected` if the type of a model is not one of the known ones."""
+    """Raise a `ValueError` if the type of a checkpoint is not among the known ones."""
     if model_type not in known:
         raise ValueError(f"'{name}' is a model of type '{model_type}': expected {expected}.")
 
@@ -73,7 +74,7 @@ class CXRVQTokenizerConfig(PreTrainedConfig):
         # Transformers only warns, and initializes the weights that it does not find.
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         known = (cls.model_type, LlmCxrConfig.model_type)
-        expected = "an image tokenizer, or a whole LLM-CXR to take it from"
+        expected = "an image tokenizer or an LLM-CXR checkpoint"
         check_model_type(pretrained_model_name_or_path, config_dict.get("model_type"), known, expected)
         return config_dict, kwargs
 
@@ -182,7 +183,9 @@ class LlmCxrConfig(PreTrainedConfig):
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs) -> tuple[dict, dict]:
         # Transformers only warns, and initializes the weights that it does not find.
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        check_model_type(pretrained_model_name_or_path, config_dict.get("model_type"), (cls.model_type,), WHOLE_MODEL)
+        check_model_type(
+            pretrained_model_name_or_path, config_dict.get("model_type"), (cls.model_type,), LLM_CXR_CHECKPOINT
+        )
         return config_dict, kwargs
 
     def __post_init__(self, **kwargs):

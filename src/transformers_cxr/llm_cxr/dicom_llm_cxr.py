@@ -11,7 +11,6 @@ import logging
 import os
 import re
 import struct
-import sys
 import threading
 import warnings
 import zlib
@@ -20,6 +19,13 @@ from io import BytesIO
 import numpy as np
 import PIL.Image
 from transformers.utils.logging import get_logger
+
+try:
+    import pydicom
+    import pydicom.filereader
+    import pydicom.pixels
+except ImportError:
+    pydicom = None  # type: ignore[assignment]
 
 logger = get_logger(__name__)
 
@@ -47,7 +53,6 @@ _PYDICOM_LOCK = threading.Lock()
 
 def is_dicom_dataset(source) -> bool:
     """Return whether `source` is a `pydicom.Dataset`."""
-    pydicom = sys.modules.get("pydicom")
     return pydicom is not None and isinstance(source, pydicom.Dataset)
 
 
@@ -85,29 +90,24 @@ def read_dicom(source, force: bool = False, name: str | None = None) -> PIL.Imag
             not a chest X-ray and `force` is `False`. Errors quote no values but modality, body part, number of frames,
             size and kind of pixels.
     """
-    # Outside of a `try`, Transformers would require it to load remote code.
-    try:
-        import pydicom
-        import pydicom.filereader
-        import pydicom.pixels
-    except ImportError as error:
-        raise ImportError("Reading DICOM needs pydicom: `pip install pydicom`.") from error
+    if pydicom is None:
+        raise ImportError("Reading DICOM needs pydicom: `pip install pydicom`.")
     is_dataset = isinstance(source, pydicom.Dataset)
     if name is None:
         name = "DICOM image" if is_dataset or isinstance(source, bytes) else os.fspath(source)
     if not is_dataset and not is_dicom(source):
         raise ValueError(f"'{name}' is not a DICOM file: expected 'DICM' after 128 bytes.")
-    dataset, info, decoder = _quietly(_read_elements, name, pydicom, source)
+    dataset, info, decoder = _call_pydicom(_read_elements, name, source)
     if not force:
         _check_is_chest(info, name)
-    _quietly(_check_pixels, name, dataset)
+    _call_pydicom(_check_pixels, name, dataset)
     if not decoder.is_available:
         raise ImportError(
             f"The pixels of '{name}' are compressed as {decoder.UID.name}, for which no decoder is installed. "
             "`pip install transformers-cxr[dicom]` brings those of JPEG, JPEG-LS and JPEG 2000; pydicom's "
             "documentation names others."
         )
-    image = PIL.Image.fromarray(_quietly(_render, name, pydicom, dataset, decoder))
+    image = PIL.Image.fromarray(_call_pydicom(_render, name, dataset, decoder))
     image.info.update(info)
     if not force:
         _warn_about_view(info)
@@ -118,8 +118,8 @@ class _Unreadable(ValueError):
     """Error whose message quotes no private values."""
 
 
-def _quietly(function, name: str, *args):
-    """Call a function that uses pydicom and suppress all warnings, log records and errors of pydicom."""
+def _call_pydicom(function, name: str, *args):
+    """Call a function that uses pydicom without its warnings, log records and errors, which quote private values."""
     pydicom_logger = logging.getLogger("pydicom")
     # The lock, because warning filters are global.
     with _PYDICOM_LOCK, warnings.catch_warnings():
@@ -139,13 +139,13 @@ def _quietly(function, name: str, *args):
     raise ValueError(f"Cannot read '{name}' as a DICOM image: {reason}.")
 
 
-def _read_elements(pydicom, source) -> tuple:
+def _read_elements(source) -> tuple:
     """Return a dataset of the `ELEMENTS` that are not empty, its description, and the decoder of its pixels."""
     if isinstance(source, pydicom.Dataset):
         read = source
     else:
         with BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
-            read = _read_file(pydicom, file)
+            read = _read_file(file)
     dataset = pydicom.Dataset()
     for keyword in ELEMENTS:
         if keyword not in read:
@@ -165,14 +165,14 @@ def _read_elements(pydicom, source) -> tuple:
     return dataset, _describe(dataset), decoder
 
 
-def _read_file(pydicom, file):
+def _read_file(file):
     reader = pydicom.filereader
     reader.read_preamble(file, False)
     file_meta = reader.read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
     if file_meta.get("TransferSyntaxUID") != pydicom.uid.DeflatedExplicitVRLittleEndian:
         file.seek(0)
         return pydicom.dcmread(file, specific_tags=list(ELEMENTS))
-    # pydicom would inflate it whatever its size.
+    # pydicom has no limit for the size of an inflated file.
     limit = 8 * (PIL.Image.MAX_IMAGE_PIXELS or 0)
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     content = inflater.decompress(file.read(), limit)
@@ -187,7 +187,7 @@ def _check_pixels(dataset) -> None:
     if missing := [keyword for keyword in REQUIRED if keyword not in dataset]:
         raise _Unreadable(f"it is truncated, or holds no image: it has no {', '.join(missing)}")
     if (frames := int(dataset.get("NumberOfFrames", 1))) != 1:
-        raise _Unreadable(f"it holds {frames} frames, and a chest X-ray has one; extract one")
+        raise _Unreadable(f"expected one frame, got {frames}; extract one")
     if not 8 <= dataset.BitsStored <= dataset.BitsAllocated <= 16:
         raise _Unreadable(
             f"expected pixels of 8 to 16 bits, got {dataset.BitsStored} bits stored in {dataset.BitsAllocated}"
@@ -242,10 +242,10 @@ def _warn_about_view(info: dict[str, str]) -> None:
         logger.warning_once(f"A DICOM image shows one side only ({side}): expected a whole chest.")
 
 
-def _render(pydicom, dataset, decoder) -> np.ndarray:
+def _render(dataset, decoder) -> np.ndarray:
     """Return the image as `np.uint8` of shape `(rows, columns)` or `(rows, columns, 3)`."""
     if decoder.is_encapsulated:
-        # A decoder allocates the size that the compressed image names, whatever Rows and Columns are.
+        # A decoder allocates the size in the header of the compressed image, not Rows and Columns.
         size = _coded_size(pydicom.encaps.get_frame(dataset.PixelData, 0, number_of_frames=1))
         if size not in (None, (dataset.Rows, dataset.Columns)):
             raise _Unreadable(

@@ -44,7 +44,7 @@ class LlmCxrGenerationMixin(GenerationMixin):
         **kwargs,
     ):
         """
-        Generate text, images, or both, after prompts that may hold images. Every image of the output is whole.
+        Generate text, images, or both, after prompts that may have images. Every image of the output is whole.
 
         Args:
             inputs or input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
@@ -52,8 +52,9 @@ class LlmCxrGenerationMixin(GenerationMixin):
             pixel_values (`torch.FloatTensor` of shape `(num_images, channels, image_size, image_size)`, *optional*):
                 Images of the prompts, in the order of their placeholders.
             generation_mode (`str`, *optional*):
-                By default text and images, interleaved; `"text"` begins no image. Both run `GenerationMixin.generate`
-                under the image grammar. `"image"` runs [`~LlmCxrForCausalLM.generate_image`].
+                `None` generates interleaved text and images, and `"text"` text alone: both run
+                `GenerationMixin.generate` with [`ImageGrammarLogitsProcessor`]. `"image"` generates one image by
+                [`~LlmCxrForCausalLM.generate_image`].
             inputs_embeds (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`, *optional*):
                 Embeddings of the prompts, in place of ids; for text.
             **kwargs:
@@ -89,7 +90,7 @@ class LlmCxrGenerationMixin(GenerationMixin):
         )
 
     def _get_logits_processor(self, generation_config: GenerationConfig, *args, logits_processor=None, **kwargs):
-        # Only here is it known after how many tokens generation ends, whichever argument says so.
+        # Here Transformers has computed `max_length` from all arguments that limit it.
         for processor in logits_processor:
             # A draft model shares the grammar of the model that it drafts for.
             if isinstance(processor, ImageGrammarLogitsProcessor) and not generation_config.is_assistant:
@@ -105,7 +106,7 @@ class LlmCxrGenerationMixin(GenerationMixin):
         pad_token_id: int | None = None,
         **kwargs,
     ) -> torch.LongTensor:
-        """Generate images as `generate` does: those of its arguments that are for text have no effect."""
+        """Generate prompts with one image each. Arguments of `generate` that are for text have no effect."""
         codes = self.generate_image(input_ids, num_images=num_return_sequences, **kwargs)
         prompts, _ = _left_pad(self._image_prompts(input_ids, None), self.device)
         image_tokens = F.pad(codes + self.config.image_token_offset, (0, 1), value=self.config.eoi_token_id)

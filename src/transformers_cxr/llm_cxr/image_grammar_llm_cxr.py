@@ -1,4 +1,4 @@
-"""Logits processor that keeps every image of a generated sequence whole."""
+"""Image grammar: a logits processor that keeps every generated image whole."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class ImageGrammarLogitsProcessor(LogitsProcessor):
     If begin and end are ordinary text tokens (`config.text_image_markers`), text may hold both, and the first code
     begins the image.
 
-    The ids so far decide, for each row on its own, so batches, beams and caches of any kind work.
+    It has no state and treats each row on its own, so batches, beams and caches of any kind work.
 
     Args:
         config ([`LlmCxrConfig`]):
             Configuration with the token ids and the number of codes of an image.
         allow_images (`bool`, *optional*, defaults to `True`):
-            Whether an image may begin. One that the prompt has begun is completed in any case.
+            Whether an image may begin. An image that the prompt has begun is completed in any case.
         max_length (`int`, *optional*):
             Number of tokens, prompt included, after which generation ends.
     """
@@ -45,7 +45,7 @@ class ImageGrammarLogitsProcessor(LogitsProcessor):
         ids = torch.arange(scores.shape[-1], device=scores.device)
         codes = (ids >= config.image_token_offset) & (ids < self.code_end)
         text = ~codes & (ids != config.image_token_id)
-        # A prompt of embeddings has no ids, so no last one.
+        # A prompt of embeddings has no ids.
         after_boi = (input_ids[:, -1:] == config.boi_token_id).any(-1, keepdim=True)
         end = input_ids.shape[1] + self.num_image_tokens + (1 if config.text_image_markers else 2)
         may_begin = self.allow_images and (self.max_length is None or end <= self.max_length)

@@ -1,4 +1,4 @@
-"""Image processor of LLM-CXR, from chest X-ray images of any kind to the pixels of the VQ-GAN and back."""
+"""Image processor of LLM-CXR: images of any kind to pixels of the VQ-GAN and back."""
 
 from __future__ import annotations
 
@@ -246,8 +246,8 @@ class LlmCxrImageProcessor(PilBackend):
 
 def save_image(image: PIL.Image.Image, path: str | os.PathLike) -> None:
     """
-    Save an image with its `image.info["comment"]`, which marks a generated X-ray, in the metadata of the file. (Pillow
-    alone writes the comment to JPEG files, but not to PNG files.)
+    Save an image with its `image.info["comment"]`, which marks a generated X-ray, in the metadata of the file. Pillow
+    itself writes the comment to JPEG files, but not to PNG files.
     """
     pnginfo = PngInfo()
     if comment := image.info.get("comment"):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class LlmCxrPreTrainedModel(PreTrainedModel):
-    """Conversion between images and tokens, for the model with and without its head."""
+    """Base class: conversion between images and token ids, for the model with and without its head."""
 
     config: LlmCxrConfig
     config_class = LlmCxrConfig
@@ -85,8 +85,8 @@ class LlmCxrPreTrainedModel(PreTrainedModel):
 
         Args:
             image_tokens (`torch.LongTensor` of shape `(num_images, sequence_length)`):
-                Rows whose last `num_image_tokens` codes, `image_token_offset + code` in raster order, are an image.
-                They may hold other tokens, as the output of `generate` does.
+                Rows with one image, `image_token_offset + code` in raster order, as `generate` returns them. Other
+                tokens are ignored; of several images the last one is decoded.
 
         Returns:
             `torch.FloatTensor` of shape `(num_images, in_channels, image_size, image_size)`: images in [-1, 1].

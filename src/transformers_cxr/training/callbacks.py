@@ -15,7 +15,7 @@ from transformers.utils import logging
 from ..llm_cxr.generation_llm_cxr import generate_image, generate_text
 from ..llm_cxr.image_processing_llm_cxr import save_image
 from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
-from ..llm_cxr.processing_llm_cxr import GENERATED_NOTICE, TEXT_NOTICE
+from ..llm_cxr.processing_llm_cxr import IMAGE_NOTICE, TEXT_NOTICE
 from .dataset import InstructionDataset
 
 logger = logging.get_logger(__name__)
@@ -69,16 +69,16 @@ class SampleCallback(TrainerCallback):
         self.max_new_tokens = max_new_tokens
         self.text_samples, self.image_samples = [], []
         for position in range(min(len(dataset), _MAX_CONVERSATIONS)):
-            record = dataset.conversations[position]
-            if not record.get("image_codes") or dataset[position]["skipped"]:
+            conversation = dataset.conversations[position]
+            if not conversation.get("image_codes") or dataset[position]["skipped"]:
                 continue
-            if [message["role"] for message in record["messages"][:2]] != ["user", "assistant"]:
+            if [message["role"] for message in conversation["messages"][:2]] != ["user", "assistant"]:
                 continue
-            user, assistant = (_parts(message) for message in record["messages"][:2])
-            codes = record["image_codes"]
+            user, assistant = (_parts(message) for message in conversation["messages"][:2])
+            codes = conversation["image_codes"]
             texts = [part["text"] for part in user if part["type"] == "text"]
             num_images = len(user) - len(texts)
-            sample = {"id": str(record.get("id", "")), "instruction": "\n".join(texts)}
+            sample = {"id": str(conversation.get("id", "")), "instruction": "\n".join(texts)}
             if texts and num_images and assistant[0]["type"] == "text":
                 self.text_samples.append({**sample, "data": assistant[0]["text"], "codes": codes[:num_images]})
             elif texts and not num_images and assistant[0]["type"] == "image":
@@ -132,7 +132,7 @@ class SampleCallback(TrainerCallback):
         generated = generate_image(model, self.processor, [sample["text"] for sample in self.image_samples], seed=0)
         rows = [np.concatenate([np.asarray(image) for image in row], axis=1) for row in (reconstructed, generated)]
         picture = PIL.Image.fromarray(np.concatenate(rows))
-        picture.info["comment"] = f"Upper row: reconstructions of the data. Lower row: {GENERATED_NOTICE}"
+        picture.info["comment"] = f"Upper row: reconstructions of the data. Lower row: {IMAGE_NOTICE}"
         return picture
 
     def _track(self, texts: list[dict[str, str]], picture: PIL.Image.Image | None, step: int) -> None:

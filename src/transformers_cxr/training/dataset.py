@@ -71,10 +71,10 @@ class InstructionDataset(Dataset):
             raise IndexError(f"Conversation {index} of {len(self)}.")
         for offset in range(len(self)):
             position = (index + offset) % len(self)
-            record = self.conversations[position]
-            name = f"Conversation {position}" + (f" (id {record['id']!r})" if "id" in record else "")
+            conversation = self.conversations[position]
+            name = f"Conversation {position}" + (f" (id {conversation['id']!r})" if "id" in conversation else "")
             try:
-                example = encode_conversation(self.processor, record)
+                example = encode_conversation(self.processor, conversation)
             except (ValueError, OSError, TemplateError) as error:
                 raise ValueError(f"{name}: {error}") from error
             length = len(example["input_ids"])
@@ -93,14 +93,14 @@ class InstructionDataset(Dataset):
         return InstructionDataset(kept, self.processor, self.max_length, self.skip_too_long)
 
 
-def encode_conversation(processor: LlmCxrProcessor, record: dict) -> dict:
+def encode_conversation(processor: LlmCxrProcessor, conversation: dict) -> dict:
     """
     Encode a conversation as a training example.
 
     Args:
         processor ([`LlmCxrProcessor`]):
             Processor of the model.
-        record (`dict`):
+        conversation (`dict`):
             A conversation as in [`InstructionDataset`].
 
     Returns:
@@ -113,10 +113,10 @@ def encode_conversation(processor: LlmCxrProcessor, record: dict) -> dict:
         OSError: an image cannot be read.
         TemplateError: the chat template rejects the messages.
     """
-    task = record.get("task")
+    task = conversation.get("task")
     if task not in TASKS:
         raise ValueError(f"Expected a task from {', '.join(TASKS)}, got {task!r}.")
-    messages, processor_kwargs = record.get("messages"), {}
+    messages, processor_kwargs = conversation.get("messages"), {}
     if not messages or not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise ValueError(f"Expected `messages` as a list of `role` and `content`, got {messages!r:.200}.")
     for number, message in enumerate(messages, start=1):
@@ -126,9 +126,9 @@ def encode_conversation(processor: LlmCxrProcessor, record: dict) -> dict:
                 f"and {{'type': 'image'}}, got {content!r:.200}."
             )
     # Rows of one table have every column; those that a conversation lacks are None.
-    if record.get("image_codes"):
-        processor_kwargs["image_codes"] = record["image_codes"]
-    elif images := record.get("images"):
+    if conversation.get("image_codes"):
+        processor_kwargs["image_codes"] = conversation["image_codes"]
+    elif images := conversation.get("images"):
         messages = copy.deepcopy(messages)
         parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
         slots = [part for part in parts if part["type"] == "image"]

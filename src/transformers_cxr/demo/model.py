@@ -1,4 +1,4 @@
-"""Model of the demo page: encode an X-ray, write text about it, generate one."""
+"""Model behind the demo page: encode an X-ray, write text about it, generate one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MAX_NEW_TOKENS = 256
 
 
-class Reader:
+class DemoModel:
     """
     A checkpoint that serves several users. All methods are thread-safe.
 
