@@ -34,7 +34,7 @@ from transformers import Trainer, TrainingArguments, set_seed
 
 from transformers_cxr import LlmCxrForCausalLM, LlmCxrProcessor
 from transformers_cxr.data import StudyRecord, image_conversation, question_answers, report_conversation
-from transformers_cxr.data.conversations import about_one_image
+from transformers_cxr.data.conversations import turns_to_messages
 from transformers_cxr.files import file_fingerprint
 from transformers_cxr.training import InstructionCollator, encode_conversation, resume_checkpoint, run_script
 from transformers_cxr.training.classification import PNEUMONIA_CLASSES, pneumonia_class
@@ -141,7 +141,7 @@ class ReadingDataset(Dataset):
         for _, question, answer in questions[: rng.randint(*self.args.questions)]:
             turns.append((question, answer))
         rng.shuffle(turns)
-        return about_one_image(turns[:1] if rng.random() < self.args.one_turn else turns)
+        return turns_to_messages(turns[:1] if rng.random() < self.args.one_turn else turns)
 
 
 class ReadingTrainer(Trainer):

@@ -20,8 +20,8 @@ from typing import Any
 @contextmanager
 def atomic_write(path: str | os.PathLike, overwrite: bool = True) -> Iterator[Path]:
     """
-    Return a path beside `path` to write a file or a folder to. At the end of the block its content is flushed to the
-    disk and renamed to `path` in one step; after an error it is removed. A killed process leaves `path` as it was.
+    Yield a temporary path in the folder of `path`, for a file or a folder. At the end of the block it is flushed to
+    the disk and renamed to `path` in one step; after an error it is removed. A killed process leaves `path` as it was.
 
     Args:
         path (`str` or `os.PathLike`):

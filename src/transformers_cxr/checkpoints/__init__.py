@@ -1,4 +1,4 @@
-"""The embedded checkpoint, and loading of any checkpoint. Importing it is fast."""
+"""The embedded checkpoint, and loading of any checkpoint, without imports of torch until then."""
 
 from __future__ import annotations
 

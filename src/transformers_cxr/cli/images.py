@@ -94,7 +94,7 @@ class ImageReader:
 
 def write_image(image: PIL.Image.Image, result: dict, results: JsonLines) -> None:
     """
-    Write an image, as PNG or DICOM by the suffix of `result["file"]`, beside its results.
+    Write an image to `result["file"]`, as PNG or DICOM by its suffix, and append its result to `results` if missing.
 
     Raises:
         FileExistsError: the file exists and is not that of an earlier result.

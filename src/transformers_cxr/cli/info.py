@@ -10,7 +10,7 @@ from .options import Model
 
 def info(model: Model = None):
     """
-    Print what a bug report needs: versions, devices and the configuration of the checkpoint.
+    Print versions, devices and the configuration of the checkpoint, for a bug report.
 
     ```
     transformers-cxr info

@@ -28,7 +28,7 @@ from .state_dicts import first_names, format_mismatch, read_errors
 from .taming import vq_tokenizer_from_taming
 
 PROBE_LENGTH = 64
-# The first of the ten instructions for each task that it was trained with.
+# The first of the ten training instructions of each task.
 REPORT_INSTRUCTION = "Generate free-text radiology reports for the entered chest X-ray images."
 IMAGE_INSTRUCTION = (
     "Generate a chest X-ray image that corresponds to the entered free-text radiology reports for the chest X-ray "

@@ -19,8 +19,8 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 DICT_SUBCLASSES = ("AttributeDict", "defaultdict")
 
 
-class _StandIn:
-    """Takes the place of a class or function, accepts any arguments and state, and does nothing with them."""
+class _Placeholder:
+    """Placeholder of a class or function that ignores all arguments and state."""
 
     def __new__(cls, *args, **kwargs):
         return super().__new__(cls)
@@ -32,8 +32,8 @@ class _StandIn:
         pass
 
 
-class _DictStandIn:
-    """Takes the place of a subclass of `dict`: the restricted unpickler fills dictionaries of standard types only."""
+class _DictPlaceholder:
+    """Placeholder of a subclass of `dict`: the restricted unpickler fills dictionaries of standard types only."""
 
     def __new__(cls, *args, **kwargs):
         return OrderedDict()
@@ -43,8 +43,8 @@ def read_checkpoint(path: str | os.PathLike) -> object:
     """
     Read a `.safetensors` file, or a file of `torch.save`, without executing code in it.
 
-    The tensors are mapped from the file if its format allows that. Stand-ins without behavior replace all objects but
-    tensors and plain data, such as those of PyTorch Lightning and OmegaConf, so that these packages need not be
+    The tensors are mapped from the file if its format allows that. Placeholders without behavior replace all objects
+    but tensors and plain data, such as those of PyTorch Lightning and OmegaConf, so that these packages need not be
     installed.
 
     Raises:
@@ -61,8 +61,8 @@ def read_checkpoint(path: str | os.PathLike) -> object:
             is_zip = file.read(4) == b"PK\x03\x04"
         # Files written before torch 1.6 are not zip archives. Their names cannot be listed, and they cannot be mapped.
         names = get_unsafe_globals_in_checkpoint(path) if is_zip else []
-        stand_ins = [(_DictStandIn if name.endswith(DICT_SUBCLASSES) else _StandIn, name) for name in names]
-        with safe_globals(stand_ins):
+        placeholders = [(_DictPlaceholder if name.endswith(DICT_SUBCLASSES) else _Placeholder, name) for name in names]
+        with safe_globals(placeholders):
             return torch.load(path, map_location="cpu", mmap=is_zip, weights_only=True)
 
 

@@ -52,7 +52,7 @@ def tokenizer_fingerprint(vq_tokenizer: CXRVQTokenizer) -> str:
 
 def check_tokenizer(codes: Dataset, vq_tokenizer: CXRVQTokenizer) -> None:
     """
-    Check that codes are from an image tokenizer, whose decoder may differ.
+    Check that codes come from the encoder of an image tokenizer. Its decoder may differ.
 
     Args:
         codes (`datasets.Dataset`): codes of [`load_codes`], or records of [`load_records`].

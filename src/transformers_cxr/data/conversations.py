@@ -40,7 +40,7 @@ def report_conversation(
     if num_questions:
         turns += [(question, answer) for _, question, answer in question_answers(record, rng)[:num_questions]]
         rng.shuffle(turns)
-    return {"messages": about_one_image(turns), "task": "report", **_image_of(record)}
+    return {"messages": turns_to_messages(turns), "task": "report", **_image_of(record)}
 
 
 def image_conversation(
@@ -82,7 +82,7 @@ def vqa_conversation(record: StudyRecord, rng: random.Random) -> dict:
     question, answer = record.question, record.answer
     if not question:
         _, question, answer = question_answers(record, rng)[0]
-    return {"messages": about_one_image([(question, answer)]), "task": "vqa", **_image_of(record)}
+    return {"messages": turns_to_messages([(question, answer)]), "task": "vqa", **_image_of(record)}
 
 
 def text_conversation(row: dict, rng: random.Random | None = None) -> dict:
@@ -175,8 +175,8 @@ def question_answers(record: StudyRecord, rng: random.Random) -> list[tuple[str,
     return triples
 
 
-def about_one_image(turns: Sequence[tuple[str, str]]) -> list[dict]:
-    """Return the messages of turns of user and assistant about one image, which is in the first message."""
+def turns_to_messages(turns: Sequence[tuple[str, str]]) -> list[dict]:
+    """Return turns of user and assistant as messages, with one image in the first message."""
     messages = []
     for user, assistant in turns:
         images = () if messages else (_IMAGE,)

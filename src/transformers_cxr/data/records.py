@@ -14,7 +14,7 @@ from typing import Any
 IMAGE_TOKENS = ("<image>", "<|cxr_")
 # Labels that name the cause of a pneumonia.
 ETIOLOGY_LABELS = {"Bacterial Pneumonia": "bacterial", "Viral Pneumonia": "viral"}
-# Labels whose spelling matters to this package, by their spelling in lower case.
+# Labels that this package interprets, by their name in lower case.
 _LABEL_NAMES = {name.lower(): name for name in ("No Finding", "Pneumonia", *ETIOLOGY_LABELS, "Support Devices")}
 _LABEL_NAMES |= dict.fromkeys(("normal", "no findings"), "No Finding")
 
@@ -65,25 +65,25 @@ class StudyRecord:
 
     @property
     def present_labels(self) -> tuple[str, ...]:
-        """Return the labels that are present, with "Pneumonia" instead of its cause."""
+        """Labels that are present, with "Pneumonia" instead of its cause."""
         present = [name for name, value in self.labels.items() if value == 1]
         return tuple(dict.fromkeys("Pneumonia" if name in ETIOLOGY_LABELS else name for name in present))
 
     @property
     def absent_labels(self) -> tuple[str, ...]:
-        """Return the findings that are absent. "No Finding" and causes of pneumonia are no findings."""
+        """Findings that are absent; "No Finding" and causes of pneumonia are no findings."""
         excluded = {*self.present_labels, *ETIOLOGY_LABELS, "No Finding"}
         return tuple(name for name, value in self.labels.items() if value == 0 and name not in excluded)
 
     @property
     def etiology(self) -> str:
-        """Return the cause of the pneumonia, "bacterial" or "viral", or "" unless exactly one is present."""
+        """Cause of the pneumonia, "bacterial" or "viral", or "" unless exactly one is present."""
         causes = [cause for name, cause in ETIOLOGY_LABELS.items() if self.labels.get(name) == 1]
         return causes[0] if len(causes) == 1 else ""
 
     @property
     def is_normal(self) -> bool:
-        """Return whether the label "No Finding" is present."""
+        """Whether the label "No Finding" is present."""
         return self.labels.get("No Finding") == 1
 
     @classmethod
@@ -120,7 +120,7 @@ class SkipReport:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Return the number of skipped records for each reason, the most frequent first."""
+        """Number of skipped records for each reason, the most frequent first."""
         return dict(Counter(reason for _, reason in self.skipped).most_common())
 
     def write(self, path: str | os.PathLike) -> None:

@@ -91,11 +91,11 @@ class Handlers:
         return pixels, reconstruction, Session(codes), "", []
 
     def open_example(self, index: int):
-        """Return an empty upload and the same for an example."""
+        """Return an empty upload, and the outputs of `open_image` for an example."""
         return None, *self.open_image(str(EXAMPLES[index]))
 
     def clear_image(self):
-        """Return the same without an image."""
+        """Return no pixels, no reconstruction, a new session, an empty report and an empty chat."""
         return None, None, Session(), "", []
 
     def report(self, session: Session):

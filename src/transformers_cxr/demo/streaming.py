@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 
 
 class _Cancelled(Exception):
-    """Ends a generation that nobody waits for."""
+    """Ends an abandoned generation."""
 
 
 class _TokenQueue(BaseStreamer):

@@ -108,7 +108,7 @@ class CheXbertLabeler:
 
 
 class _Sentence:
-    """A sentence in lower case, with what it says of the findings that it mentions."""
+    """A sentence in lower case and its mentions of findings."""
 
     def __init__(self, text: str):
         self.text = text
@@ -116,7 +116,7 @@ class _Sentence:
         self.without_pseudo_negations = re.sub(phrases.PSEUDO_NEGATIONS, lambda match: "_" * len(match[0]), text)
 
     def mentions(self) -> Iterator[tuple[str, float]]:
-        """Yield labels and values; findings that CheXpert has no label for have "No Finding"."""
+        """Yield labels and values; the label of findings without a label of CheXpert is "No Finding"."""
         for label, names in {**phrases.FINDINGS, "No Finding": phrases.OTHER_FINDINGS}.items():
             excluded = list(re.finditer(phrases.EXCLUDED[label], self.text)) if label in phrases.EXCLUDED else []
             found = [match for match in re.finditer(names, self.text) if not _overlaps(match, excluded)]
@@ -129,7 +129,7 @@ class _Sentence:
                         yield label, value
 
     def _clause(self, match: re.Match) -> tuple[str, str]:
-        """Return what is before and after a mention in its clause."""
+        """Return the text before and after a mention in its clause."""
         before = re.split(phrases.CLAUSE_BREAK, self.text[: match.start()])[-1]
         return before, re.split(phrases.CLAUSE_BREAK, self.text[match.end() :])[0]
 
@@ -160,7 +160,7 @@ class _Sentence:
 
 
 def _is_negated(before: str, after: str) -> bool:
-    """Whether a negation before a mention reaches it."""
+    """Return whether a negation before a mention reaches it."""
     cues = list(re.finditer(phrases.NEGATIONS_BEFORE, before))
     if not cues:
         return False

@@ -1,4 +1,4 @@
-"""Findings and impression of a radiology report: found in free text, and put together again."""
+"""Sections of radiology reports: parse findings and impression from free text, and compose a report of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a report says of pneumonia and its cause, and whether a text affirms a term or negates it."""
+"""Statements in reports: normal or pneumonia, its cause, and affirmed or negated terms."""
 
 from __future__ import annotations
 

@@ -26,8 +26,8 @@ _MAX_CONVERSATIONS = 1000
 
 class SampleCallback(TrainerCallback):
     """
-    Generate texts and images at regular steps, from the first conversations of the data that start with an X-ray and a
-    text about it, or with a text and its X-ray.
+    Generate texts and images at regular steps, with the prompts of the first conversations of the data that begin
+    with a text about an X-ray or with a generated X-ray.
 
     `OUTPUT_DIR/samples/step-STEP.json` holds generated texts and those of the data, `step-STEP.png` reconstructions of
     the images of the data above generated images. TensorBoard and Weights & Biases get them, too, if the Trainer

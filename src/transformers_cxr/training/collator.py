@@ -23,7 +23,7 @@ class InstructionCollator:
             costs no more than without packing. `"one_row"`, for flash attention, packs everything into one row. By
             default examples are not packed.
         return_tasks (`bool`, *optional*, defaults to `False`):
-            Also return what [`InstructionTrainer`] needs for per-task losses.
+            Also return `tasks`, `skipped` and `examples`, from which [`InstructionTrainer`] computes per-task losses.
     """
 
     def __init__(self, pad_token_id: int, packing: str | None = None, return_tasks: bool = False):

@@ -43,7 +43,7 @@ def add_lora(
     model: LlmCxrForCausalLM, processor: LlmCxrProcessor, train_new_embeddings_only: bool = True, **lora_settings
 ):
     """
-    Add LoRA (arXiv 2106.09685) to the linear layers of the backbone, and make embeddings trainable beside it.
+    Add LoRA (arXiv 2106.09685) to the linear layers of the backbone, and train embeddings too.
 
     Args:
         model ([`LlmCxrForCausalLM`]), processor ([`LlmCxrProcessor`]):

@@ -1,4 +1,4 @@
-"""Reader of conversations without images, which keep a language model's language while it learns images."""
+"""Reader of conversations without images, on which a language model keeps its language in fine-tuning."""
 
 from __future__ import annotations
 

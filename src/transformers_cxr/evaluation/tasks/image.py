@@ -76,7 +76,7 @@ class ImageTask(Task):
         return measurements + self._feature_measurements(images)
 
     def _label_measurements(self, examples: Sequence[Example], images: dict[str, Sequence]) -> list[Measurement]:
-        """Measure what a classifier predicts for generated, reconstructed and real images."""
+        """Measure the predictions of a classifier for generated, reconstructed and real images."""
         classifier = load_classifier(self.arguments.classifier).to(find_device())
         probabilities = {
             prefix: classifier.probabilities(own, self.arguments.batch_size) for prefix, own in images.items()
