@@ -117,16 +117,19 @@ def vq_tokenizer(untouched_vq_tokenizer):
     return copy.deepcopy(untouched_vq_tokenizer)
 
 
+def make_backbone(name, tokenizer):
+    torch.manual_seed(1)
+    return AutoModelForCausalLM.from_config(BACKBONES[name](len(tokenizer))).eval()
+
+
 @pytest.fixture(params=sorted(BACKBONES))
 def backbone(request, text_tokenizer):
-    torch.manual_seed(1)
-    return AutoModelForCausalLM.from_config(BACKBONES[request.param](len(text_tokenizer))).eval()
+    return make_backbone(request.param, text_tokenizer)
 
 
 @pytest.fixture
 def llama(text_tokenizer):
-    torch.manual_seed(1)
-    return AutoModelForCausalLM.from_config(BACKBONES["llama"](len(text_tokenizer))).eval()
+    return make_backbone("llama", text_tokenizer)
 
 
 @pytest.fixture
@@ -144,10 +147,8 @@ def tiny_model(llama, text_tokenizer, vq_tokenizer):
 @pytest.fixture(scope="session")
 def checkpoint_dir(text_tokenizer, untouched_vq_tokenizer, tmp_path_factory):
     """Folder of a tiny model and its processor, for tests that do not change it: 16 codes an image of 32x32 pixels."""
-    torch.manual_seed(1)
-    llama = AutoModelForCausalLM.from_config(BACKBONES["llama"](len(text_tokenizer))).eval()
-    vq_tokenizer = copy.deepcopy(untouched_vq_tokenizer)
+    parts = make_backbone("llama", text_tokenizer), text_tokenizer, copy.deepcopy(untouched_vq_tokenizer)
     folder = tmp_path_factory.mktemp("checkpoint")
-    for part in LlmCxrForCausalLM.from_language_model(llama, text_tokenizer, vq_tokenizer, new_embeddings="random"):
+    for part in LlmCxrForCausalLM.from_language_model(*parts, new_embeddings="random"):
         part.save_pretrained(folder)
     return folder

@@ -40,7 +40,7 @@ def test_a_full_disk_leaves_the_older_file_and_an_error_with_the_way_out(path, e
         raise RuntimeError("out of memory")
 
 
-@pytest.mark.parametrize("moment", ["writing", "fsync", "replace"])
+@pytest.mark.parametrize("moment", ["writing", "replace"])
 def test_a_kill_at_any_moment_leaves_the_older_file(path, moment):
     if not (child := os.fork()):
 

@@ -34,7 +34,6 @@ def test_report_of_one_image_and_of_any_kind_of_several(report, tmp_path):
     images = [image(i) for i in range(3)]
     single = [report(each, **KWARGS) for each in images]
     assert all(list(result[0]) == ["generated_text"] and len(result) == 1 for result in single)
-    assert isinstance(single[0][0]["generated_text"], str)
     images[0].save(tmp_path / "image.png")
     assert report(str(tmp_path / "image.png"), **KWARGS) == single[0]
     assert report(images, **KWARGS) == single
@@ -44,7 +43,6 @@ def test_report_of_one_image_and_of_any_kind_of_several(report, tmp_path):
     assert report(dataset["image"], batch_size=2, **KWARGS) == report(tuple(images), **KWARGS) == single
     assert report(images, batch_size=2, **KWARGS) == single
     assert report(images[0], generate_kwargs=KWARGS) == single[0]
-    assert report([]) == []
 
 
 def test_dicom_is_read_like_any_other_image(report, vqa, tmp_path):
@@ -93,8 +91,6 @@ def test_wrong_inputs_are_refused(report, vqa, generation):
         vqa(image=images, question=[QUESTION])
     with pytest.raises(ValueError, match="Expected an image and a question"):
         vqa(images[0])
-    with pytest.raises(TypeError, match="Expected an instruction as a string, got int"):
-        vqa(image=images[0], question=3)
     with pytest.raises(TypeError, match="got Image"):
         generation(images[0])
 
@@ -128,10 +124,3 @@ def test_saved_pipeline_is_loaded_again(report, tmp_path, task):
     pipe.save_pretrained(tmp_path)
     inputs, kwargs = ("Normal.", {"seed": 0}) if task == "cxr-generation" else (image(0), KWARGS)
     assert pipeline(task, model=str(tmp_path))(inputs, **kwargs) == pipe(inputs, **kwargs)
-
-
-def test_another_model_type_is_refused(llama, tiny_model, tmp_path):
-    llama.save_pretrained(tmp_path)
-    tiny_model[1].save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="is a model of type 'llama': expected an LLM-CXR checkpoint"):
-        pipeline("cxr-report", model=str(tmp_path))

@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import sys
 
 import pyarrow.parquet as pq
 import pytest
@@ -61,17 +60,12 @@ def test_vq_gan_is_converted_and_exported_again(run, tmp_path, vq_gan):
 def test_errors_are_one_message(check_error, tmp_path, vq_gan):
     _, config, checkpoint = vq_gan
     missing, output = tmp_path / "missing", tmp_path / "output"
-    (tmp_path / "codes.pickle").write_bytes(pickle.dumps({"x": sys.exit}))
-    (tmp_path / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
     check_error(f"No such file or directory: '{missing}'", "convert-codes", missing, output)
-    check_error("it refers to 'sys.exit'", "convert-codes", tmp_path / "codes.pickle", output)
     check_error(f"No checkpoint at '{missing}'", "convert-vq-gan", config, missing, output)
     check_error(f"'{tmp_path}' exists", "convert-vq-gan", config, checkpoint, tmp_path)
     check_error(f"No checkpoint at '{missing}'", "export-vq-gan", missing, output)
-    check_error("is a model of type 'llama': expected an image tokenizer", "export-vq-gan", tmp_path, output)
     check_error(f"No checkpoint at '{missing}'", "export", missing, output)
     check_error("No `config.json` in 'a'", *CONVERT)
-    check_error("int4", *CONVERT, "--dtype", "int4", exit_code=2)
     assert not list(tmp_path.glob("output*"))
 
 

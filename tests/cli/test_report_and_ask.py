@@ -67,6 +67,7 @@ def test_questions_share_a_file(run, options, images, tmp_path):
     [
         (["report", "nothing.png"], 1, "No file, folder or match of a glob at 'nothing.png'"),
         (["report", "images", "--model", "images"], 1, "Unrecognized model in images"),
+        (["report", "images", "--model", "nowhere"], 1, "No checkpoint at 'nowhere'"),
         (["report", "images", "--device", "cuda:99"], 1, "Device 'cuda:99' is not available"),
         (["report", "images", "--output", "images/notes.txt"], 1, "was not written by this command"),
         (["report", "images", "--output", "images/notes.txt/x"], 1, "File exists: 'images/notes.txt'"),
@@ -77,6 +78,7 @@ def test_questions_share_a_file(run, options, images, tmp_path):
 def test_error_is_one_message(check_error, images, monkeypatch, arguments, exit_code, message):
     monkeypatch.chdir(images.parent)
     check_error(message, *arguments, exit_code=exit_code)
+    assert (images / "notes.txt").read_text() == "no image"
 
 
 def test_ctrl_c_keeps_finished_reports(report, images, tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """VQ-GANs of taming-transformers, tiny and random, in the two files in which such models are published."""
 
+import os
+
 import pytest
 import torch
 import yaml
@@ -43,6 +45,28 @@ class TamingVQGAN(nn.Module):
         shape = (len(codes), grid_size, grid_size, self.quantize.e_dim)
         quantized = self.quantize.get_codebook_entry(codes.flatten(), shape)
         return self.decoder(self.post_quant_conv(quantized))
+
+
+class Call:
+    """Unpickles by calling a function."""
+
+    def __init__(self, function, *args):
+        self.function, self.args = function, args
+
+    def __reduce__(self):
+        return self.function, self.args
+
+
+@pytest.fixture
+def marker(tmp_path):
+    """The folder that `trap` creates."""
+    return tmp_path / "executed"
+
+
+@pytest.fixture
+def trap(marker):
+    """An object that creates the folder `marker` when it is unpickled."""
+    return Call(os.mkdir, str(marker))
 
 
 @pytest.fixture(scope="session")

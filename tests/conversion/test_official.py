@@ -2,7 +2,6 @@
 
 import copy
 import json
-import os
 
 import numpy as np
 import PIL.Image
@@ -12,7 +11,7 @@ import torch
 import torchvision.transforms.functional as tvF
 from safetensors.torch import load_file, save_file
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import AutoModel, AutoModelForCausalLM, AutoProcessor, AutoTokenizer, GPTNeoXConfig, pipeline
+from transformers import AutoModel, AutoModelForCausalLM, AutoProcessor, AutoTokenizer, GPTNeoXConfig
 
 from transformers_cxr import (
     LlmCxrForCausalLM,
@@ -262,7 +261,7 @@ def test_greedy_image_is_the_official_one(official, converted):
     assert torch.equal(torch.as_tensor(codes) + TEXT_TOKENS, expected)
 
 
-def test_a_converted_checkpoint_loads_and_runs_as_any_other(official, converted):
+def test_a_converted_checkpoint_has_the_settings_of_the_release(official, converted):
     model, processor, folder = converted
     loaded, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     assert not any(info.values()), info
@@ -276,14 +275,16 @@ def test_a_converted_checkpoint_loads_and_runs_as_any_other(official, converted)
     assert (processor.report_instruction, processor.image_instruction) == (REPORT_INSTRUCTION, IMAGE_INSTRUCTION)
     assert generation.eos_token_id == official[1].token_to_id("### End")
     model.check_processor(processor)
-    report = pipeline("cxr-report", model=str(folder))(PIL.Image.new("L", (300, 400), 128), max_new_tokens=5)
-    assert isinstance(report[0]["generated_text"], str)
 
 
-@pytest.mark.parametrize(
-    ("kind", "dtype"),
-    [("sharded bin", None), ("bin", torch.float16), ("safetensors", torch.float32), ("sharded safetensors", None)],
-)
+def test_code_in_the_weights_is_not_executed(official, parts, trap, marker):
+    torch.save(official_weights(official[0]) | {"trap": trap}, parts[0] / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="Nothing in it was executed"):
+        convert_official_checkpoint(*parts)
+    assert not marker.exists() and not parts[-1].exists()
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("sharded bin", None), ("safetensors", torch.float32)])
 def test_weights_of_every_kind_and_dtype_convert(official, parts, kind, dtype):
     source = copy.deepcopy(official[0]).bfloat16()
     write_weights(parts[0], official_weights(source), kind)
@@ -295,16 +296,6 @@ def test_weights_of_every_kind_and_dtype_convert(official, parts, kind, dtype):
     assert torch.equal(model.get_input_embeddings().weight, weight)
 
 
-class Trap:
-    """A pickle that creates a folder when it is loaded."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
 def change_config(**fields):
     def change(parts, official):
         path = parts[0] / "config.json"
@@ -313,17 +304,13 @@ def change_config(**fields):
     return change
 
 
-def truncate(name):
-    return lambda parts, _: (parts[0] / name).write_bytes((parts[0] / name).read_bytes()[:-5000])
+def truncate(parts, _):
+    path = parts[0] / "pytorch_model.bin"
+    path.write_bytes(path.read_bytes()[:-5000])
 
 
 def remove(name):
     return lambda parts, _: (parts[0] / name).unlink()
-
-
-def add_trap(parts, official):
-    weights = official_weights(official[0]) | {"trap": Trap(parts[0] / "executed")}
-    torch.save(weights, parts[0] / "pytorch_model.bin")
 
 
 def plain_tokenizer(parts, _):
@@ -335,12 +322,10 @@ def plain_tokenizer(parts, _):
     ("change", "error", "message"),
     [
         (remove("pytorch_model.bin"), ValueError, "no file named model.safetensors, or pytorch_model.bin"),
-        (truncate("pytorch_model.bin"), ValueError, "it is incomplete"),
-        (add_trap, ValueError, "Nothing in it was executed"),
+        (truncate, ValueError, "it is incomplete"),
         (change_config(num_hidden_layers=3), ValueError, "`config.json` does not match.* missing: gpt_neox.layers.2"),
         (change_config(model_type="llama"), ValueError, "of type 'llama'.*from_language_model"),
         (remove("tokenizer.json"), FileNotFoundError, "No `tokenizer.json`"),
-        (truncate("tokenizer.json"), ValueError, "tokenizer.json' is not a JSON file"),
         (lambda parts, _: write_tokenizer(parts[0], 50282), ValueError, "of 50281 tokens .*51305 .*got 50282"),
         (plain_tokenizer, ValueError, "lacks the tokens .*### Response:.*not that of LLM-CXR"),
         (lambda parts, _: parts[-1].mkdir(), FileExistsError, "output' exists"),

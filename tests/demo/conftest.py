@@ -25,18 +25,11 @@ def checkpoint(checkpoint_dir):
     return model, processor
 
 
-@pytest.fixture(scope="module")
-def reader(checkpoint):
-    from transformers_cxr.demo.model import DemoModel
-
-    return DemoModel(*checkpoint)
-
-
 @pytest.fixture
 def xray_files(tmp_path):
-    """Eight different images."""
+    """Four different images."""
     generator = np.random.default_rng(0)
-    files = [tmp_path / f"xray-{i}.png" for i in range(8)]
+    files = [tmp_path / f"xray-{i}.png" for i in range(4)]
     for file in files:
         PIL.Image.fromarray(generator.integers(0, 256, (32, 32), dtype=np.uint8)).save(file)
     return files

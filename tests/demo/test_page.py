@@ -3,9 +3,8 @@
 import io
 import json
 import os
-import threading
+import socket
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import httpx
@@ -13,6 +12,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from transformers_cxr import generate_image, generate_text
+from transformers_cxr.demo.model import DemoModel
 from transformers_cxr.demo.page import EXAMPLES
 
 gradio_client = pytest.importorskip("gradio_client")
@@ -20,6 +21,7 @@ gradio_client = pytest.importorskip("gradio_client")
 pytestmark = pytest.mark.usefixtures("short_texts")
 
 QUESTION = "Is there pneumonia?"
+GREEDY = {"max_new_tokens": 24, "do_sample": False}
 REQUEST = ["Normal.", 1, 1, 0]
 
 
@@ -52,19 +54,23 @@ def as_file(path):
     return {"path": str(path), "meta": {"_type": "gradio.FileData"}}
 
 
-def test_report_and_answers_are_those_of_the_model(page_url, reader, xray_files):
-    user = new_user(page_url)
-    pixels, reconstruction, *_ = user.predict(gradio_client.handle_file(xray_files[0]), api_name="/open_image")
-    codes, *expected = reader.encode(xray_files[0])
-    for file, image in zip((pixels, reconstruction), expected):
-        assert np.array_equal(PIL.Image.open(file).convert("L"), image)
+def test_report_and_answers_are_those_of_the_model(page_url, checkpoint, xray_files):
+    model, processor = checkpoint
+    user, xray = new_user(page_url), xray_files[0]
+    pixels, reconstruction, *_ = user.predict(gradio_client.handle_file(xray), api_name="/open_image")
+    codes = model.vq_tokenizer.encode(processor.image_processor(xray, return_tensors="pt").pixel_values)
+    assert np.array_equal(PIL.Image.open(pixels).convert("L"), PIL.Image.open(xray))
+    expected = processor.postprocess(model.vq_tokenizer.decode(codes))[0]
+    assert np.array_equal(PIL.Image.open(reconstruction).convert("L"), expected)
 
     job = user.submit(api_name="/report")
-    *_, expected = reader.write(codes, [reader.processor.report_instruction])
-    assert job.result() == expected and len(job.outputs()) > 10
+    assert [job.result()] == generate_text(model, processor, xray, **GREEDY)
+    assert len(job.outputs()) > 10, "token by token"
 
-    *_, first = reader.write(codes, [QUESTION])
-    *_, second = reader.write(codes, [QUESTION, first, "Which view is this?"])
+    (first,) = generate_text(model, processor, xray, QUESTION, **GREEDY)
+    content = [{"type": "text", "text": QUESTION}, {"type": "image"}]
+    history = [{"role": "user", "content": content}, {"role": "assistant", "content": first}]
+    (second,) = generate_text(model, processor, [[xray]], "Which view is this?", history=history, **GREEDY)
     user.predict(QUESTION, api_name="/ask")
     messages, _ = user.predict("Which view is this?", api_name="/ask")
     texts = [message["content"][0]["text"] for message in messages]
@@ -74,38 +80,41 @@ def test_report_and_answers_are_those_of_the_model(page_url, reader, xray_files)
     assert [message["content"][0]["text"] for message in messages] == [QUESTION, first]
 
 
-def test_eight_users_at_once_get_the_answers_to_their_own_images(page_url, reader, xray_files):
-    report_instruction = reader.processor.report_instruction
-
+def test_users_at_once_get_the_answers_to_their_own_images(page_url, checkpoint, xray_files):
     def use(file):
         user = new_user(page_url)
         user.predict(gradio_client.handle_file(file), api_name="/open_image")
         return user.predict(api_name="/report")
 
-    with ThreadPoolExecutor(8) as users:
+    with ThreadPoolExecutor(4) as users:
         reports = list(users.map(use, xray_files))
-    assert reports == [[*reader.write(reader.encode(file)[0], [report_instruction])][-1] for file in xray_files]
-    assert len(set(reports)) == 8, "a mix-up would not be seen"
+    assert reports == [generate_text(*checkpoint, file, **GREEDY)[0] for file in xray_files]
+    assert len(set(reports)) == 4, "a mix-up would not be seen"
 
 
-def test_generated_images_are_marked_pngs_of_their_seeds(page_url, reader):
-    user = new_user(page_url)
-    job = user.submit("Normal.", 2, 1, 7, api_name="/generate")
+def test_generated_images_are_marked_pngs_of_their_seeds(page_url, checkpoint):
+    job = new_user(page_url).submit("Normal.", 2, 1, 7, api_name="/generate")
     images = job.result()
-    assert len(job.outputs()) >= 4, "row by row"
-    *_, expected = reader.generate("Normal.", num_images=2, seed=7)
-    for generated, image in zip(images, expected):
+    for generated, image in zip(images, generate_image(*checkpoint, "Normal.", 2, seed=7, guidance_scale=1)):
         file = PIL.Image.open(generated["image"])
         assert file.format == "PNG" and "not for clinical use" in file.text["Comment"]
         assert np.array_equal(file, image)
     assert [generated["caption"] for generated in images] == ["Generated, seed 7", "Generated, seed 8"]
 
 
-def test_example_is_opened(page_url, reader):
-    path = EXAMPLES[0]
+def test_generated_images_appear_row_by_row(checkpoint):
+    frames = list(DemoModel(*checkpoint).generate("Normal.", seed=3, guidance_scale=2.0))
+    assert len(frames) == 4  # rows of 4 codes, of 8 pixels each
+    for row, (image,) in enumerate(frames, start=1):
+        pixels = np.asarray(image)
+        assert (pixels[8 * row :] == 0).all() and (pixels[8 * (row - 1) : 8 * row] > 0).any()
+        assert "Generated" in image.info["comment"]
+
+
+def test_example_is_opened(page_url, checkpoint):
     _, pixels, *_ = new_user(page_url).predict(0, api_name="/open_example")
-    assert np.array_equal(PIL.Image.open(pixels).convert("L"), reader.encode(path)[1])
-    for file in [*EXAMPLES, path.parent / "README.md"]:
+    assert PIL.Image.open(pixels).size == (32, 32)
+    for file in [*EXAMPLES, EXAMPLES[0].parent / "README.md"]:
         assert file.read_bytes() == (Path(__file__).parents[2] / "examples/images" / file.name).read_bytes()
 
 
@@ -113,10 +122,7 @@ def test_example_is_opened(page_url, reader):
     ("arguments", "message"),
     [
         ('{"data": ["Normal.", 1, 1, NaN]}', ""),
-        (["Normal.", 1, 1, -1], "minimum"),
-        (["Normal.", 1, 1, 1e30], "maximum"),
         (["Normal.", 0, 1, 0], "minimum"),
-        (["Normal.", 5, 1, 0], "maximum"),
         (["Normal.", 1, 100, 0], "maximum"),
         (["Normal.", 1, "many", 0], ""),
         ([" \n", 1, 1, 0], "The text is empty"),
@@ -140,15 +146,13 @@ def test_questions_without_an_image_and_empty_ones_are_refused(page_url):
 
 def test_damaged_files_and_a_decompression_bomb_are_named(http, xray_files, tmp_path):
     whole = xray_files[0].read_bytes()
-    contents = {
-        "half.png": whole[: len(whole) // 2],
-        "notes.dcm": b"no image at all",
-        "half.dcm": b"\0" * 128 + b"DICM" + b"\x02\x00",
-        "empty.png": b"",
-    }
     bomb = io.BytesIO()
     PIL.Image.new("1", (20_000, 20_000)).save(bomb, "PNG")
-    contents["bomb.png"] = bomb.getvalue()
+    contents = {
+        "half.png": whole[: len(whole) // 2],
+        "half.dcm": bytes(128) + b"DICM\x02\0",
+        "bomb.png": bomb.getvalue(),
+    }
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
         event, data = call(http, "open_image", [as_file(upload(http, tmp_path / name))])
@@ -158,39 +162,32 @@ def test_damaged_files_and_a_decompression_bomb_are_named(http, xray_files, tmp_
 
 
 def test_url_is_not_downloaded(http):
-    requests = []
-
-    class Recorder(BaseHTTPRequestHandler):
-        def do_GET(self):
-            requests.append(self.path)
-            self.send_response(200)
-            self.end_headers()
-
-    with HTTPServer(("127.0.0.1", 0), Recorder) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}/secret"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0)
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/secret"
         answer = http.post("/gradio_api/call/open_image", json={"data": [as_file(url)]})
         assert answer.status_code == 400 and "downloads no URLs" in answer.text
         assert call(http, "open_image", [{**as_file("x.png"), "url": url}])[0] == "error"
-        server.shutdown()
-    assert requests == []
+        with pytest.raises(BlockingIOError):  # nobody came
+            server.accept()
 
 
-def test_uploads_without_a_size_and_large_ones_are_refused(http):
+def test_nothing_is_reported_to_others(http):
+    assert http.get("/config").json()["analytics_enabled"] is False
+    assert http.get("/gradio_api/monitoring").status_code in (403, 404)
+
+
+def test_requests_without_a_size_and_large_ones_are_refused(http):
     folder = Path(os.environ["GRADIO_TEMP_DIR"])
     before = set(folder.iterdir())
     headers = {"content-type": "multipart/form-data; boundary=x"}
     answers = [
         http.post("/gradio_api/upload", content=iter([b"--x"]), headers=headers),
         http.post("/gradio_api/upload", files={"files": ("a.png", bytes(2**22))}),
+        http.post("/gradio_api/call/generate", json={"data": ["x" * 2**21, 1, 1, 0]}),
     ]
-    assert [answer.status_code for answer in answers] == [413, 413]
+    assert [answer.status_code for answer in answers] == [413, 413, 413]
     assert set(folder.iterdir()) == before
-
-
-def test_huge_text_is_refused_before_it_is_read(http):
-    answer = http.post("/gradio_api/call/generate", json={"data": ["x" * 2**21, 1, 1, 0]})
-    assert answer.status_code == 413 and "size of 1 MiB" in answer.text
 
 
 def test_closed_page_cancels_its_requests(page_url, http, xray_files):
@@ -204,11 +201,3 @@ def test_closed_page_cancels_its_requests(page_url, http, xray_files):
                 break
     assert call(http, "generate", REQUEST)[0] == "complete"
     assert http.get("/gradio_api/queue/status").json()["queue_size"] == 0
-
-
-def test_nothing_is_reported_to_others(http):
-    config = http.get("/config").json()
-    assert config["analytics_enabled"] is False
-    html = http.get("/").text
-    assert "fonts.googleapis" not in html and "cdn" not in html.lower().replace("cdnjs", "cdn")
-    assert http.get("/gradio_api/monitoring").status_code in (403, 404)

@@ -1,8 +1,8 @@
 import base64
+import functools
 import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import HTTPServer, SimpleHTTPRequestHandler
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -30,52 +30,15 @@ def rgb_array() -> np.ndarray:
     return np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
 
 
-@pytest.fixture(scope="module")
-def wide_array() -> np.ndarray:
-    """A 16-bit radiograph: 12-bit detector values on an offset."""
-    return np.random.default_rng(2).integers(1000, 5096, (HEIGHT, WIDTH)).astype(np.uint16)
-
-
 @pytest.fixture
-def rgb_path(tmp_path, rgb_array) -> Path:
-    path = tmp_path / "image.png"
-    PIL.Image.fromarray(rgb_array).save(path)
-    return path
-
-
-@pytest.fixture
-def server(rgb_array, monkeypatch):
-    body = encoded(PIL.Image.fromarray(rgb_array))
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            if self.path == "/moved.png":
-                self.send_response(302)
-                self.send_header("Location", "/image.png")
-                self.end_headers()
-                return
-            self.send_response(200 if self.path == "/image.png" else 404)
-            self.end_headers()
-            self.wfile.write(body if self.path == "/image.png" else b"nothing here")
-
-        def log_message(self, *args):
-            pass
-
+def server(tmp_path, monkeypatch):
+    """A server of the files in `tmp_path`."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-def encoded(image: PIL.Image.Image, format: str = "PNG", **kwargs) -> bytes:
-    buffer = BytesIO()
-    image.save(buffer, format, **kwargs)
-    return buffer.getvalue()
+    with HTTPServer(("127.0.0.1", 0), functools.partial(SimpleHTTPRequestHandler, directory=tmp_path)) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 def pixels(processor: LlmCxrImageProcessor, image, **kwargs) -> torch.Tensor:
@@ -93,27 +56,14 @@ def oracle(image: PIL.Image.Image) -> np.ndarray:
     return np.asarray(image.crop((left, top, left + 256, top + 256)), dtype=np.float64) / 127.5 - 1
 
 
-def windowed(array: np.ndarray) -> np.ndarray:
-    return np.round((array - float(array.min())) / (float(array.max()) - float(array.min())) * 255).astype(np.uint8)
-
-
 def as_rgb(array: np.ndarray) -> PIL.Image.Image:
     return PIL.Image.fromarray(array).convert("RGB")
 
 
-@pytest.mark.parametrize("size", [(512, 640), (640, 512), (256, 256), (301, 403), (100, 150), (30, 17)])
+@pytest.mark.parametrize("size", [(512, 640), (256, 256), (301, 403), (30, 17)])
 def test_preprocessing_equals_pillow_resize_and_center_crop(processor, size):
     image = PIL.Image.fromarray(np.random.default_rng(3).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
     np.testing.assert_allclose(pixels(processor, image).permute(1, 2, 0).numpy(), oracle(image), rtol=0, atol=1e-6)
-
-
-def test_gray_processor_gives_one_channel(gray_array):
-    pixel_values = LlmCxrImageProcessor(do_convert_rgb=False)(
-        PIL.Image.fromarray(gray_array), return_tensors="pt"
-    ).pixel_values
-    assert pixel_values.shape == (1, 1, 256, 256)
-    expected = oracle(PIL.Image.fromarray(gray_array))
-    np.testing.assert_allclose(pixel_values[0, 0].numpy(), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
@@ -125,21 +75,18 @@ def test_transparent_pixels_are_black(processor, mode):
     assert image.mode == mode and (pixel_values[:, :110] == -1).all() and (pixel_values[:, -110:] == 1).all()
 
 
-def test_16_bit_png_is_windowed_before_it_is_resized(processor, wide_array, tmp_path):
-    path = tmp_path / "wide.png"
-    PIL.Image.fromarray(wide_array).save(path)
-    pixel_values = pixels(processor, path)
-    np.testing.assert_allclose(
-        pixel_values.permute(1, 2, 0).numpy(), oracle(as_rgb(windowed(wide_array))), rtol=0, atol=1e-6
-    )
-    assert (pixel_values == 1).float().mean() < 0.1
-    assert pixel_values.unique().numel() > 200
+def test_16_bit_png_is_windowed_before_it_is_resized(processor, tmp_path):
+    array = np.random.default_rng(2).integers(1000, 5096, (HEIGHT, WIDTH)).astype(np.uint16)
+    PIL.Image.fromarray(array).save(tmp_path / "wide.png")
+    pixel_values = pixels(processor, tmp_path / "wide.png").permute(1, 2, 0).numpy()
+    low, high = float(array.min()), float(array.max())
+    windowed = np.round((array - low) / (high - low) * 255).astype(np.uint8)
+    np.testing.assert_allclose(pixel_values, oracle(as_rgb(windowed)), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["numpy", "torch"])
 @pytest.mark.parametrize("layout", ["HW", "HWC", "CHW", "HW1", "1HW"])
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32", "float64", "float unit", "bool"])
-def test_arrays_of_any_layout_and_dtype(processor, gray_array, rgb_array, kind, layout, dtype):
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float64", "float unit", "bool"])
+def test_arrays_of_any_layout_and_dtype(processor, gray_array, rgb_array, layout, dtype):
     array = rgb_array if layout in ("HWC", "CHW") else gray_array
     if dtype == "bool":
         array = array > 127
@@ -154,9 +101,8 @@ def test_arrays_of_any_layout_and_dtype(processor, gray_array, rgb_array, kind, 
         "HW1": array[..., None],
         "1HW": array[None],
     }[layout]
-    if kind == "torch":
-        array = torch.from_numpy(np.ascontiguousarray(array))
     assert torch.equal(pixels(processor, array), expected)
+    assert torch.equal(pixels(processor, torch.from_numpy(np.ascontiguousarray(array))), expected)
 
 
 @pytest.mark.parametrize("kind", ["png", "dicom"])
@@ -175,16 +121,17 @@ def test_files_of_every_kind_give_the_same_pixels(processor, gray_array, tmp_pat
     assert all(torch.equal(each, pixels(processor, image)) for each in batch)
 
 
-def test_urls_are_fetched_also_through_a_redirect(processor, rgb_array, server):
-    expected = pixels(processor, PIL.Image.fromarray(rgb_array))
-    assert torch.equal(pixels(processor, f"{server}/moved.png"), expected)
+def test_urls_are_fetched_also_through_a_redirect(processor, rgb_array, tmp_path, server):
+    image = PIL.Image.fromarray(rgb_array)
+    (tmp_path / "folder").mkdir()
+    image.save(tmp_path / "folder/index.html", "PNG")
+    # The server redirects to `/folder/`.
+    assert torch.equal(pixels(processor, f"{server}/folder"), pixels(processor, image))
     with pytest.raises(ConnectionError, match=f"Cannot download '{server}/missing.png': .*404"):
         processor(f"{server}/missing.png")
-    with pytest.raises(ConnectionError, match="Cannot download 'http://127.0.0.1:1/a.png': .*refused"):
-        processor("http://127.0.0.1:1/a.png")
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF"])
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
 def test_exif_rotation_is_applied_once(processor, tmp_path, format):
     upright = PIL.Image.new("RGB", (96, 64), "black")
     upright.paste("white", (0, 0, 96, 32))
@@ -195,16 +142,6 @@ def test_exif_rotation_is_applied_once(processor, tmp_path, format):
     for source in (path, PIL.Image.open(path)):
         pixel_values = pixels(processor, source)
         assert (pixel_values[:, :110] > 0.9).all() and (pixel_values[:, -110:] < -0.9).all()
-
-
-@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
-def test_postprocess_inverts_preprocessing(processor, channels, mode):
-    pixel_values = torch.rand(2, channels, 20, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    images = processor.postprocess(pixel_values.requires_grad_())
-    assert [(image.mode, image.size) for image in images] == [(mode, (24, 20))] * 2
-    back = np.stack([np.asarray(image).reshape(20, 24, channels) for image in images]) / 127.5 - 1
-    expected = pixel_values.detach().permute(0, 2, 3, 1).numpy()
-    np.testing.assert_allclose(back, expected, rtol=0, atol=1 / 255 + 1e-6)
 
 
 def test_files_that_are_no_images_are_refused_by_name(processor, tmp_path):
@@ -219,11 +156,12 @@ def test_files_that_are_no_images_are_refused_by_name(processor, tmp_path):
             processor(str(path))
 
 
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-@pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF", "PPM"])
+@pytest.mark.parametrize("format", ["PNG", "JPEG"])
 def test_truncated_files_are_refused_wherever_they_end(processor, tmp_path, rgb_array, format):
-    data = encoded(PIL.Image.fromarray(rgb_array), format)
-    for length in (1, 10, 40, len(data) // 2, len(data) * 9 // 10):
+    buffer = BytesIO()
+    PIL.Image.fromarray(rgb_array).save(buffer, format)
+    data = buffer.getvalue()
+    for length in (1, 40, len(data) // 2, len(data) * 9 // 10):
         path = tmp_path / f"{length}.image"
         path.write_bytes(data[:length])
         with pytest.raises(ValueError, match=f"Cannot read '.*{length}.image' as an image"):
@@ -238,25 +176,27 @@ def test_shapes_that_cannot_be_a_radiograph_are_refused(processor, size):
         processor(PIL.Image.new("L", size))
 
 
-@pytest.mark.parametrize("shape", [(64, 64, 2), (5, 64, 64)])
-def test_array_shapes_that_are_no_image_are_refused(processor, shape):
-    with pytest.raises(ValueError, match="Expected an image as .height, width.*got an array of shape"):
-        processor(np.zeros(shape, dtype=np.uint8))
-
-
-@pytest.mark.parametrize("image", [3, None, {"bytes": b""}, bytearray(b"image")])
-def test_other_types_are_refused_by_name(processor, image):
+@pytest.mark.parametrize(
+    ("image", "error", "message"),
+    [
+        (None, TypeError, "got NoneType"),
+        ({"bytes": b""}, TypeError, "got dict"),
+        (np.zeros((64, 64, 2), dtype=np.uint8), ValueError, r"got an array of shape \(64, 64, 2\)"),
+    ],
+)
+def test_other_types_and_shapes_are_refused_by_name(processor, image, error, message):
     for images in (image, [image], [PIL.Image.new("L", (64, 64)), image]):
-        with pytest.raises(TypeError, match=f"Expected an image as .* got {type(image).__name__}"):
+        with pytest.raises(error, match=f"Expected an image as .*{message}"):
             processor(images)
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-@pytest.mark.parametrize("limit", [100, WIDTH * HEIGHT - 1])
-def test_a_decompression_bomb_is_refused(processor, rgb_path, monkeypatch, limit):
-    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", limit)
-    for source in (rgb_path, rgb_path.read_bytes()):
+def test_a_decompression_bomb_is_refused(processor, tmp_path, gray_array, monkeypatch):
+    path = tmp_path / "image.png"
+    PIL.Image.fromarray(gray_array).save(path)
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", WIDTH * HEIGHT - 1)
+    for source in (path, path.read_bytes()):
         with pytest.raises(ValueError, match="Cannot read '.*image.*' as an image: .*decompression bomb"):
             processor(source)
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", WIDTH * HEIGHT)
-    processor(rgb_path)
+    processor(path)
