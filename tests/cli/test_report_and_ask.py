@@ -67,7 +67,6 @@ def test_questions_share_a_file(run, options, images, tmp_path):
     [
         (["report", "nothing.png"], 1, "No file, folder or match of a glob at 'nothing.png'"),
         (["report", "images", "--model", "images"], 1, "Unrecognized model in images"),
-        (["report", "images", "--model", "nowhere"], 1, "No checkpoint at 'nowhere'"),
         (["report", "images", "--device", "cuda:99"], 1, "Device 'cuda:99' is not available"),
         (["report", "images", "--output", "images/notes.txt"], 1, "was not written by this command"),
         (["report", "images", "--output", "images/notes.txt/x"], 1, "File exists: 'images/notes.txt'"),
