@@ -56,7 +56,7 @@ for name in names:
 # What these packages import takes most of the time: the code runs in forks of a process that has all but them.
 RUN_IN_FORKS = """
 import gc, json, os, sys
-import accelerate, jinja2, requests, scipy.stats, torch.distributed.checkpoint
+import accelerate, jinja2, requests, scipy.stats, tokenizers, torch._dynamo, torch.distributed.checkpoint
 assert not {"transformers", "diffusers", "peft"} & set(sys.modules)
 gc.disable()
 failed = []
