@@ -9,15 +9,8 @@ from PIL import Image
 from transformers_cxr.data.records import StudyRecord
 
 METADATA_COLUMNS = ["dicom_id", "subject_id", "study_id", "ViewPosition", "Rows", "StudyDate", "StudyTime"]
-CHEXPERT_COLUMNS = [
-    "subject_id",
-    "study_id",
-    "Atelectasis",
-    "Edema",
-    "No Finding",
-    "Pleural Effusion",
-    "Support Devices",
-]
+LABEL_NAMES = ["Atelectasis", "Edema", "No Finding", "Pleural Effusion", "Support Devices"]
+CHEXPERT_COLUMNS = ["subject_id", "study_id", *LABEL_NAMES]
 REPORT = """\
                                  FINAL REPORT
  EXAMINATION:  CHEST (PA AND LAT)
@@ -147,17 +140,10 @@ def openi(tmp_path):
 def make_record():
     def make(number, **fields):
         values = {
-            "id": f"image-{number}",
-            "patient": f"patient-{number}",
-            "study": f"study-{number}",
-            "image": f"{number}.png",
-            "view": "PA",
-            "findings": "Clear lungs.",
-            "impression": "Normal.",
-            "labels": {"Edema": 0, "No Finding": 1},
-            "split": "train",
-            "source": "made",
-        }
+            "id": f"image-{number}", "patient": f"patient-{number}", "study": f"study-{number}",
+            "image": f"{number}.png", "view": "PA", "findings": "Clear lungs.", "impression": "Normal.",
+            "labels": {"Edema": 0, "No Finding": 1}, "split": "train", "source": "made",
+        }  # fmt: skip
         return StudyRecord(**(values | fields))
 
     return make

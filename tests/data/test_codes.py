@@ -36,7 +36,7 @@ def test_codes_are_read_as_they_were_written(store):
 
 @pytest.mark.parametrize(
     ("part", "same"),
-    [("decoder", True), ("post_quant_conv", True), ("encoder", False), ("quant_conv", False), ("quantize", False)],
+    [("decoder", True), ("encoder", False), ("quant_conv", False), ("quantize", False)],
 )
 def test_codes_know_the_encoder_and_the_codebook_that_they_are_from(store, vq_tokenizer, part, same, make_record):
     # Records keep the tokenizer of their codes when they are written again.

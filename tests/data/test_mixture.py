@@ -26,9 +26,9 @@ def count_tasks(examples):
 
 @pytest.mark.parametrize("ratios", [STAGE_1["ratios"], STAGE_2["ratios"]])
 def test_ratios_of_the_paper_are_exact_in_every_thousand(ratios):
-    mixture = make_mixture(dict.fromkeys(ratios, 50), ratios, 3000)
+    mixture = make_mixture(dict.fromkeys(ratios, 50), ratios, 2000)
     assert sum(ratios.values()) == 100
-    for start in (0, 1000, 2000):
+    for start in (0, 1000):
         counts = count_tasks(mixture[i] for i in range(start, start + 1000))
         assert counts == {name: 10 * ratio for name, ratio in ratios.items()}
     # Tasks are shuffled, so that any run of examples has nearly the same ratios.
@@ -42,7 +42,7 @@ def test_ratios_in_any_unit_are_rounded_to_a_thousandth():
     assert count_tasks(make_mixture({"a": 5, "b": 5}, {"a": 0.8, "b": 0.2}, 1000)) == {"a": 800, "b": 200}
 
 
-@pytest.mark.parametrize("number", [1, 2, 3, 16, 17, 257, 1000])
+@pytest.mark.parametrize("number", [1, 3, 17, 1000])
 def test_every_row_is_used_once_before_any_is_used_again(number):
     for size in (1000, 2000):
         counts = Counter(example["row"] for example in make_mixture({"a": number}, {"a": 1}, size))
@@ -72,7 +72,6 @@ def test_reading_resumes_in_the_middle_with_workers():
     ("ratios", "message"),
     [
         ({"report": 80, "vqa": 20}, r"name the tasks \['vqa'\], but there are data only for \['image', 'report'\]"),
-        ({"report": 80, "text": 20}, r"name the tasks \['text'\], but there are data only for"),
         ({"report": 0, "vqa": 0}, "above 0 for at least one"),
         ({"report": 1e6, "image": 1}, r"\['image'\] are below 1 in 1000"),
     ],
@@ -86,12 +85,8 @@ def test_wrong_ratios_are_errors(ratios, message):
 def records(tmp_path_factory, make_record, codes_of):
     """The records 0 to 49, of which 40 to 49 are in the test split and every fourth is a lateral view."""
     folder = tmp_path_factory.mktemp("records")
-    made = [
-        make_record(
-            n, view="LATERAL" if n % 4 == 3 else "PA", study_order=1 + n % 2, split="train" if n < 40 else "test"
-        )
-        for n in range(50)
-    ]
+    split, view = ["train"] * 40 + ["test"] * 10, ["PA", "PA", "PA", "LATERAL"] * 13
+    made = [make_record(n, view=view[n], study_order=1 + n % 2, split=split[n]) for n in range(50)]
     codes = codes_of([record.id for record in made], **{record.id: [n] * 4 for n, record in enumerate(made)})
     write_records(made, folder / "records.parquet", codes)
     return load_records(folder / "records.parquet", cache_dir=folder / "cache")
@@ -132,13 +127,6 @@ def test_rows_are_repeated_by_source_weight_and_balance(sources, options, expect
         assert sum(groups[group]) / 180 == pytest.approx(share) and set(groups[group]) == {count}
 
 
-def test_report_is_read_in_several_turns(sources):
-    ratios = {"report": 40, "image": 30, "vqa": 30}
-    mixture = stage_mixture(sources, ratios=ratios, size=1000, source_weights={"b": 0.0}, num_questions=1)
-    tasks = Counter((example["task"], len(example["messages"])) for example in mixture)
-    assert tasks == {("report", 4): 400, ("image", 2): 300, ("vqa", 2): 300}
-
-
 def test_stages_filter_split_views_studies_and_sections(records):
     messages = [{"role": role, "content": [{"type": "text", "text": "Hi"}]} for role in ("user", "assistant")]
     texts = [{"id": "t:1", "messages": messages}]
@@ -157,6 +145,8 @@ def test_stages_filter_split_views_studies_and_sections(records):
     reports = {e["messages"][1]["content"][0]["text"] for e in examples if e["task"] == "report"}
     assert reports == {"IMPRESSION: Normal."}
     assert used(100, **STAGE_1, split="test")[1] == set(range(40, 50))
+    examples, _ = used(100, ratios={"report": 1}, num_questions=1)
+    assert {len(e["messages"]) for e in examples} == {4}
 
 
 def test_every_pair_is_used_in_both_directions_or_in_one(records):
@@ -188,11 +178,9 @@ def test_questions_of_the_records_replace_those_of_the_labels(records):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (STAGE_1, r"name the tasks \['text'\]"),
         ({"ratios": {"report": 1}, "split": "validation"}, "No row of 50 is left"),
         ({"ratios": {"report": 1}, "sections": "findings"}, "Expected the sections"),
         ({"ratios": {"report": 1}, "source_weights": {"c": 2.0}}, r"names \['c'\], and the sources .* are \['made'\]"),
-        ({"ratios": {"report": 1}, "source_weights": {"made": -1.0}}, "0 or more"),
     ],
 )
 def test_stage_without_data_and_wrong_options_are_errors(records, options, message):

@@ -43,9 +43,8 @@ def test_sections_of_a_mimic_report_lose_line_breaks_and_nothing_else():
 @pytest.mark.parametrize(
     "heading",
     [
-        "FINDINGS:", "Findings:", "FINDINGS", "Findings\n", "FINDING:", "FINDINGS :", "FINDINGS.", "FINDINGS --",
-        "FINIDNGS:", "FINDNGS:", "FINDGINGS:", "FIDINGS:", "**FINDINGS:**", "_FINDINGS_:", "REPORT:", "OBSERVATIONS:",
-        "findings:", "FINDINGS –", "Findings —", "FINDINGS;", "[FINDINGS]", "(Findings):", "RESULT:", "Results:",
+        "FINDINGS:", "Findings\n", "finding :", "FINDINGS.", "FINDINGS --", "FINDGINGS:", "**FINDINGS:**",
+        "Findings —", "FINDINGS;", "[FINDINGS]", "(Findings):", "REPORT:", "OBSERVATIONS:", "Results:",
         "CHEST, TWO VIEWS:", "PA AND LATERAL VIEWS OF THE CHEST:", "PORTABLE SEMI-UPRIGHT RADIOGRAPH:", "AP CHEST:",
     ],
 )  # fmt: skip
@@ -57,10 +56,8 @@ def test_findings_are_found_under_every_spelling(heading):
 @pytest.mark.parametrize(
     "heading",
     [
-        "IMPRESSION:", "Impression:", "IMPRESSION", "Impression\n", "IMPRESSION :", "IMPRESSION.", "IMPRESSION --",
-        "IMPRESSIONS:", "IMPRESSON:", "IMPERSSION:", "MPRESSION:", "IMPRESION:", "CONCLUSION:", "SUMMARY:",
-        "impression:", "IMPRESSION –", "Impression —", "IMPRESSION;", "[IMPRESSION]", "(Impression):", "DIAGNOSIS:",
-        "Final diagnosis:", "ASSESSMENT:", "OPINION:", "FINDINGS AND IMPRESSION:", "FINDINGS/IMPRESSION:",
+        "IMPRESSION:", "Impression\n", "impressions :", "IMPRESSION.", "IMPERSSION:", "IMPRESSION –", "[IMPRESSION]",
+        "CONCLUSION:", "SUMMARY:", "Final diagnosis:", "ASSESSMENT:", "OPINION:", "FINDINGS/IMPRESSION:",
         "IMPRESSION AND FINDINGS:", "IMPRESSION AP CHEST:",
     ],
 )  # fmt: skip
@@ -77,7 +74,6 @@ FINAL = " FINDINGS:  Right effusion.\n\n IMPRESSION:  Effusion.\n"
     [
         # Headings in the middle of a line.
         ("COMPARISON: None. FINDINGS: Clear lungs. Impression: Normal chest.", "Clear lungs.", "Normal chest."),
-        ("FINDINGS: Clear lungs IMPRESSION: Normal", "Clear lungs", "Normal"),
         # Words, sub-headings and items of a list are no headings.
         ("FINDINGS: No change of the\nfindings\nat the left; the impression: edema.",
          "No change of the findings at the left; the impression: edema.", ""),
@@ -89,19 +85,15 @@ FINAL = " FINDINGS:  Right effusion.\n\n IMPRESSION:  Effusion.\n"
         ("IMPRESSION: Nodule.\n\nRECOMMENDATION(S):  CT.\n\nNOTIFICATION:  Dr. ___ was called.", "", "Nodule."),
         # Long lines take no time.
         (f"IMPRESSION:\n{'BILATERAL ' * 60}", "", ("BILATERAL " * 60).strip()),
-        (f"IMPRESSION: {'XXXX ' * 60}X", "", f"{'XXXX ' * 60}X"),
         # The last section with text counts; results and a diagnosis count only without others.
         ("DIAGNOSIS: R05.\nFINDINGS: Clear.\nIMPRESSION: Normal.\nRESULTS: Called.", "Clear.", "Normal."),
-        ("RESULTS: Clear. ASSESSMENT: Normal.", "Clear.", "Normal."),
         ("IMPRESSION: Effusion.\n\nFINDINGS: Larger.\n\nIMPRESSION: New.\n\nIMPRESSION: ___", "Larger.", "New."),
         # Blanks of de-identification.
         ("FINDINGS: ___\n\nIMPRESSION: XXXX.", "", ""),
-        ("FINDINGS: N/A.\n\nIMPRESSION:\n", "", ""),
         ("", "", ""),
         ("IMPRESSION: As of ______, told Dr. [**Last Name**] at __.", "", "As of ___, told Dr. ___ at ___."),
         # Preliminary reads and addenda count only for sections that the final report lacks.
         (f"{WET_READ}{FINAL}", "Right effusion.", "Effusion."),
-        (f" WET READ VERSION #1 ___ ___ 7:02 AM\n  Edema.\n{WET_READ}{FINAL}", "Right effusion.", "Effusion."),
         (WET_READ, "", "Left pneumonia."),
         (f"{WET_READ}\n Small effusion.\n", "Small effusion.", "Left pneumonia."),
         ("PROVISIONAL FINDINGS IMPRESSION (PFI): No pneumothorax.\n", "", "No pneumothorax."),
@@ -110,16 +102,11 @@ FINAL = " FINDINGS:  Right effusion.\n\n IMPRESSION:  Effusion.\n"
         ("FINAL REPORT\n INDICATION: Cough.\n\n ADDENDUM:\n\n IMPRESSION: Effusion.", "", "Effusion."),
         # A sentence that ends with a doctor is no signature.
         ("IMPRESSION: New edema, discussed with\n Dr. ___.\n", "", "New edema, discussed with Dr. ___."),
-        ("IMPRESSION: Edema.\n Dr. ___ was informed at 10:15.\n", "", "Edema. Dr. ___ was informed at 10:15."),
         # Without either heading the paragraphs below the last heading are findings.
         (" FINAL REPORT\n REASON FOR EXAM:  Cough.\n \n AP film.\n \n Clear lungs.\n", "AP film. Clear lungs.", ""),
-        ("CHEST RADIOGRAPH\n\nThe lungs are clear.\n\nNo effusion.", "The lungs are clear. No effusion.", ""),
-        ("The lungs are clear.", "The lungs are clear.", ""),
         ("LUNGS: Clear. HEART: Normal size.", "LUNGS: Clear. HEART: Normal size.", ""),
-        ("FINAL REPORT\nLUNGS: Clear\nHEART: Normal", "LUNGS: Clear HEART: Normal", ""),
         ("INDICATION: Cough.\nLUNGS: Clear.\n\nHEART: Normal.", "LUNGS: Clear. HEART: Normal.", ""),
         ("                FINAL REPORT\n INDICATION:  Cough, fever.\n", "", ""),
-        ("EXAM: Chest\nCOMPARISON: ___\n\n CC: ___", "", ""),
     ],
 )  # fmt: skip
 def test_findings_and_impression_are_found(text, findings, impression):
@@ -167,10 +154,6 @@ def below_names(report):
     return "\n\n".join(f"{name.title()}\n{text}" for name, text in report.items())
 
 
-def in_lower_case(report):
-    return "\n\n".join(f"{name.lower()}: {text}" for name, text in report.items())
-
-
 @pytest.fixture(scope="module")
 def openi_reports():
     """The sections of 3,955 real reports, by number, as their XML has them."""
@@ -186,14 +169,10 @@ def openi_reports():
     return reports
 
 
-@pytest.mark.parametrize(
-    ("written", "every"), [(in_mimic_shape, 1), (in_one_line, 4), (below_names, 4), (in_lower_case, 4)]
-)
+@pytest.mark.parametrize(("written", "every"), [(in_mimic_shape, 1), (in_one_line, 8), (below_names, 8)])
 def test_real_reports_are_parsed_as_their_xml_has_them(openi_reports, written, every):
-    different = []
     for number in list(openi_reports)[::every]:
         report = openi_reports[number]
-        if parse_report(written(report)) != (report.get("FINDINGS", ""), report.get("IMPRESSION", "")):
-            different.append(number)
-    # Its impression holds the whole report again.
-    assert set(different) <= {2415}
+        expected = (report.get("FINDINGS", ""), report.get("IMPRESSION", ""))
+        # The impression of 2415 holds the whole report again.
+        assert number == 2415 or parse_report(written(report)) == expected

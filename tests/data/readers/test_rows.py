@@ -15,17 +15,11 @@ def test_compressed_table_with_a_byte_order_mark_is_read(tmp_path):
     ("name", "content", "reason"),
     [
         ("latin.csv", "file,text\n1.png,Ödem\n".encode("latin-1"), "not UTF-8 text"),
-        ("latin.jsonl", '{"text": "Ödem"}\n'.encode("latin-1"), "not UTF-8 text"),
         ("quote.csv", b'file,text\n1.png,"' + b"Clear. " * 20_000, "field larger than field limit"),
         ("short.csv.gz", gzip.compress(b"file,text\n")[:-4], "ended before"),
         ("broken.parquet", b"PAR1 and no more", "cannot be read as Parquet"),
-        (
-            "comma.csv",
-            b"file,text\n1.png,Clear.\n2.png,Small, no edema.\n",
-            "has more cells .* contains ',' must be in",
-        ),
+        ("comma.csv", b"file,text\n2.png,Small, no edema.\n", "has more cells .* contains ',' must be in"),
         ("broken.jsonl", b'{"file": "1.png"}\n{"file": \n', "line 2 is not JSON"),
-        ("object.json", b'{"rows": []}', "got something else"),
         ("missing.csv", b"text\nClear.\n", r"lacks the columns \['file'\]; it has \['text'\]"),
         ("table.xlsx", b"", "Expected a file .csv"),
     ],

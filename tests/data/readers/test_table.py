@@ -42,16 +42,9 @@ def test_row_of_every_format_becomes_a_record_by_the_column_map(folder, name):
     path = write(folder / name, ROWS)
     records = list(read_table(folder if name.startswith("metadata") else path, COLUMNS))
     assert records[0] == StudyRecord(
-        id="007.png",
-        patient="007",
-        image=str(folder / "007.png"),
-        source=folder.name,
-        study="007.png",
-        split="validation",
-        sex="F",
-        findings="Clear.",
-        impression="Normal.",
-    )
+        id="007.png", patient="007", image=str(folder / "007.png"), source=folder.name, study="007.png",
+        split="validation", sex="F", findings="Clear.", impression="Normal.",
+    )  # fmt: skip
     assert [record.patient for record in records] == ["007", "8"]
 
 
@@ -95,19 +88,14 @@ def test_labels_are_read_from_columns_named_after_them(folder):
     ("found", "labels"),
     [
         ({"Edema": 1, "Mass": 0, "Fracture": -1.0, "Nodule": None}, {"Edema": 1, "Mass": 0, "Fracture": -1}),
-        ({"Edema": True, "Mass": "FALSE"}, {"Edema": 1, "Mass": 0}),
         ({"NO_FINDING": 0, "bacterial pneumonia": 1}, {"No Finding": 0, "Bacterial Pneumonia": 1}),
         ('{"Edema": 1, "Mass": "0.0"}', {"Edema": 1, "Mass": 0}),
         (["Edema", " Mass"], {"Edema": 1, "Mass": 1}),
-        ('["Edema"]', {"Edema": 1}),
         ("Hernia|normal", {"Hernia": 1, "No Finding": 1}),
         (float("nan"), {}),
         ({"Edema": 2}, None),
-        ({"Edema": "yes"}, None),
         ("[Edema]", None),
         ([1, 0], None),
-        ("0|1", None),
-        (1, None),
     ],
 )
 def test_labels_are_read_from_lists_texts_and_objects(folder, found, labels):
@@ -132,7 +120,6 @@ def test_unusable_rows_are_skipped_with_a_reason(folder):
         {"file": "missing.png", "text": "Clear.", "sex": "O", "age": "unknown"},
         {"file": "", "text": "Clear.", "sex": "", "age": ""},
         {"file": "b/2.png", "text": "", "sex": "", "age": ""},
-        {"file": "b/2.png", "text": "Clear.", "sex": "X", "age": ""},
         {"file": "b/2.png", "text": "Clear.", "sex": "", "age": "60-69"},
     ]
     report = SkipReport()
@@ -143,7 +130,6 @@ def test_unusable_rows_are_skipped_with_a_reason(folder):
         ("missing.png", "no image file"),
         ("row 3", "no image"),
         ("b/2.png", "neither a report nor a label"),
-        ("b/2.png", "an invalid label, sex, age group or study order"),
         ("b/2.png", "an invalid label, sex, age group or study order"),
     ]
     without_files = list(read_table(folder / "t.csv", columns, images_needed=False))

@@ -92,17 +92,9 @@ def test_study_of_two_datasets_needs_its_source(read):
     assert skipped == [("v.json:2", "no record of the study"), ("v.json:4", "a study of two sources")]
 
 
-def test_image_in_the_table_is_known_by_its_path(read):
-    images = [{"bytes": "ÿØÿ", "path": "1.jpg"}, {"bytes": "ÿØÿ", "path": None}, None]
-    records, skipped = read([{"image": image, "study": None, **PAIR} for image in images], images_needed=False)
-    assert [record.id for record in records] == ["1.jpg"]
-    assert skipped == [("v.json:2", "no image and no study"), ("v.json:3", "no image and no study")]
-
-
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"image": ["1.png", "2.png"]}, r"Row 1 of '.*v.json' has a list of images, \['1.png', '2.png'\]"),
         ({}, "names neither an image .* nor a study"),
         ({"image": "1.png", "modality": None}, r"lacks the columns \['organ'\]"),
     ],
