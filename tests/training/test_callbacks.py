@@ -108,11 +108,6 @@ def test_conversations_that_are_too_long_are_not_sampled(samples, records):
     assert [sample["id"] for sample in callback.text_samples] == ["vqa"]
 
 
-def test_conversations_without_codes_give_a_warning(samples, records, caplog):
-    samples(records[:1])
-    assert "There will be no samples" in caplog.text
-
-
 def test_sharded_weights_are_an_error(samples, monkeypatch):
     monkeypatch.setattr(callbacks, "is_deepspeed_zero3_enabled", lambda: True)
     with pytest.raises(ValueError, match="Set `sample_steps` to 0"):

@@ -73,8 +73,3 @@ def test_padding_is_on_the_right_and_without_labels(tiny_model, examples):
     padding = batch["attention_mask"] == 0
     assert padding.any() and not padding[:, 0].any() and (padding[:, 1:] >= padding[:, :-1]).all()
     assert (batch["input_ids"][padding] == 5).all() and (batch["labels"][padding] == -100).all()
-
-
-def test_an_unknown_packing_is_an_error():
-    with pytest.raises(ValueError, match="Expected a packing from rows, one_row or None, got 'dense'"):
-        InstructionCollator(0, packing="dense")

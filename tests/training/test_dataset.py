@@ -37,10 +37,9 @@ def test_images_give_the_ids_of_their_codes(tiny_model, conversation, tmp_path):
         assert torch.equal(ids[0], by_codes["input_ids"]) and torch.equal(labels[0], by_codes["labels"])
 
 
-@pytest.mark.parametrize("form", ["torch", "numpy"])
-def test_a_formatted_table_gives_the_examples_of_lists(tiny_model, conversation, form):
+def test_a_formatted_table_gives_the_examples_of_lists(tiny_model, conversation):
     records = [conversation("report"), conversation("image", seed=1)]
-    rows = InstructionDataset(Dataset.from_list(records).with_format(form), tiny_model[1])
+    rows = InstructionDataset(Dataset.from_list(records).with_format("torch"), tiny_model[1])
     for row, expected in zip(rows, InstructionDataset(records, tiny_model[1]), strict=True):
         assert torch.equal(row["input_ids"], expected["input_ids"])
 
@@ -66,13 +65,11 @@ USER = [{"role": "user", "content": "Report."}]
         ({"task": "caption"}, r"\(id 'x'\): Expected a task from report, image, vqa, text, got 'caption'"),
         ({"image_codes": [[0] * 15 + [32]]}, r"\(id 'x'\): Expected integer codes in .*to 32"),
         ({"image_codes": [[0] * 16] * 2}, "Found total 1 <image> tokens and 2 images"),
-        ({"image_codes": None}, "Found 1 <image> tokens"),
         ({"image_codes": None, "images": ["a.png", "b.png"]}, "each of the 1 image slots, got 2"),
         ({"image_codes": None, "images": ["missing.png"]}, r"\(id 'x'\): .*missing.png"),
         ({"messages": USER, "image_codes": []}, "Expected a response of the assistant"),
         ({"messages": None}, r"Expected `messages` as a list of `role` and `content`, got None"),
         ({"messages": [{"role": "tool", "content": "x"}]}, r"\(id 'x'\): .* has the role 'tool'"),
-        ({"messages": [{"role": "user"}]}, "Expected the `content` of message 1 as a string or a list .*, got None"),
         ({"messages": [{"role": "user", "content": [{"text": "x"}]}]}, r"got \[{'text': 'x'}\]"),
     ],
 )

@@ -87,8 +87,3 @@ def test_old_embeddings_keep_their_bits_while_other_weights_train(any_model, tex
         assert torch.equal(new[:known], old[:known]) and torch.equal(new[end:], old[end:])
         assert not torch.equal(new[known:end], old[known:end])
     assert not torch.equal(layer, layer_before)
-
-
-def test_an_unknown_setting_is_an_error(tiny_model):
-    with pytest.raises(ValueError, match=r"`peft.LoraConfig` has no settings \['rank'\]. It has .*lora_alpha"):
-        add_lora(*tiny_model, rank=4)

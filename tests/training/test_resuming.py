@@ -1,71 +1,46 @@
 """The checkpoint that a run resumes from, and the settings that must match."""
 
-import json
-
 import pytest
 from transformers import TrainingArguments
 
 from transformers_cxr.training import resume_checkpoint
 
 
-def arguments(tmp_path, **settings):
-    return TrainingArguments(output_dir=str(tmp_path / "run"), use_cpu=True, report_to="none", **settings)
+@pytest.fixture
+def resume(tmp_path):
+    """`resume(settings, ...)` of a run with `data="a"` and the checkpoints 20 and 100, the last one incomplete."""
+
+    def resume(settings, **trainer_settings):
+        args = TrainingArguments(str(tmp_path / "run"), use_cpu=True, report_to="none", **trainer_settings)
+        return resume_checkpoint(args, settings)
+
+    assert resume({"data": "b"}) is None
+    # Before the first checkpoint the settings may change.
+    assert resume({"data": "a"}, per_device_train_batch_size=4, gradient_accumulation_steps=2) is None
+    for step in (20, 100, 120):
+        (tmp_path / f"run/checkpoint-{step}").mkdir()
+        (tmp_path / f"run/checkpoint-{step}/rng_state.pth").touch()
+        if step < 120:
+            (tmp_path / f"run/checkpoint-{step}/trainer_state.json").write_text("{}")
+    return resume
 
 
-def write_checkpoint(tmp_path, step, complete=True, model_only=False):
-    folder = tmp_path / f"run/checkpoint-{step}"
-    folder.mkdir()
-    if not model_only:
-        (folder / "rng_state.pth").write_bytes(b"")
-    if complete:
-        (folder / "trainer_state.json").write_text("{}")
-
-
-def test_a_new_run_writes_its_settings_which_may_change_before_the_first_checkpoint(tmp_path):
-    assert resume_checkpoint(arguments(tmp_path), {"data": "a"}) is None
-    settings = json.loads((tmp_path / "run/settings.json").read_text())
-    assert settings["data"] == "a" and settings["conversations_per_step"] == 8
-    assert resume_checkpoint(arguments(tmp_path), {"data": "b"}) is None
-
-
-def test_the_newest_complete_checkpoint_is_returned(tmp_path):
-    resume_checkpoint(arguments(tmp_path), {})
-    for step in (20, 100):
-        write_checkpoint(tmp_path, step)
-    write_checkpoint(tmp_path, 120, complete=False)
-    assert resume_checkpoint(arguments(tmp_path), {}) == str(tmp_path / "run/checkpoint-100")
-
-
-def test_settings_that_do_not_change_the_result_may_change(tmp_path):
-    resume_checkpoint(arguments(tmp_path, per_device_train_batch_size=4), {})
-    write_checkpoint(tmp_path, 20)
-    changed = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "logging_steps": 3}
-    assert resume_checkpoint(arguments(tmp_path, **changed), {})
+def test_the_newest_complete_checkpoint_is_resumed_with_settings_of_the_same_result(resume, tmp_path):
+    newest = tmp_path / "run/checkpoint-100"
+    assert resume({"data": "a"}, per_device_train_batch_size=8, logging_steps=3) == str(newest)
+    (newest / "rng_state.pth").unlink()
+    with pytest.raises(ValueError, match="checkpoint-100' holds only the model"):
+        resume({"data": "a"})
 
 
 @pytest.mark.parametrize(
-    ("settings", "trainer_settings", "message"),
+    ("settings", "message"),
     [
-        ({"data": "b"}, {}, "other settings: data was 'a' and is 'b'"),
-        ({"data": "a", "packing": True}, {}, "packing was None and is True"),
-        ({"data": "a"}, {"learning_rate": 1e-3}, "learning_rate was 5e-05 and is 0.001"),
-        ({"data": "a"}, {"gradient_accumulation_steps": 2}, "conversations_per_step was 8 and is 16"),
-        (
-            {"data": "a"},
-            {"resume_from_checkpoint": "x/checkpoint-5"},
-            "Remove `--resume_from_checkpoint x/checkpoint-5`",
-        ),
+        ({"learning_rate": 1e-3}, "other settings: learning_rate was 5e-05 and is 0.001"),
+        ({"gradient_accumulation_steps": 2}, "conversations_per_step was 8 and is 16"),
+        ({"resume_from_checkpoint": "x/checkpoint-5"}, "Remove `--resume_from_checkpoint x/checkpoint-5`"),
     ],
 )
-def test_other_settings_raise_an_error(tmp_path, settings, trainer_settings, message):
-    resume_checkpoint(arguments(tmp_path), {"data": "a"})
-    write_checkpoint(tmp_path, 20)
+def test_settings_of_another_result_are_an_error(resume, settings, message):
     with pytest.raises(ValueError, match=message):
-        resume_checkpoint(arguments(tmp_path, **trainer_settings), settings)
-
-
-def test_a_checkpoint_of_the_model_alone_raises_an_error(tmp_path):
-    resume_checkpoint(arguments(tmp_path), {})
-    write_checkpoint(tmp_path, 20, model_only=True)
-    with pytest.raises(ValueError, match="checkpoint-20' holds only the model"):
-        resume_checkpoint(arguments(tmp_path), {})
+        resume({"data": "a"}, **settings)

@@ -72,7 +72,7 @@ def mean_losses(rows, name):
     return means
 
 
-@pytest.mark.parametrize("packing", [None, "rows", "one_row"])
+@pytest.mark.parametrize("packing", [None, "one_row"])
 def test_losses_are_means_over_the_response_tokens_of_each_task(make_trainer, tiny_model, records, packing):
     alone = losses_alone(*tiny_model, records)
     trainer = make_trainer(packing=packing, learning_rate=0.0)
