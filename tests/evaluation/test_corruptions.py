@@ -24,14 +24,8 @@ def test_a_higher_level_changes_the_image_more_and_a_seed_fixes_it(image, name):
         assert corrupted.min() >= -1 and corrupted.max() <= 1
         assert torch.equal(corrupted, corrupt(image, name, level, seed=3))
         # The mean over random directions and places.
-        distances.append(np.mean([(corrupt(image, name, level, seed=s) - image).square().mean() for s in range(12)]))
+        distances.append(np.mean([(corrupt(image, name, level, seed=s) - image).square().mean() for s in range(8)]))
     assert all(first < second for first, second in zip(distances, distances[1:]))
-
-
-def test_full_inversion_is_the_negative_of_the_mean_channel(image):
-    color = torch.cat([image, image * 0.5, image * 0.1])
-    expected = -color.mean(dim=0, keepdim=True).expand(3, -1, -1)
-    torch.testing.assert_close(corrupt(color, "inversion", 5), expected)
 
 
 def test_jpeg_is_that_of_pillow(image):

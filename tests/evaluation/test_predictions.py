@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import socket
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from accelerate import PartialState
+from tqdm import tqdm
 
 from transformers_cxr.evaluation import Example
 from transformers_cxr.evaluation.predictions import model_fingerprint, predict, read_predictions
@@ -78,6 +80,8 @@ def test_outputs_of_another_model_are_refused(tiny_model, tmp_path):
 
 
 def predict_as(rank, folder, environment):
+    # The parent's lock may be held by a thread that does not exist in this process.
+    tqdm.set_lock(threading.RLock())
     os.environ.update(environment | {"RANK": rank, "LOCAL_RANK": rank})
     PartialState._reset_state()
     predict(EXAMPLES, lambda batch: [f"{text} by {rank}" for text in write_texts(batch)], folder, {}, batch_size=2)
@@ -91,7 +95,8 @@ def test_two_processes_share_the_batches(tmp_path):
     shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     shared |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     context = multiprocessing.get_context("fork")
-    running = [context.Process(target=predict_as, args=(rank, tmp_path, shared)) for rank in "01"]
+    # Daemons, so that a process that hangs ends with the test run.
+    running = [context.Process(target=predict_as, args=(rank, tmp_path, shared), daemon=True) for rank in "01"]
     for process in running:
         process.start()
     for process in running:

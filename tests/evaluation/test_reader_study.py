@@ -106,7 +106,6 @@ def test_a_reader_who_sees_no_difference_is_at_chance(study, tmp_path):
     ("trials", "answer", "message"),
     [
         (8, {"generated": "C"}, r"Trial 1 of .*: expected one of \['A', 'B'\] in `generated`, got 'C'"),
-        (8, {"quality_b": "6"}, "in `quality_b`, got '6'"),
         (8, {"trial": "1"}, "Trial '1' of .* occurs twice"),
         (8, {"trial": "99"}, "Trial '99' of .* is not in the key"),
         (6, {}, "lacks the trials 7, 8"),

@@ -29,14 +29,10 @@ def test_scores_are_those_of_scikit_learn_over_the_labels_that_occur(suffix, pos
     columns = [CHEXPERT_LABELS.index(name) for name in names]
     given, wanted = (np.isin(RuleLabeler()(r)[:, columns], positive) for r in (PREDICTIONS, REFERENCES))
     occurs = wanted.any(axis=0)
-    for average in ("macro", "weighted"):
-        for name, function in (("f1", f1_score), ("jaccard", jaccard_score)):
-            expected = function(wanted[:, occurs], given[:, occurs], average=average, zero_division=0)
-            assert scores[f"{name}_{average}_{size}{suffix}"] == pytest.approx(expected)
-        expected = roc_auc_score(wanted[:, occurs], given[:, occurs], average=average)
-        assert scores[f"auroc_{average}_{size}{suffix}"] == pytest.approx(expected)
+    for name, function in (("f1", f1_score), ("jaccard", jaccard_score), ("auroc", roc_auc_score)):
+        expected = function(wanted[:, occurs], given[:, occurs], average="macro")
+        assert scores[f"{name}_macro_{size}{suffix}"] == pytest.approx(expected)
     assert scores[f"f1_micro_{size}{suffix}"] == pytest.approx(f1_score(wanted, given, average="micro"))
-    assert scores[f"auroc_micro_{size}{suffix}"] == pytest.approx(roc_auc_score(wanted.ravel(), given.ravel()))
     assert scores[f"classes_{size}{suffix}"] == occurs.sum()
 
 

@@ -6,25 +6,13 @@ import pytest
 import torch
 from transformers import Dinov2Config, Dinov2Model, ResNetConfig, ResNetForImageClassification, ViTImageProcessorPil
 
-from transformers_cxr.evaluation.metrics import ImageFeatures, image_features, load_image_features
+from transformers_cxr.evaluation.metrics import image_features, load_image_features
 
 
 @pytest.fixture
 def images():
     rng = np.random.default_rng(0)
     return [PIL.Image.fromarray(rng.integers(0, 256, (300, 260), dtype=np.uint8)) for _ in range(5)]
-
-
-def test_the_network_gets_the_pixels_of_the_model_in_batches(images):
-    shapes = []
-
-    def network(pixel_values):
-        shapes.append(tuple(pixel_values.shape))
-        return pixel_values.mean(dim=(2, 3))
-
-    features = ImageFeatures(network, batch_size=2)(images)
-    assert shapes == [(2, 1, 256, 256), (2, 1, 256, 256), (1, 1, 256, 256)]
-    np.testing.assert_allclose(features, ImageFeatures(network, batch_size=5)(images), atol=1e-6)
 
 
 def test_a_vision_model_of_transformers_gives_its_pooled_output(tmp_path, images):

@@ -32,9 +32,8 @@ def test_scores_equal_those_of_scikit_learn():
     metric = metric_of([0.5, 0.5])
     scores = metric.compute(predictions=images_of(GENERATED), references=images_of(REAL))
     # The probability of middle gray, 127.5, is one half.
-    for average in ("micro", "macro", "weighted"):
-        assert scores[f"f1_{average}"] == pytest.approx(f1_score(REAL > 127.5, GENERATED > 127.5, average=average))
-        assert scores[f"auroc_{average}"] == pytest.approx(roc_auc_score(REAL > 127.5, GENERATED, average=average))
+    assert scores["f1_macro"] == pytest.approx(f1_score(REAL > 127.5, GENERATED > 127.5, average="macro"))
+    assert scores["auroc_micro"] == pytest.approx(roc_auc_score(REAL > 127.5, GENERATED, average="micro"))
     assert scores["auroc_left"] == pytest.approx(roc_auc_score(REAL[:, 0] > 127.5, GENERATED[:, 0]))
     scores = metric_of([0.5, 0.999]).compute(predictions=images_of(GENERATED), references=images_of(REAL))
     assert np.isnan(scores["f1_right"]) and scores["classes"] == 1
