@@ -29,7 +29,7 @@ class CXRVQTokenizerConfig(PreTrainedConfig):
     image_size (`int`, *optional*, defaults to 256):
         Height and width in pixels of the images that are encoded and decoded.
     in_channels (`int`, *optional*, defaults to 3):
-        Number of image channels: 1 (grey) or 3 (RGB).
+        Number of image channels: 1 (gray) or 3 (RGB).
     patch_size (`int`, *optional*, defaults to 1):
         Side of the patches whose pixels become channels before the encoder, and pixels again after the decoder. Large
         patches keep the convolutions off the full resolution, where they are slow on CPUs.
@@ -80,7 +80,7 @@ class CXRVQTokenizerConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         if self.in_channels not in (1, 3):
-            raise ValueError(f"`in_channels` must be 1 (grey) or 3 (RGB), got {self.in_channels}.")
+            raise ValueError(f"`in_channels` must be 1 (gray) or 3 (RGB), got {self.in_channels}.")
         if not self.block_out_channels:
             raise ValueError("`block_out_channels` must name the channels of at least one level, got none.")
         if self.fsq_levels is not None:
