@@ -1,12 +1,11 @@
 import errno
-import json
 import os
 import signal
 
 import pytest
 from safetensors import SafetensorError
 
-from transformers_cxr.files import atomic_write, check_same_settings, disk_full_error, file_fingerprint, lock
+from transformers_cxr.files import atomic_write, disk_full_error, file_fingerprint
 
 
 @pytest.fixture
@@ -74,25 +73,6 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     assert (folder / "x.txt").read_text() == "whole" and list(folder.parent.iterdir()) == [folder]
     with pytest.raises(FileExistsError, match="exists. Remove it"), atomic_write(folder, overwrite=False):
         pass
-
-
-def test_a_lock_is_held_by_one_at_a_time(tmp_path):
-    with lock(tmp_path), pytest.raises(BlockingIOError, match="Another run is writing to this output"), lock(tmp_path):
-        pass
-    with lock(tmp_path):
-        pass
-
-
-def test_a_run_is_resumed_with_the_same_settings_only(tmp_path):
-    path = tmp_path / "run/settings.json"
-    settings = {"steps": 10, "data": tmp_path, "model": {"size": 8}}
-    check_same_settings(path, settings)
-    check_same_settings(path, settings)
-    assert json.loads(path.read_text()) == {"steps": 10, "data": str(tmp_path), "model": {"size": 8}}
-    with pytest.raises(ValueError, match=r"settings: model was {'size': 8} and is None; seed was None and is 1\. Use"):
-        check_same_settings(path, {"steps": 10, "data": tmp_path, "seed": 1})
-    check_same_settings(path, {"steps": 20}, replace=True)
-    check_same_settings(path, {"steps": 20})
 
 
 def test_a_fingerprint_changes_with_any_file_and_byte(tmp_path):

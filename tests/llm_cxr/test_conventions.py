@@ -126,20 +126,17 @@ def test_any_to_any_pipeline_reads_and_generates(checkpoint_dir, caplog):
     content = [{"type": "text", "text": "Report."}, {"type": "image", "image": image}]
     (text,) = pipe(text=[{"role": "user", "content": content}], return_full_text=False, max_new_tokens=5)
     assert isinstance(text["generated_text"], str)
-    (generated,) = pipe(text=[{"role": "user", "content": content}], generation_mode="image")
-    assert (
-        generated["generated_image"].size == (32, 32) and "Generated" in generated["generated_image"].info["comment"]
-    )
+    (output,) = pipe(text=[{"role": "user", "content": content}], generation_mode="image")
+    image = output["generated_image"]
+    assert image.size == (32, 32) and "Generated" in image.info["comment"]
     assert "not supported" not in caplog.text
 
 
 def test_servers_learn_the_number_of_placeholders(tiny_model):
     _, processor = tiny_model
     data = processor._get_num_multimodal_tokens(image_sizes=[(40, 48), (100, 90)])
-    counts = [
-        row.count(processor.image_token_id)
-        for row in processor(text=["<image>"] * 2, images=[np.zeros((40, 48))] * 2)["input_ids"]
-    ]
+    rows = processor(text=["<image>"] * 2, images=[np.zeros((40, 48))] * 2)["input_ids"]
+    counts = [row.count(processor.image_token_id) for row in rows]
     assert data.num_image_tokens == counts == [NUM_CODES] * 2 and data.num_image_patches == [1, 1]
 
 
@@ -177,10 +174,7 @@ def test_a_backbone_of_any_kind_keeps_its_logits_and_ties(
 
 @pytest.mark.parametrize(
     ("config_class", "settings"),
-    [
-        (Gemma2Config, {"head_dim": 8, "final_logit_softcapping": 0.05}),
-        (CohereConfig, {}),
-    ],
+    [(Gemma2Config, {"head_dim": 8, "final_logit_softcapping": 0.05}), (CohereConfig, {})],
 )
 def test_a_head_that_is_more_than_a_linear_layer_is_refused(text_tokenizer, vq_tokenizer, config_class, settings):
     base = AutoModelForCausalLM.from_config(config_class(vocab_size=len(text_tokenizer), **SIZES, **settings))
