@@ -98,33 +98,18 @@ def test_a_run_trains_evaluates_samples_and_saves_a_model(run, settings):
     assert changed and not any("vq_tokenizer" in name for name in changed)
 
 
-class Killed(BaseException):
-    pass
-
-
 @pytest.mark.parametrize("method", ["all weights", "LoRA"])
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`")  # PEFT reads a deprecated name
 def test_a_killed_run_is_resumed_to_the_bit_with_the_same_settings_only(
-    run, settings, records, monkeypatch, tmp_path, method
+    run, settings, records, kill_after, tmp_path, method
 ):
     changes = {"packing": True}
     if method == "LoRA":
         changes |= {"lora": {"r": 2, "lora_dropout": 0.2}, "train_new_embeddings_only": True}
     run(**changes, save_steps=4)
-    count, forward = 0, LlmCxrForCausalLM.forward
-
-    def counted(self, *args, **kwargs):
-        nonlocal count
-        count += 1
-        if count > 3:
-            raise Killed
-        return forward(self, *args, **kwargs)
-
     changes["output_dir"] = str(tmp_path / "resumed")
-    with monkeypatch.context() as patch:
-        patch.setattr(LlmCxrForCausalLM, "forward", counted)
-        with pytest.raises(Killed):
-            run(**changes)
+    with kill_after(LlmCxrForCausalLM, 3):
+        run(**changes)
     other = records.with_name("other.parquet")
     load_records(records).map(lambda row: {"codes": [0] * 16 if row["id"] == "7" else row["codes"]}).to_parquet(other)
     with pytest.raises(ValueError, match="other settings: packing was True and is False; records_fingerprint was"):

@@ -87,33 +87,7 @@ def assert_same_weights(first, second):
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
 
 
-class Killed(BaseException):
-    pass
-
-
-@pytest.fixture
-def run_until(run, monkeypatch):
-    """`run_until(args, forwards)`: a run that is killed after some forwards."""
-
-    def run_until(args, forwards):
-        count, forward = 0, CXRVQTokenizer.forward
-
-        def counted(self, *inputs, **options):
-            nonlocal count
-            count += 1
-            if count > forwards:
-                raise Killed
-            return forward(self, *inputs, **options)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(CXRVQTokenizer, "forward", counted)
-            with pytest.raises(Killed):
-                run(args)
-
-    return run_until
-
-
-def test_all_losses_train_and_a_killed_run_is_resumed_to_the_bit(run, everything, run_until, tmp_path):
+def test_all_losses_train_and_a_killed_run_is_resumed_to_the_bit(run, everything, kill_after, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     args = replace(everything, report_to="tensorboard")
@@ -134,7 +108,8 @@ def test_all_losses_train_and_a_killed_run_is_resumed_to_the_bit(run, everything
     # Workers do not change the result.
     resumed = replace(everything, output_dir=str(tmp_path / "resumed"), dataloader_num_workers=1)
     # Two forwards per step: killed in step 5, after the checkpoint of step 3.
-    run_until(resumed, forwards=9)
+    with kill_after(CXRVQTokenizer, 9):
+        run(resumed)
     with pytest.raises(ValueError, match="other settings: seed was 0 and is 7"):
         run(replace(resumed, seed=7))
     metadata = Path(resumed.records) / "metadata.csv"
@@ -192,7 +167,7 @@ def test_decoder_only_training_changes_neither_encoder_nor_codebook(run, plain, 
 
 
 def test_a_stream_is_resumed_to_the_bit_and_unreadable_images_are_named(
-    run, plain, data_dir, run_until, tmp_path, caplog
+    run, plain, data_dir, kill_after, tmp_path, caplog
 ):
     rows = [{"bytes": path.read_bytes(), "path": path.name} for path in sorted(data_dir.glob("*.png"))]
     rows[4]["bytes"] = rows[4]["bytes"][:80]
@@ -201,7 +176,8 @@ def test_a_stream_is_resumed_to_the_bit_and_unreadable_images_are_named(
     run(args)
     assert "Unreadable image 1: 2.png" in caplog.text
     resumed = replace(args, output_dir=str(tmp_path / "resumed"))
-    run_until(resumed, forwards=3)
+    with kill_after(CXRVQTokenizer, 3):
+        run(resumed)
     run(resumed)
     assert_same_weights(args.output_dir, resumed.output_dir)
 

@@ -2,8 +2,6 @@
 
 import copy
 
-import numpy as np
-import PIL.Image
 import pytest
 import torch
 import torch.nn.functional as F
@@ -98,17 +96,6 @@ def test_packed_training_gives_the_weights_of_padded_training(make_trainer, tiny
     for name, tensor in trained[0].items():
         torch.testing.assert_close(trained[1][name], tensor, rtol=1e-4, atol=1e-5)
     assert any(not torch.equal(tensor, start[name]) for name, tensor in trained[0].items())
-
-
-def test_images_have_the_losses_of_their_codes(make_trainer, tiny_model, conversation):
-    model, processor = tiny_model
-    rng = np.random.default_rng(0)
-    images = [PIL.Image.fromarray(rng.integers(0, 256, (32, 32), dtype=np.uint8)) for _ in range(4)]
-    codes = model.vq_tokenizer.encode(processor.image_processor(images, return_tensors="pt").pixel_values).tolist()
-    by_codes = [conversation("image") | {"image_codes": [row]} for row in codes]
-    by_images = [conversation("image") | {"image_codes": None, "images": [image]} for image in images]
-    first, second = (make_trainer(r, packing="rows").evaluate()["eval_loss_image"] for r in (by_codes, by_images))
-    assert first == pytest.approx(second, rel=1e-6)
 
 
 def test_skipped_conversations_are_counted(make_trainer, records, conversation):

@@ -2,7 +2,7 @@ import gzip
 
 import pytest
 
-from transformers_cxr.data import SkipReport, StudyRecord, load_records, select_records, write_records
+from transformers_cxr.data import SkipReport, StudyRecord, write_records
 from transformers_cxr.data.readers.mimic_cxr import read_mimic_cxr
 
 
@@ -26,17 +26,6 @@ def test_image_becomes_a_record_with_its_report_labels_and_split(mimic):
     assert [record.split for record in records] == ["train"] * 3 + ["validation"] * 2 + ["test"]
     # 08:25:44 is before 21:30:14, though "82544.0" is greater than "213014.531" as text.
     assert [record.study_order for record in records] == [2, 2, 1, 1, 1, 1]
-
-
-def test_selections_of_the_paper_follow_from_the_records(mimic, tmp_path):
-    write_records(read_mimic_cxr(mimic.jpg, mimic.reports), tmp_path / "mimic.parquet")
-    rows = load_records(tmp_path / "mimic.parquet", cache_dir=tmp_path / "cache")
-    stage_1 = select_records(rows, splits=["train"])
-    stage_2 = select_records(rows, splits=["train"], views=["AP", "PA"], first_study=True, sections="impression")
-    evaluation = select_records(rows, splits=["validation", "test"], views=["AP", "PA"])
-    assert stage_1["id"][:] == ["aaaa1111-0001", "aaaa1111-0002", "aaaa1111-0003"]
-    assert stage_2["id"][:] == ["aaaa1111-0003"]
-    assert evaluation["id"][:] == ["bbbb2222-0002"]
 
 
 def test_compressed_tables_are_read(mimic):

@@ -1,5 +1,4 @@
 import shutil
-import tarfile
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,13 +22,6 @@ def test_report_becomes_a_record_for_each_of_its_images(openi):
     assert [(r.view, r.findings) for r in records[1:]] == [("LATERAL", "Clear lungs. No XXXX."), ("", "")]
     assert records[2].labels == {"Pleural Effusion": 1}
     assert report.skipped == []
-
-
-def test_archive_and_folder_give_the_same_records(openi):
-    with tarfile.open(openi / "reports.tgz", "w:gz") as archive:
-        archive.add(openi / "reports", "ecgen-radiology")
-    from_archive = sorted(read_openi(openi / "reports.tgz"), key=lambda record: record.id)
-    assert from_archive == list(read_openi(openi / "reports"))
 
 
 def test_unusable_files_and_images_are_skipped_with_a_reason(openi):

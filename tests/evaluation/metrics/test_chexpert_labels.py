@@ -36,18 +36,15 @@ def test_scores_are_those_of_scikit_learn_over_the_labels_that_occur(suffix, pos
     assert scores[f"classes_{size}{suffix}"] == occurs.sum()
 
 
-def test_reports_against_themselves_score_one_and_absent_labels_are_nan():
+def test_equal_reports_score_one_empty_ones_zero_and_absent_labels_are_nan():
     metric = CheXpertLabels()
     scores = metric.compute(predictions=REFERENCES, references=REFERENCES)
     names = ("f1_micro_14", "f1_macro_14", "auroc_macro_5", "jaccard_weighted_14", "f1_pneumonia")
     assert [scores[name] for name in names] == [1] * 5
     assert np.isnan([scores["f1_pneumonia_uncertain_negative"], scores["f1_fracture"], scores["auroc_fracture"]]).all()
+    scores = metric.compute(predictions=[""] * 5, references=REFERENCES)
+    assert scores["f1_micro_14"] == 0 and scores["auroc_macro_14"] == 0.5
+    scores = metric.compute(predictions=REFERENCES, references=[""] * 5)
+    assert np.isnan(scores["f1_micro_14"]) and scores["classes_14"] == 0
     units = metric.prepare(PREDICTIONS, REFERENCES)
     assert metric.f1_averages(units).items() <= metric.aggregate(units).items()
-
-
-def test_empty_reports_find_nothing():
-    scores = CheXpertLabels().compute(predictions=[""] * 5, references=REFERENCES)
-    assert scores["f1_micro_14"] == 0 and scores["auroc_macro_14"] == 0.5
-    scores = CheXpertLabels().compute(predictions=REFERENCES, references=[""] * 5)
-    assert np.isnan(scores["f1_micro_14"]) and scores["classes_14"] == 0
