@@ -53,7 +53,7 @@ class Arguments:
         metadata={"help": "Parquet file of records, or folder of images with or without a metadata.csv"}
     )
     output_dir: str = field(metadata={"help": "folder to write"})
-    model: str = field(default="", metadata={"help": "tokenizer or model with one; default: the embedded checkpoint"})
+    model: str = field(default="", metadata={"help": "image tokenizer, or an LLM-CXR; default: embedded"})
     split: list[str] = field(default_factory=lambda: ["validation"], metadata={"help": "splits of the records"})
     clinical_classifier: str = field(
         default="", metadata={"help": "folder of an image classifier or a torchxrayvision name"}

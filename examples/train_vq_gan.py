@@ -48,19 +48,21 @@ class Arguments:
     initial_model: str = field(default="", metadata={"help": "tokenizer to start from instead of `model`"})
     decoder_only: bool = field(default=False, metadata={"help": "train only the decoder of `initial_model`"})
 
-    gradient_weight: float = field(default=1.0, metadata={"help": "weight of the finite differences"})
+    gradient_weight: float = field(default=1.0, metadata={"help": "weight of the L1 loss of finite differences"})
     squared_weight: float = field(default=0.0, metadata={"help": "weight of the squared error"})
-    spectral_weight: float = field(default=0.0, metadata={"help": "weight of the local Fourier amplitudes"})
+    spectral_weight: float = field(default=0.0, metadata={"help": "weight of the L1 loss of local Fourier amplitudes"})
     perceptual_weight: float = field(default=0.0, metadata={"help": "weight of the perceptual loss"})
     perceptual_network: str = field(
         default="vgg", metadata={"help": "network of the perceptual loss: vgg (LPIPS) or efficientnet-lite0"}
     )
-    clinical_weight: float = field(default=0.0, metadata={"help": "weight of the clinical term"})
+    clinical_weight: float = field(default=0.0, metadata={"help": "weight of the clinical loss"})
     clinical_classifier: str = field(
         default="densenet121-res224-all",
-        metadata={"help": "classifier of the clinical term: a torchxrayvision name or a folder"},
+        metadata={"help": "classifier of the clinical loss: a torchxrayvision name or a folder"},
     )
-    disc_weight: float = field(default=0.0, metadata={"help": "factor of the adaptive weight of the adversarial loss"})
+    disc_weight: float = field(
+        default=0.0, metadata={"help": "weight of the adversarial loss, times the adaptive weight"}
+    )
     disc_channels: int = field(default=64, metadata={"help": "channels of the discriminator's first layer"})
     disc_start: int = field(default=0, metadata={"help": "first step of the discriminator and the adversarial loss"})
     crop_size: int = field(
@@ -72,8 +74,8 @@ class Arguments:
     )
     augment: bool = field(default=False, metadata={"help": "augment every other image, see training/augmentation.py"})
     steps: int = field(default=3000, metadata={"help": "optimizer steps"})
-    batch_size: int = field(default=4, metadata={"help": "images per process and forward"})
-    gradient_accumulation_steps: int = field(default=1, metadata={"help": "forwards per optimizer step"})
+    batch_size: int = field(default=4, metadata={"help": "images per device and forward pass"})
+    gradient_accumulation_steps: int = field(default=1, metadata={"help": "forward passes per optimizer step"})
     learning_rate: float = field(default=1e-3, metadata={"help": "peak learning rate of AdamW"})
     lr_scheduler_type: SchedulerType = field(default="cosine", metadata={"help": "schedule after the warm-up"})
     warmup_steps: int = field(default=100, metadata={"help": "steps of linear warm-up"})
@@ -82,7 +84,7 @@ class Arguments:
     weight_decay: float = field(default=1e-4, metadata={"help": "weight decay of AdamW; 0 for Adam"})
     max_grad_norm: float = field(default=1.0, metadata={"help": "maximum gradient norm of the autoencoder"})
     ema_decay: float = field(default=0.0, metadata={"help": "decay of the moving average of weights to save; 0: none"})
-    bf16: bool = field(default=False, metadata={"help": "encoder and decoder in bf16 autocast"})
+    bf16: bool = field(default=False, metadata={"help": "run the networks under bf16 autocast"})
     initialize_codebook_step: int = field(default=50, metadata={"help": "step of codebook initialization; -1: never"})
     revive_every: int = field(default=50, metadata={"help": "steps between dead-code revivals; 0: never"})
 

@@ -49,7 +49,7 @@ def test_unreadable_image_is_named_and_the_others_are_read(report, images, tmp_p
     (images / "a/2.png").write_text("text")
     result = report(images, "--output", tmp_path / "reports.jsonl")
     assert result.exit_code == 1 and "Traceback" not in result.stderr
-    assert f"Not read: {images}/a/2.png: " in result.stderr and "1 images could not be read." in result.stderr
+    assert f"Not read: {images}/a/2.png: " in result.stderr and "Images that could not be read: 1." in result.stderr
     assert len((tmp_path / "reports.jsonl").read_text().splitlines()) == 7
 
 

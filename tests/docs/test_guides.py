@@ -137,7 +137,7 @@ def test_finetune(page, language_model, one_step, tmp_path):
             records = [replace(record, view="AP", study_order=1) for record in open_records("records.parquet")]
             write_records(records, "mimic.parquet", codes)
             questions = (replace(record, question="Is it normal?", answer="Yes.") for record in records)
-            write_records(questions, "vqa.parquet", codes)
+            write_records(questions, "questions.parquet", codes)
 
     few = [*one_step, "--eval_size", 8]
     variants = (

@@ -46,7 +46,9 @@ def find_device(name: str | torch.device | None = None) -> torch.device:
     # The type of the error depends on the device.
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).partition("\n")[0]
-        raise ValueError(f"Device '{name}' is not available: {reason} `--device cpu` always is.") from error
+        raise ValueError(
+            f"Cannot use device '{name}' ({reason}). Use cpu, or cuda, cuda:1 or mps if present."
+        ) from error
     return device
 
 
@@ -58,7 +60,8 @@ def find_checkpoint(name: str | None = None) -> tuple[str | Path, PreTrainedConf
     try:
         return path, AutoConfig.from_pretrained(path)
     except OSError as error:
-        raise FileNotFoundError(f"No checkpoint at '{path}': {error}") from error
+        reason = str(error).partition("\n")[0]
+        raise FileNotFoundError(f"No checkpoint at '{path}': {reason}") from error
 
 
 def load_checkpoint(

@@ -25,7 +25,9 @@ HELP = """\
 
 def chat(
     image: Annotated[str | None, typer.Argument(help="Image to start with: a file or URL.")] = None,
-    output: Annotated[Path, typer.Option(help="Folder of generated images.", file_okay=False)] = Path("generated"),
+    output: Annotated[Path, typer.Option(help="Folder to write generated images to.", file_okay=False)] = Path(
+        "generated"
+    ),
     *,
     generation: options.TextOptions,
     model_options: options.ModelOptions,

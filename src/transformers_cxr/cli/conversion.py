@@ -14,11 +14,13 @@ NewFolder = Annotated[Path, typer.Argument(help="Folder to write; it must not ex
 
 
 def convert(
-    language_model: Annotated[Path, typer.Option(help="GPT-NeoX folder of the release.")],
+    language_model: Annotated[Path, typer.Option(help="Folder of the language model (GPT-NeoX).")],
     vq_gan_config: Annotated[Path, typer.Option(help="The .yaml of the VQ-GAN.")],
     vq_gan_checkpoint: Annotated[Path, typer.Option(help="The .ckpt of the VQ-GAN.")],
     output: Annotated[Path, typer.Option(help="Folder to write; it must not exist.")],
-    dtype: Annotated[DtypeName | None, typer.Option(help="Dtype of the language model, if not to be kept.")] = None,
+    dtype: Annotated[
+        DtypeName | None, typer.Option(help="Dtype of the language model. Default: that of its weights.")
+    ] = None,
 ):
     """
     Convert the released LLM-CXR and verify the result.
@@ -40,7 +42,7 @@ def convert(
 
 def convert_vq_gan(
     config: Annotated[Path, typer.Argument(help="The .yaml of the VQ-GAN.")],
-    checkpoint: Annotated[Path, typer.Argument(help="Its .ckpt.")],
+    checkpoint: Annotated[Path, typer.Argument(help="The .ckpt of the VQ-GAN.")],
     output: NewFolder,
 ):
     """
@@ -61,7 +63,7 @@ def convert_codes(
     output: Annotated[Path, typer.Argument(help="Parquet file to write; it must not exist.")],
 ):
     """
-    Convert a pickle of image codes to Parquet. Code in it is refused and never run.
+    Convert a pickle of image codes of the released LLM-CXR to Parquet. Program code in the pickle never runs.
 
     ```
     transformers-cxr convert-codes codes.pickle codes.parquet
@@ -80,7 +82,7 @@ def export(
     output: NewFolder,
 ):
     """
-    Write the backbone and its tokenizer as a plain checkpoint, for vLLM and other servers.
+    Write the language model and its tokenizer as a plain checkpoint, for vLLM and other servers.
 
     ```
     transformers-cxr export llm-cxr-3b llm-cxr-3b-plain

@@ -15,9 +15,9 @@ from . import options
 def demo(
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 is every network.")] = "127.0.0.1",
     port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Port. Default: first free one from 7860.")
+        int | None, typer.Option(min=1, max=65535, help="Port. Default: the first free port from 7860.")
     ] = None,
-    root_path: Annotated[str | None, typer.Option(help="Path or URL of the page behind a proxy.")] = None,
+    root_path: Annotated[str | None, typer.Option(help="Path or URL under which a proxy serves the page.")] = None,
     *,
     model_options: options.ModelOptions,
 ):

@@ -27,23 +27,23 @@ if TYPE_CHECKING:
 
 def encode(
     dataset: Annotated[
-        str, typer.Argument(help="A folder or file of images, or a dataset on the Hub.", metavar="DATASET")
+        str, typer.Argument(help="A folder or file of images, or the name of a dataset on the Hub.", metavar="DATASET")
     ],
     output: Annotated[Path, typer.Option(help="Folder to write to or to resume.", file_okay=False)],
-    split: Annotated[str | None, typer.Option(help="Split of the dataset.")] = None,
-    image_column: Annotated[str | None, typer.Option(help="Column of the images, if ambiguous.")] = None,
-    id_column: Annotated[str | None, typer.Option(help="Column of their ids, if ambiguous.")] = None,
-    shard_size: Annotated[int, typer.Option(min=1, help="Images per shard.")] = 4096,
+    split: Annotated[str | None, typer.Option(help="Split to encode, such as train. Default: all.")] = None,
+    image_column: Annotated[str | None, typer.Option(help="Column of the images. Default: the only one.")] = None,
+    id_column: Annotated[str | None, typer.Option(help="Column of the ids of the images.")] = None,
+    shard_size: Annotated[int, typer.Option(min=1, help="Images per Parquet file.")] = 4096,
     batch_size: options.BatchSize = 32,
     model: options.Model = None,
     device: options.Device = None,
 ):
     """
-    Encode a dataset as Parquet shards of codes, with the ids and metadata of the images.
+    Encode the images of a dataset as codes, and write Parquet files of ids, codes and metadata.
 
     DATASET is a folder of images or DICOM files, with or without a metadata.csv; a Parquet or WebDataset file, or a
-    folder of these; or a name for `datasets.load_dataset`. The same command again resumes. Unreadable images are
-    listed in skipped.jsonl. `transformers_cxr.data.codes.load_codes` reads the result.
+    folder of these; or the name of a dataset on the Hub. The same command again resumes. Unreadable images are listed
+    in skipped.jsonl. `transformers_cxr.data.load_codes` reads the result.
 
     ```
     transformers-cxr encode scans/ --output codes

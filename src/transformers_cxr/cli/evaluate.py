@@ -12,7 +12,9 @@ from ..evaluation.arguments import EvaluationArguments
 
 def evaluate(
     arguments: EvaluationArguments,
-    model_card: Annotated[Path | None, typer.Option(help="Model card to write tables and metadata into.")] = None,
+    model_card: Annotated[
+        Path | None, typer.Option(help="Model card (Markdown file) to write the tables and metadata into.")
+    ] = None,
 ):
     """
     Evaluate a checkpoint: reports, generated images, answers, language, image tokenizer, robustness.

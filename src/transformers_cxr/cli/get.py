@@ -14,10 +14,10 @@ from ..checkpoints import checkpoint
 
 def get(
     name: Annotated[str, typer.Argument(help="Checkpoint of the package.")] = "llm-cxr",
-    output: Annotated[Path | None, typer.Option(help="Folder to write; ./NAME if not given.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder to write. Default: ./llm-cxr.")] = None,
 ):
     """
-    Put the embedded checkpoint where `from_pretrained("llm-cxr")` finds it.
+    Copy the embedded checkpoint to ./llm-cxr, where `from_pretrained("llm-cxr")` finds it.
 
     ```
     transformers-cxr get

@@ -35,7 +35,7 @@ def list_images(arguments: Sequence[str]) -> list[str]:
             continue
         paths = [argument] if os.path.exists(argument) else sorted(glob.glob(argument, recursive=True))
         if not paths:
-            raise FileNotFoundError(f"No file, folder or match of a glob at '{argument}'.")
+            raise FileNotFoundError(f"No file or folder '{argument}', and no file that matches it as a glob.")
         for path in paths:
             found = [str(image) for image in walk_images(Path(path))] if os.path.isdir(path) else [path]
             if not found:
@@ -88,7 +88,7 @@ class ImageReader:
     def exit_if_failed(self) -> None:
         """Exit with code 1 if an image was unreadable."""
         if self.num_failed:
-            typer.echo(f"{self.num_failed} images could not be read.", err=True)
+            typer.echo(f"Images that could not be read: {self.num_failed}.", err=True)
             raise typer.Exit(1)
 
 

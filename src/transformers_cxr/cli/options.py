@@ -34,7 +34,7 @@ Model = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ... Default: CUDA if available.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images per batch.")]
-Instruction = Annotated[str | None, typer.Option(help="Instruction. Default: that of the checkpoint.")]
+Instruction = Annotated[str | None, typer.Option(help="Instruction of the prompt. Default: that of the checkpoint.")]
 JsonLinesFile = Annotated[
     Path | None,
     typer.Option(help="JSON Lines file, one line per image. A second run skips finished images.", dir_okay=False),
@@ -67,10 +67,10 @@ class SamplingOptions:
 
     do_sample: Annotated[bool, typer.Option(help="Sample instead of taking the likeliest token.")] = False
     temperature: Annotated[float | None, typer.Option(min=0.01, help="Temperature of sampling.")] = None
-    top_k: Annotated[int | None, typer.Option(min=1, help="Sample from this many likeliest tokens.")] = None
+    top_k: Annotated[int | None, typer.Option(min=1, help="Sample from this number of likeliest tokens.")] = None
     top_p: Annotated[
         float | None,
-        typer.Option(min=0.0, max=1.0, help="Sample from the likeliest tokens of this total probability."),
+        typer.Option(min=0.0, max=1.0, help="Sample from the likeliest tokens up to this total probability."),
     ] = None
 
     def __post_init__(self):
@@ -96,7 +96,7 @@ class TextOptions(SamplingOptions):
 class BatchTextOptions(TextOptions):
     """Generation of text in batches."""
 
-    num_beams: Annotated[int, typer.Option(min=1, help="Beams of beam search; 1 switches it off.")] = 1
+    num_beams: Annotated[int, typer.Option(min=1, help="Beams of the beam search; 1: no beam search.")] = 1
     batch_size: BatchSize = 8
 
 
@@ -107,7 +107,10 @@ class ImageOptions(SamplingOptions):
     do_sample: Annotated[bool, typer.Option(help="Sample instead of taking the likeliest code.")] = True
     guidance_scale: Annotated[
         float | None,
-        typer.Option(min=1.0, help="Classifier-free guidance; 1 switches it off. Default: that of the checkpoint."),
+        typer.Option(
+            min=1.0,
+            help="Classifier-free guidance: how closely images follow the text (1: off). Default: of the checkpoint.",
+        ),
     ] = None
     batch_size: BatchSize = 8
 

@@ -11,7 +11,7 @@ import typer
 def reader_study(
     evaluation: Annotated[Path, typer.Argument(help="Output folder of an evaluation.")],
     output: Annotated[Path, typer.Argument(help="Folder for the readers. It must not exist.")],
-    key: Annotated[Path, typer.Option(help="JSON file with the solution, to be kept from the readers.")],
+    key: Annotated[Path, typer.Option(help="JSON file to write the solutions to. Keep it from the readers.")],
     num_images: Annotated[int, typer.Option(min=0, help="Pairs of X-rays.")] = 50,
     num_reports: Annotated[int, typer.Option(min=0, help="Pairs of reports.")] = 50,
     seed: Annotated[int, typer.Option(help="Seed of order and sides.")] = 0,
@@ -33,7 +33,7 @@ def reader_study(
 
 def score_reader_study(
     study: Annotated[Path, typer.Argument(help="Folder of a reader study with its sheets filled in.")],
-    key: Annotated[Path, typer.Option(help="Key of the study.")],
+    key: Annotated[Path, typer.Option(help="JSON file with the solutions, as written by reader-study.")],
 ):
     """
     Score the sheets of a reader study.

@@ -11,9 +11,9 @@ from .options import BatchSize, Model
 
 
 def rexrank(
-    studies: Annotated[Path, typer.Argument(help="JSON file of the studies.")],
+    studies: Annotated[Path, typer.Argument(help="JSON file of the studies, from ReXrank.")],
     output: Annotated[Path, typer.Argument(help="JSON file to write. It must not exist.")],
-    image_root: Annotated[Path, typer.Argument(help="Folder of the image paths.")],
+    image_root: Annotated[Path, typer.Argument(help="Folder that the image paths of the studies start in.")],
     model: Model = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum length of a report in tokens.")] = 256,
     batch_size: BatchSize = 32,

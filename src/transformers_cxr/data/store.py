@@ -90,6 +90,10 @@ def write_records(
                 report.num_written += len(group)
         if not report.num_written:
             message = f"Expected at least one record to write to '{path}', got none.\n{report}"
+            if skip_report is None:
+                message += (
+                    "\nTo see what the reader skipped, pass one `SkipReport` to the reader and to `write_records`."
+                )
             without = [name for name, reason in report.skipped if reason == "no codes"]
             if without and len(codes):
                 message += (

@@ -23,9 +23,9 @@ class EvaluationArguments:
     output_dir: str = field(metadata={"help": "Folder to write. An interrupted run resumes from it."})
     records: list[str] = _argument(
         [],
-        "Parquet files of records, or folders of images with a metadata.csv. Missing reports are written from labels.",
+        "Parquet files of records, or folders with a metadata.csv. Missing reports are composed from labels.",
     )
-    split: list[str] = _argument(["validation"], "Splits of the records.")
+    split: list[str] = _argument(["validation"], "Splits of the records to evaluate on.")
     views: list[str] = _argument([], "View positions of the records, such as AP and PA. Default: all.")
     sections: Literal["findings+impression", "impression"] = _argument(
         "findings+impression", "Sections of the reports of the records."
@@ -36,10 +36,10 @@ class EvaluationArguments:
         "Tasks: report, image, diversity, vqa, language, tokenizer, well-formed, robustness. Default: all that have "
         "examples.",
     )
-    limit: int | None = _argument(None, "Maximum number of examples of a task, for a quick look.")
+    limit: int | None = _argument(None, "Maximum number of examples of each task, for a quick look.")
     batch_size: int = _argument(32, "Examples per batch.")
-    num_resamples: int = _argument(1000, "Resamples of the intervals. 0 gives no intervals.")
-    seed: int = _argument(0, "Seed of wording, samples, generated images and resamples.")
+    num_resamples: int = _argument(1000, "Bootstrap resamples of the intervals; 0: no intervals.")
+    seed: int = _argument(0, "Seed of all random choices.")
     # Reports and answers
     instruction: str = _argument("", "Instruction of reports. Default: that of the checkpoint.")
     max_new_tokens: int = _argument(256, "Maximum length of a report or an answer in tokens.")
@@ -47,20 +47,26 @@ class EvaluationArguments:
     radeval: list[str] = _argument(
         [], "Metrics of radeval: radgraph, radcliq, green, ratescore, bertscore. Each needs its weights."
     )
-    num_questions: int = _argument(400, "Questions, sampled from all.")
-    num_corrupted: int = _argument(50, "X-rays to corrupt. Each is read once per corruption and level.")
+    num_questions: int = _argument(400, "Maximum number of questions, sampled from all.")
+    num_corrupted: int = _argument(
+        50, "Maximum number of X-rays to corrupt. The model reports on each once per corruption and level."
+    )
     # Generated images
-    num_generated: int = _argument(200, "X-rays to generate.")
-    num_diverse: int = _argument(20, "Reports from which several X-rays are generated, for their diversity.")
+    num_generated: int = _argument(200, "Maximum number of X-rays to generate.")
+    num_diverse: int = _argument(20, "Maximum number of reports to generate several X-rays from, for their diversity.")
     guidance_scale: float | None = _argument(
         None, "Classifier-free guidance of generated images. Default: that of the checkpoint."
     )
-    top_p: float | None = _argument(None, "Nucleus of the codes of generated images. Default: that of the checkpoint.")
+    top_p: float | None = _argument(None, "`top_p` of generated images. Default: that of the checkpoint.")
     classifier: str = _argument("", "Classifier for labels of generated images: a folder or a torchxrayvision name.")
     features: list[str] = _argument(
-        [], "Feature spaces of generated images: inception, rad-dino, torchxrayvision names, folders."
+        [],
+        "Networks whose features compare generated and real images: inception, rad-dino, names of "
+        "torchxrayvision, folders.",
     )
-    training_split: str = _argument("", "Split of the records to search for copies among the generated images.")
+    training_split: str = _argument(
+        "", "Split of the records with the training images. Generated images are compared with them to find copies."
+    )
     # Language
     texts: str = _argument("", "Text file for perplexity. Empty lines separate the texts.")
     base_model: str = _argument("", "The language model before fine-tuning, for its perplexity.")

@@ -48,14 +48,17 @@ def read_image_folder(data_dir: str | os.PathLike, split: str | None = None) -> 
     data_dir = Path(data_dir)
     if not data_dir.is_dir():
         raise FileNotFoundError(f"There is no folder '{data_dir}'.")
-    metadata, found = data_dir / "metadata.csv", False
+    metadata, found, splits = data_dir / "metadata.csv", False, set()
     if metadata.is_file():
         for record in check_patients(_read_metadata(metadata)):
+            splits.add(record.split)
             if split in (None, record.split):
                 found = True
                 yield record
         if not found:
-            raise ValueError(f"Expected at least one image of split '{split}' in '{metadata}', got none.")
+            raise ValueError(
+                f"Expected at least one image of split '{split}' in '{metadata}', got none; it has {sorted(splits)}."
+            )
         return
     for path in walk_images(data_dir):
         found, name = True, path.relative_to(data_dir).as_posix()

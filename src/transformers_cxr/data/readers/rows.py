@@ -55,10 +55,13 @@ def open_parquet(path: str | os.PathLike) -> pq.ParquetFile:
     Open a Parquet file.
 
     Raises:
+        FileNotFoundError: there is no such file.
         ValueError: it is damaged or of another kind.
     """
     try:
         return pq.ParquetFile(path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"There is no file '{path}'.") from error
     except pa.ArrowInvalid as error:
         raise ValueError(f"'{path}' cannot be read as Parquet: {error}") from error
 
