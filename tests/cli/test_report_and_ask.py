@@ -65,7 +65,7 @@ def test_questions_share_a_file(run, options, images, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "message"),
     [
-        (["report", "nothing.png"], 1, "No file, folder or match of a glob at 'nothing.png'"),
+        (["report", "nothing.png"], 1, "No file or folder 'nothing.png'"),
         (["report", "images", "--model", "images"], 1, "Unrecognized model in images"),
         (["report", "images", "--device", "cuda:99"], 1, "Device 'cuda:99' is not available"),
         (["report", "images", "--output", "images/notes.txt"], 1, "was not written by this command"),

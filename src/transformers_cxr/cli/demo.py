@@ -37,8 +37,7 @@ def demo(
 
     model, processor = model_options.load()
     title = f"Checkpoint: {model_options.settings['model']}"
-    with serve(model, processor, title, host, port, root_path) as url:
+    with suppress(KeyboardInterrupt), serve(model, processor, title, host, port, root_path) as url:
         typer.echo(f"The page is at {url} (Ctrl-C stops it).")
-        with suppress(KeyboardInterrupt):
-            while True:
-                time.sleep(1)
+        while True:
+            time.sleep(1)

@@ -35,7 +35,7 @@ def list_images(arguments: Sequence[str]) -> list[str]:
             continue
         paths = [argument] if os.path.exists(argument) else sorted(glob.glob(argument, recursive=True))
         if not paths:
-            raise FileNotFoundError(f"No file or folder '{argument}', and no file that matches it as a glob.")
+            raise FileNotFoundError(f"No file or folder '{argument}', and no file matches it as a glob.")
         for path in paths:
             found = [str(image) for image in walk_images(Path(path))] if os.path.isdir(path) else [path]
             if not found:

@@ -28,7 +28,7 @@ def reader_study(
     from ..evaluation import export_reader_study
 
     export_reader_study(evaluation, output, key, num_images, num_reports, seed)
-    typer.echo(f"{num_images} pairs of X-rays and {num_reports} of reports in {output}, the key in {key}.")
+    typer.echo(f"{num_images} pairs of X-rays and {num_reports} of reports in {output}; their solutions are in {key}.")
 
 
 def score_reader_study(
