@@ -47,7 +47,7 @@ def find_device(name: str | torch.device | None = None) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(
-            f"Cannot use device '{name}' ({reason}). Use cpu, or cuda, cuda:1 or mps if present."
+            f"Device '{name}' is not available ({reason}). Use cpu, or cuda, cuda:1 or mps if present."
         ) from error
     return device
 

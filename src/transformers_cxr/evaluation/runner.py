@@ -115,7 +115,7 @@ def _examples_of_tasks(arguments: EvaluationArguments, records: Sequence[StudyRe
             raise ValueError(f"The task '{task.name}' has no examples in `--records` or `--texts`.")
         del examples[task]
     if not examples:
-        raise ValueError("No task has examples. Give X-rays with `--records`, or texts with `--texts`.")
+        raise ValueError("No task has examples in `--records` or `--texts`. Give at least one of them.")
     for task, own in examples.items():
         id_, count = Counter(example.id for example in own).most_common(1)[0]
         if count > 1:
