@@ -4,9 +4,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
-import time
-from contextlib import suppress
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -34,16 +32,14 @@ def test_sigterm_stops_the_page_and_deletes_its_folder(run, tmp_path, checkpoint
         port = server.getsockname()[1]
     pages = []
 
-    def stop_when_served():
-        while not pages:
-            with suppress(httpx.TransportError):
-                pages.append(httpx.get(f"http://127.0.0.1:{port}", timeout=30).text)
-            time.sleep(0.1)
+    def stop(seconds):
+        pages.append(httpx.get(f"http://127.0.0.1:{port}", timeout=30).text)
         pages.append(list(tmp_path.glob("transformers-cxr-demo-*")))
         os.kill(os.getpid(), signal.SIGTERM)
 
+    # The command sleeps when the page is served.
+    monkeypatch.setattr("transformers_cxr.cli.demo.time", SimpleNamespace(sleep=stop))
     before = signal.getsignal(signal.SIGTERM)
-    threading.Thread(target=stop_when_served, daemon=True).start()
     try:
         result = run("demo", "--port", port, "--model", checkpoint_dir, "--device", "cpu")
     finally:
