@@ -191,9 +191,10 @@ def test_a_config_of_another_model_is_refused_by_the_tensors_that_differ(vq_gan,
         vq_tokenizer_from_taming(config_path, checkpoint_path)
 
 
-def test_an_architecture_that_taming_does_not_have_is_not_written(tmp_path):
-    settings = {"image_size": 8, "block_out_channels": (64, 96), "attention_levels": (), "latent_channels": 4}
-    vq_tokenizer = CXRVQTokenizer(CXRVQTokenizerConfig(**settings))
-    with pytest.raises(ValueError, match="Expected `norm_num_groups=32` and multiples"):
+@pytest.mark.parametrize("change", [{"block_out_channels": (64, 96)}, {"patch_size": 2}])
+def test_an_architecture_that_taming_does_not_have_is_not_written(tmp_path, change):
+    settings = {"image_size": 8, "block_out_channels": (64, 64), "attention_levels": (), "latent_channels": 4}
+    vq_tokenizer = CXRVQTokenizer(CXRVQTokenizerConfig(**settings | change))
+    with pytest.raises(ValueError, match="Expected `norm_num_groups=32`, `patch_size=1` and multiples"):
         export_vq_gan(vq_tokenizer, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -201,10 +201,11 @@ def export_vq_gan(vq_tokenizer: CXRVQTokenizer, output: str | os.PathLike) -> No
     """
     config = vq_tokenizer.config
     channels = tuple(config.block_out_channels)
-    if config.norm_num_groups != NORM_NUM_GROUPS or any(n % channels[0] for n in channels):
+    if config.norm_num_groups != NORM_NUM_GROUPS or config.patch_size != 1 or any(n % channels[0] for n in channels):
         raise ValueError(
-            f"Expected `norm_num_groups={NORM_NUM_GROUPS}` and multiples of the channels of the first level for "
-            f"taming-transformers, got `norm_num_groups={config.norm_num_groups}` and `block_out_channels={channels}`."
+            f"Expected `norm_num_groups={NORM_NUM_GROUPS}`, `patch_size=1` and multiples of the channels of the first "
+            f"level for taming-transformers, got `norm_num_groups={config.norm_num_groups}`, "
+            f"`patch_size={config.patch_size}` and `block_out_channels={channels}`."
         )
     params = {
         "embed_dim": config.codebook_dim,

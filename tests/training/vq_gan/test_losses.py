@@ -112,6 +112,8 @@ def test_random_crops_are_the_same_squares_of_each_batch():
     corners = first[:, :, 0, 0]
     assert torch.equal(first, corners[:, :, None, None] + images[:1, :, :4, :4])
     assert corners[:, 0].unique().tolist() == [0, 1, 2, 3, 4, 5] and corners[:, 1].max() == 8
+    with pytest.raises(ValueError, match="Expected a crop size of at most 9 pixels, got 10"):
+        random_crops(10, images)
 
 
 def test_missing_lpips_and_missing_weights_name_the_way_out(monkeypatch):

@@ -44,8 +44,13 @@ def random_crops(size: int, *batches: torch.FloatTensor) -> tuple[torch.FloatTen
 
     Returns:
         `tuple` of `torch.FloatTensor` of shape `(batch_size, channels, size, size)`.
+
+    Raises:
+        ValueError: The images are smaller.
     """
     height, width = batches[0].shape[-2:]
+    if size > min(height, width):
+        raise ValueError(f"Expected a crop size of at most {min(height, width)} pixels, got {size}.")
     corners = [
         (int(torch.randint(height - size + 1, ())), int(torch.randint(width - size + 1, ()))) for _ in batches[0]
     ]
