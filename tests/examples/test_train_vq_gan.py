@@ -133,6 +133,13 @@ def test_a_codebook_of_fixed_levels_is_not_trained(run, plain):
     torch.testing.assert_close(levels, torch.tensor([-3.0, -1.0, 1.0, 3.0]) * math.atanh(0.5) / 2)
 
 
+def test_every_other_image_is_augmented(run, plain, script, monkeypatch):
+    seen = []
+    monkeypatch.setattr(script, "augment", lambda images: seen.append(len(images)) or images)
+    run(replace(plain, augment=True, batch_size=3, steps=2))
+    assert seen == [2, 2]
+
+
 def test_accumulated_batches_train_as_one_batch(run, plain, tmp_path):
     plain = replace(plain, initialize_codebook_step=-1, revive_every=0)
     run(replace(plain, batch_size=4))
