@@ -5,7 +5,7 @@ import signal
 import pytest
 from safetensors import SafetensorError
 
-from transformers_cxr.files import atomic_write, disk_full_error, file_fingerprint
+from transformers_cxr.files import atomic_write, disk_full_error, file_fingerprint, read_json
 
 
 @pytest.fixture
@@ -85,3 +85,9 @@ def test_a_fingerprint_changes_with_any_file_and_byte(tmp_path):
     assert fingerprint(a=b"a" * 100_000) == (folder, file)
     assert set(fingerprint(a=b"a" * 99_999 + b"c")).isdisjoint({folder, file})
     assert fingerprint(a=b"a" * 100_000, b=b"b") != (folder, file)
+
+
+def test_a_damaged_json_file_is_named(tmp_path):
+    (tmp_path / "studies.json").write_text('{"a": [1, 2}')
+    with pytest.raises(ValueError, match=r"studies.json' is not a JSON file: Expecting ',' delimiter"):
+        read_json(tmp_path / "studies.json")

@@ -154,6 +154,20 @@ def file_fingerprint(path: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
+def read_json(path: str | os.PathLike) -> Any:
+    """
+    Read a JSON file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"'{path}' is not a JSON file: {error}.") from error
+
+
 @contextmanager
 def open_text(path: Path) -> Iterator[io.TextIOBase]:
     """

@@ -5,7 +5,6 @@ with the image codes, and a VQ-GAN of taming-transformers.
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ..files import atomic_write
+from ..files import atomic_write, read_json
 from ..llm_cxr.configuration_llm_cxr import CXRVQTokenizerConfig, LlmCxrConfig
 from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
 from ..llm_cxr.processing_llm_cxr import END_TOKEN, INSTRUCTION_TOKEN, RESPONSE_TOKEN, TEXT_MARKERS, LlmCxrProcessor
@@ -96,11 +95,7 @@ def _load_language_model(folder: Path, dtype: torch.dtype | None) -> tuple[PreTr
     for file in (folder / "config.json", folder / "tokenizer.json"):
         if not file.is_file():
             raise FileNotFoundError(f"No `{file.name}` in '{folder}': expected the folder of a language model.")
-        try:
-            # Transformers reports a damaged tokenizer as a missing package.
-            json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"'{file}' is not a JSON file: {error}.") from error
+        read_json(file)  # Transformers reports a damaged tokenizer as a missing package.
     config = AutoConfig.from_pretrained(folder)
     if config.model_type != "gpt_neox":
         raise ValueError(

@@ -11,7 +11,7 @@ import numpy as np
 import PIL.Image
 from scipy.stats import binomtest, wilcoxon
 
-from ..files import atomic_write
+from ..files import atomic_write, read_json
 from ..llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor, save_image
 from .predictions import read_predictions
 from .results.intervals import Estimate, bootstrap, means
@@ -141,7 +141,7 @@ def score_reader_study(
         ValueError: a trial is missing, duplicate or unknown, or a cell has another value than the guide says.
     """
     scores: dict[str, Estimate] = {}
-    for kind, answers in json.loads(Path(key).read_text(encoding="utf-8")).items():
+    for kind, answers in read_json(key).items():
         rows = _read_sheet(Path(folder) / f"{kind}.csv", set(answers), _ANSWERS[kind])
         names = ("quality", "fit") if kind == "images" else ("errors",)
         units = []

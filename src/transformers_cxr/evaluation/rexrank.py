@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from ..checkpoints import load_checkpoint
-from ..files import atomic_write, file_fingerprint
+from ..files import atomic_write, file_fingerprint, read_json
 from ..llm_cxr.generation_llm_cxr import generate_text
 from ..reports.sections import parse_report
 from .examples import Example
@@ -47,7 +47,7 @@ def write_rexrank_predictions(
     output, examples = Path(output), []
     if output.exists():
         raise FileExistsError(f"'{output}' exists. Remove it or choose another output.")
-    content = json.loads(Path(studies).read_text(encoding="utf-8"))
+    content = read_json(studies)
     for study_id, study in content.items():
         name = study.get("key_image_path") or next(iter(study.get("image_path") or []), None)
         if not name:
