@@ -84,8 +84,8 @@ def run_evaluation(arguments: EvaluationArguments) -> list[Result] | None:
     facts = {
         "model": f"{name} ({fingerprint})",
         "data": ", ".join(filter(None, [*arguments.records, arguments.texts])),
+        "split": ", ".join(arguments.split),
     }
-    facts["split"] = ", ".join(arguments.split)
     texts = {"tables.md": results_to_markdown(results), "report.html": html_report(facts, results, samples)}
     for file, text in texts.items():
         with atomic_write(folder / file) as partial:

@@ -104,7 +104,8 @@ class CXRVQTokenizer(PreTrainedModel):
         super().__init__(config)
         levels = range(len(config.block_out_channels))
         attention = [level in config.attention_levels for level in levels]
-        channels_per_pixel = 8 if config.patch_size > 1 else config.in_channels
+        is_patched = config.patch_size > 1
+        channels_per_pixel = 8 if is_patched else config.in_channels
         self.vq_model = VQModel(
             in_channels=config.in_channels * config.patch_size**2,
             out_channels=channels_per_pixel * config.patch_size**2,
@@ -118,14 +119,11 @@ class CXRVQTokenizer(PreTrainedModel):
             num_vq_embeddings=config.codebook_size,
             vq_embed_dim=config.codebook_dim,
         )
-        # A convolution at full resolution hides the borders of the patches.
         self.to_pixels = nn.Sequential()
-        if config.patch_size > 1:
-            self.to_pixels = nn.Sequential(
-                nn.PixelShuffle(config.patch_size),
-                nn.SiLU(),
-                nn.Conv2d(channels_per_pixel, config.in_channels, 3, padding=1),
-            )
+        if is_patched:
+            # A convolution at full resolution hides the borders of the patches.
+            convolution = nn.Conv2d(channels_per_pixel, config.in_channels, 3, padding=1)
+            self.to_pixels.extend([nn.PixelShuffle(config.patch_size), nn.SiLU(), convolution])
         for module in (self.vq_model, self.to_pixels):
             module.float()  # `from_config(dtype=...)` sets another default dtype
         self.codebook.requires_grad_(config.fsq_levels is None)
@@ -248,7 +246,7 @@ class CXRVQTokenizer(PreTrainedModel):
         return output.to_tuple() if return_dict is False else output
 
     def _encode(self, pixel_values: torch.FloatTensor) -> torch.FloatTensor:
-        # Convolutions on CPUs are up to five times faster in this memory format.
+        # CPUs convolve faster in this memory format.
         patches = F.pixel_unshuffle(pixel_values.float(), self.config.patch_size)
         return self.vq_model.encode(patches.contiguous(memory_format=torch.channels_last)).latents
 

@@ -92,7 +92,7 @@ def spectral_loss(
 class EfficientNetLiteDistance(nn.Module):
     """
     Distance as in LPIPS (arXiv 1801.03924, equation 1, without its learned weights) in four layers of timm's
-    EfficientNet-Lite0, whose ImageNet weights come in a package. It costs a fortieth of VGG-16.
+    EfficientNet-Lite0, a small network whose ImageNet weights come in a package.
 
     Raises:
         ImportError: timm or the package of the weights is not installed.
