@@ -7,6 +7,7 @@ import pytest
 
 from transformers_cxr.evaluation import Example, export_reader_study, score_reader_study
 from transformers_cxr.evaluation.predictions import predict
+from transformers_cxr.evaluation.results.tables import write_run
 
 REAL, GENERATED = 100, 200
 
@@ -25,6 +26,7 @@ def evaluation(tmp_path_factory):
     reports = [Example(str(i), f"p{i}", "", path, "", f"real {i}") for i in range(6)]
     predict(images, lambda batch: np.zeros((8, 4), np.uint16), folder / "predictions/image", {})
     predict(reports, lambda batch: [f"generated {e.id}" for e in batch], folder / "predictions/report", {})
+    write_run(folder, {}, [])
     return folder
 
 
@@ -126,4 +128,6 @@ def test_the_key_is_kept_outside_and_nothing_is_overwritten(evaluation, study, t
         export_reader_study(evaluation, study, tmp_path / "other.json", 1, 1)
     with pytest.raises(ValueError, match="has 8 examples of the task 'image', fewer than 50"):
         export_reader_study(evaluation, tmp_path / "new", tmp_path / "other.json")
+    with pytest.raises(FileNotFoundError, match="expected the output folder of a finished evaluation"):
+        export_reader_study(tmp_path, tmp_path / "new", tmp_path / "other.json")
     assert not (tmp_path / "other.json").exists() and not (tmp_path / "new").exists()

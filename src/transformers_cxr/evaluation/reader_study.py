@@ -15,6 +15,7 @@ from ..files import atomic_write, read_json
 from ..llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor, save_image
 from .predictions import read_predictions
 from .results.intervals import Estimate, bootstrap, means
+from .results.tables import read_run
 
 # Real and generated images have the same comment, because a reader could look at the metadata of a file.
 NOTICE = "Reader study: a real or a generated X-ray, for research only, not for clinical use."
@@ -72,11 +73,13 @@ def export_reader_study(
 
     Raises:
         FileExistsError: `folder` or `key` exists.
+        FileNotFoundError: `evaluation` is not the folder of a finished evaluation.
         ValueError: the key would be inside of the folder, or the evaluation has fewer images or reports.
     """
     folder, key = Path(folder), Path(key)
     if folder.resolve() in key.resolve().parents:
         raise ValueError(f"The key '{key}' is inside of '{folder}', where the readers would see it.")
+    read_run(evaluation)
     # The task whose outputs are compared, what the reader sees beside them, and the number of trials.
     kinds = {"images": ("image", "report", num_images), "reports": ("report", "image", num_reports)}
     rng, answers = random.Random(seed), {}
