@@ -9,8 +9,8 @@ By default the tokenizer of the embedded checkpoint is evaluated; `--model` is a
 writes `metrics.json`, `metrics.md` and `images.png` (images above their reconstructions) to `OUTPUT_DIR`.
 
 With `--clinical_classifier`, `clinical_distance` is the squared difference of its features, and `label_agreement` the
-share of its labels that are equal for image and reconstruction. For a classifier of `train_classifier.py`,
-`*_of_images` and `*_of_reconstructions` are its balanced accuracies on both.
+share of its labels that are equal for image and reconstruction. `*_of_images` and `*_of_reconstructions` are its
+balanced accuracies on both, for the labels of `train_classifier.py`.
 
 `spectrum` is the spectral energy of the reconstructions as a share of that of the images, in rings up to a quarter
 cycle per pixel: 1 is as sharp as the images, 0 is blurred. `spectral_ratio_mean` and `spectral_ratio_min` summarize
@@ -22,15 +22,13 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, EvalPrediction
+from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 from transformers_cxr import CXRVQTokenizer, checkpoint, save_image
 from transformers_cxr.classifiers import XrayClassifier, load_classifier
-from transformers_cxr.data.records import StudyRecord
 from transformers_cxr.data.store import open_records
 from transformers_cxr.evaluation.metrics.reconstruction import (
     aggregate_reconstructions,
@@ -40,7 +38,7 @@ from transformers_cxr.evaluation.metrics.reconstruction import (
     spectral_ratio,
 )
 from transformers_cxr.training import run_script
-from transformers_cxr.training.classification import PNEUMONIA_CLASSES, balanced_accuracies, pneumonia_class
+from transformers_cxr.training.classification import XRAY_LABELS, balanced_accuracies, label_targets
 from transformers_cxr.training.vq_gan.images import ImageDataset
 from transformers_cxr.training.vq_gan.losses import load_lpips
 
@@ -75,7 +73,7 @@ def measure(
     classifier: XrayClassifier | None,
     lpips: nn.Module | None,
 ) -> tuple[list[dict], list[dict]]:
-    """Return the scores of each image of a batch, and its codes and the probabilities of the classifier."""
+    """Return the scores of each image of a batch, and its codes and the labels that the classifier predicts."""
     codes = tokenizer.encode(pixel_values)
     reconstruction = tokenizer.decode(codes)
     scores, extra = {}, {"codes": codes}
@@ -84,9 +82,9 @@ def measure(
     if classifier is not None:
         features = [classifier.features(image) for image in (pixel_values, reconstruction)]
         scores["clinical_distance"] = (features[0] - features[1]).square().mean(dim=1)
-        extra["images"], extra["reconstructions"] = (classifier(image) for image in (pixel_values, reconstruction))
-        labels = [classifier.predict(extra[name]) for name in ("images", "reconstructions")]
-        agreement = labels[0] == labels[1]
+        for name, image in {"images": pixel_values, "reconstructions": reconstruction}.items():
+            extra[name] = classifier.predict(classifier(image))
+        agreement = extra["images"] == extra["reconstructions"]
         exclusive = classifier.thresholds is None
         scores["label_agreement"] = (agreement.all(dim=1) if exclusive else agreement.float().mean(dim=1)).float()
     units = reconstruction_units(reconstruction, pixel_values)
@@ -95,17 +93,18 @@ def measure(
     return units, [{name: value[row] for name, value in extra.items()} for row in range(len(codes))]
 
 
-def summarize(units: list[dict], extra: list[dict], records: list[StudyRecord], codebook_size: int, sources) -> dict:
-    """Return the scores of a set of images; `sources` are the sources whose classes are known to the classifier."""
+def summarize(
+    units: list[dict], extra: list[dict], targets: torch.FloatTensor, codebook_size: int, label_names: list[str]
+) -> dict:
+    """Return the scores of a set of images; `targets` are those of `XRAY_LABELS`, `label_names` of the classifier."""
     summary = {"images": len(units)} | aggregate_reconstructions(units)
-    summary |= codebook_statistics(torch.stack([each["codes"] for each in extra]), codebook_size)
-    rows = [row for row, record in enumerate(records) if record.source in sources and pneumonia_class(record)]
-    classes = np.array([PNEUMONIA_CLASSES.index(pneumonia_class(records[row])) for row in rows])
-    # A balanced accuracy needs images of every class.
-    if len(set(classes)) == len(PNEUMONIA_CLASSES):
-        for images in ("images", "reconstructions"):
-            prediction = EvalPrediction(np.stack([extra[row][images] for row in rows]), classes)
-            summary |= {f"{name}_of_{images}": value for name, value in balanced_accuracies(prediction).items()}
+    extra = {name: torch.stack([each[name] for each in extra]) for name in extra[0]}
+    summary |= codebook_statistics(extra["codes"], codebook_size)
+    names = [name for name in XRAY_LABELS if name in label_names]
+    columns, own_columns = ([labels.index(name) for name in names] for labels in (XRAY_LABELS, label_names))
+    for images in ("images", "reconstructions") if names else ():
+        accuracies = balanced_accuracies(extra[images][:, own_columns], targets[:, columns], names)
+        summary |= {f"{name}_of_{images}": value for name, value in accuracies.items()}
     spectrum = spectral_ratio(units).tolist()
     rings = len(spectrum)
     summary["spectrum"] = {f"{(i + 1) / rings / 4:.4f} cycles/pixel": share for i, share in enumerate(spectrum)}
@@ -158,9 +157,7 @@ def main(args: Arguments):
                 readable += examples
         if len(readable) < len(records):
             print(f"{len(records) - len(readable)} of {len(records)} images could not be read.")
-        # Only datasets that tell bacterial from viral pneumonia have normal images of the same kind of patients.
-        knows_classes = classifier is not None and tuple(classifier.label_names) == PNEUMONIA_CLASSES
-        sources = {record.source for record in records if record.etiology} if knows_classes else ()
+        targets = label_targets(records)
         positions_of = defaultdict(list)
         for position, row in enumerate(readable):
             positions_of[records[row].source].append(position)
@@ -169,9 +166,9 @@ def main(args: Arguments):
             source: summarize(
                 [units[i] for i in positions],
                 [extra[i] for i in positions],
-                [records[readable[i]] for i in positions],
+                targets[[readable[i] for i in positions]],
                 tokenizer.config.codebook_size,
-                sources,
+                classifier.label_names if classifier else [],
             )
             for source, positions in sorted(positions_of.items())
         }

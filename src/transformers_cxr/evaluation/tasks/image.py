@@ -83,7 +83,7 @@ class ImageTask(Task):
         }
         measurements = []
         is_label_derived = all(example.label_derived for example in examples)
-        if is_label_derived and set(classifier.label_names) == PneumoniaAccuracy.CLASSES:
+        if is_label_derived and set(PneumoniaAccuracy.LABELS) <= set(classifier.label_names):
             metric, reports = PneumoniaAccuracy(classifier), [example.prompt for example in examples]
             measurements += [metric.measure(own, reports, prefix) for prefix, own in probabilities.items()]
         metric, real = ImageLabels(classifier), probabilities.pop("real_")

