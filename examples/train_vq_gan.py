@@ -28,7 +28,6 @@ from transformers import get_scheduler
 from transformers.trainer_utils import SchedulerType
 
 from transformers_cxr import CXRVQTokenizer, CXRVQTokenizerConfig, LlmCxrImageProcessor, save_image
-from transformers_cxr.classifiers import load_classifier
 from transformers_cxr.data.image_source import is_streamed
 from transformers_cxr.evaluation.metrics.reconstruction import reconstruction_picture
 from transformers_cxr.files import check_same_settings, file_fingerprint
@@ -46,32 +45,24 @@ class Arguments:
     output_dir: str = field(metadata={"help": "folder of the tokenizer and the checkpoints"})
     model: dict = field(default_factory=dict, metadata={"help": "fields of CXRVQTokenizerConfig"})
     initial_model: str = field(default="", metadata={"help": "tokenizer to start from instead of `model`"})
-    decoder_only: bool = field(default=False, metadata={"help": "train only the decoder of `initial_model`"})
 
     gradient_weight: float = field(default=1.0, metadata={"help": "weight of the L1 loss of finite differences"})
-    squared_weight: float = field(default=0.0, metadata={"help": "weight of the squared error"})
     spectral_weight: float = field(default=0.0, metadata={"help": "weight of the L1 loss of local Fourier amplitudes"})
     perceptual_weight: float = field(default=0.0, metadata={"help": "weight of the perceptual loss"})
-    perceptual_network: str = field(
-        default="vgg", metadata={"help": "network of the perceptual loss: vgg (LPIPS) or efficientnet-lite0"}
-    )
+    perceptual_network: str = field(default="vgg", metadata={"help": "its network: vgg (LPIPS) or efficientnet-lite0"})
     clinical_weight: float = field(default=0.0, metadata={"help": "weight of the clinical loss"})
     clinical_classifier: str = field(
         default="densenet121-res224-all",
         metadata={"help": "classifier of the clinical loss: a torchxrayvision name or a folder"},
     )
-    disc_weight: float = field(
-        default=0.0, metadata={"help": "weight of the adversarial loss, times the adaptive weight"}
-    )
+    disc_weight: float = field(default=0.0, metadata={"help": "weight of the adversarial loss, times the adaptive one"})
     disc_channels: int = field(default=64, metadata={"help": "channels of the discriminator's first layer"})
     disc_start: int = field(default=0, metadata={"help": "first step of the discriminator and the adversarial loss"})
     crop_size: int = field(
         default=0, metadata={"help": "side of random crops for spectral, perceptual and adversarial loss; 0: none"}
     )
 
-    source_weights: dict = field(
-        default_factory=dict, metadata={"help": "sampling weights of datasets, 1.0 if not named"}
-    )
+    source_weights: dict = field(default_factory=dict, metadata={"help": "sampling weights of datasets; default: 1.0"})
     augment: bool = field(default=False, metadata={"help": "augment every other image, see training/augmentation.py"})
     steps: int = field(default=3000, metadata={"help": "optimizer steps"})
     batch_size: int = field(default=4, metadata={"help": "images per device and forward pass"})
@@ -117,26 +108,17 @@ def main(args: Arguments):
         tokenizer = CXRVQTokenizer(CXRVQTokenizerConfig(**args.model))
     config = tokenizer.config
     tokenizer.to(memory_format=torch.channels_last)
-    if args.decoder_only:
-        tokenizer.requires_grad_(False)
-        tokenizer.vq_model.decoder.requires_grad_(True)
-        tokenizer.vq_model.post_quant_conv.requires_grad_(True)
-    trained = [parameter for parameter in tokenizer.parameters() if parameter.requires_grad]
     weights = {name: value for name, value in asdict(args).items() if name.endswith("_weight")}
-    autoencoder_loss = vq_gan.AutoencoderLoss(**weights)
-    if args.perceptual_weight:
-        network = vq_gan.load_perceptual_network(args.perceptual_network)
-        autoencoder_loss.perceptual = vq_gan.PerceptualLoss(network).to(accelerator.device)
-    if args.clinical_weight:
-        autoencoder_loss.clinical = load_classifier(args.clinical_classifier).to(accelerator.device)
+    autoencoder_loss = vq_gan.load_autoencoder_loss(
+        args.perceptual_network, args.clinical_classifier, accelerator.device, **weights
+    )
     discriminator = vq_gan.PatchDiscriminator(config.in_channels, args.disc_channels) if args.disc_weight else None
 
     # Images.
     checkpoint, step = vq_gan.last_checkpoint(args.output_dir) or (None, 0)
     size = {"height": config.image_size, "width": config.image_size}
-    is_rgb = config.in_channels == 3
     image_processor = LlmCxrImageProcessor(
-        size={"shortest_edge": config.image_size}, crop_size=size, do_convert_rgb=is_rgb
+        size={"shortest_edge": config.image_size}, crop_size=size, do_convert_rgb=config.in_channels == 3
     )
     loader, shown = vq_gan.load_training_images(
         args.records,
@@ -162,7 +144,7 @@ def main(args: Arguments):
     # Optimizers.
     betas = (args.adam_beta1, args.adam_beta2)
     adam = {"lr": args.learning_rate, "betas": betas, "weight_decay": args.weight_decay}
-    optimizer = torch.optim.AdamW(trained, **adam)
+    optimizer = torch.optim.AdamW(tokenizer.parameters(), **adam)
     schedule = get_scheduler(args.lr_scheduler_type, optimizer, args.warmup_steps, args.steps)
     model, optimizer = accelerator.prepare(tokenizer, optimizer)
     models = [model]
@@ -171,7 +153,8 @@ def main(args: Arguments):
         unwrapped_discriminator = discriminator.to(accelerator.device)
         discriminator, disc_optimizer = accelerator.prepare(discriminator, disc_optimizer)
         models.append(discriminator)
-    codebook = vq_gan.CodebookManager(tokenizer)
+    # Codes that are revived late would not be trained.
+    codebook = vq_gan.CodebookManager(tokenizer, args.initialize_codebook_step, args.revive_every, 0.8 * args.steps)
     accelerator.register_for_checkpointing(schedule, codebook)
     if args.ema_decay:
         average = EMAModel(tokenizer.parameters(), decay=args.ema_decay)
@@ -205,7 +188,7 @@ def main(args: Arguments):
                 loss, terms = autoencoder_loss(output, pixel_values, tokenizer.last_weight, judge, crops)
             accelerator.backward(loss)
             if accelerator.sync_gradients:
-                accelerator.clip_grad_norm_(trained, args.max_grad_norm)
+                accelerator.clip_grad_norm_(tokenizer.parameters(), args.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad()
             if adversarial:
@@ -221,14 +204,7 @@ def main(args: Arguments):
         if not accelerator.sync_gradients:
             continue
         schedule.step()
-        latents = accelerator.gather(output.latents.detach())
-        if not args.decoder_only and not config.fsq_levels:
-            if step == args.initialize_codebook_step:
-                codebook.initialize(latents)
-            # Codes that are revived late would not be trained.
-            elif args.initialize_codebook_step < step < 0.8 * args.steps:
-                if args.revive_every and step % args.revive_every == 0:
-                    codebook.revive(latents)
+        codebook.maintain(accelerator.gather(output.latents.detach()), step)
         if args.ema_decay:
             average.step(tokenizer.parameters())
 

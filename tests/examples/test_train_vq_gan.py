@@ -17,6 +17,7 @@ from torch import nn
 from transformers_cxr import CXRVQTokenizer, LlmCxrImageProcessor
 from transformers_cxr.classifiers import XrayClassifier
 from transformers_cxr.training import parse_arguments
+from transformers_cxr.training.vq_gan import losses
 
 from .conftest import reset_accelerator
 
@@ -47,8 +48,8 @@ def run(script, monkeypatch):
         network.forward = lambda a, b, f=network.forward: (f(a) - f(b)).square().mean(dim=(1, 2, 3), keepdim=True)
         return network
 
-    monkeypatch.setattr(script, "load_classifier", classifier)
-    monkeypatch.setattr(script.vq_gan, "load_perceptual_network", perceptual_network)
+    monkeypatch.setattr(losses, "load_classifier", classifier)
+    monkeypatch.setattr(losses, "load_perceptual_network", perceptual_network)
 
     def run(args):
         reset_accelerator()
@@ -164,15 +165,6 @@ def test_the_moving_average_is_saved_and_does_not_change_training(run, plain, tm
     assert any(not torch.equal(value, saved[name]) for name, value in weights(plain.output_dir).items())
 
 
-def test_decoder_only_training_changes_neither_encoder_nor_codebook(run, plain, tmp_path):
-    run(plain)
-    decoder = replace(plain, decoder_only=True, initial_model=plain.output_dir, output_dir=str(tmp_path / "decoder"))
-    run(decoder)
-    before, after = weights(plain.output_dir), weights(decoder.output_dir)
-    changed = {name.split(".")[1] for name in before if not torch.equal(before[name], after[name])}
-    assert changed == {"decoder", "post_quant_conv"}
-
-
 def test_a_stream_is_resumed_to_the_bit_and_unreadable_images_are_named(
     run, plain, data_dir, kill_after, tmp_path, caplog
 ):
@@ -189,9 +181,7 @@ def test_a_stream_is_resumed_to_the_bit_and_unreadable_images_are_named(
     assert_same_weights(args.output_dir, resumed.output_dir)
 
 
-@pytest.mark.parametrize(
-    "name", ["vq_gan_paper", *map("embedded_checkpoint/vq_gan{}".format, ["", "_decoder", "_sharp"])]
-)
+@pytest.mark.parametrize("name", ["vq_gan_paper", "embedded_checkpoint/vq_gan"])
 def test_recipes_train_on_a_smaller_model(script, run, data_dir, tmp_path, monkeypatch, name):
     path = EXAMPLES / f"{name}.yaml"
     command = ["train", "--config", str(path), "--records", str(data_dir), "--output_dir", str(tmp_path / "run")]
@@ -200,7 +190,5 @@ def test_recipes_train_on_a_smaller_model(script, run, data_dir, tmp_path, monke
     settings = yaml.safe_load(path.read_text())
     assert {key: getattr(args, key) for key in settings} == settings
     model = MODEL | {"in_channels": args.model.get("in_channels", 1)}
-    CXRVQTokenizer(script.CXRVQTokenizerConfig(**model)).save_pretrained(tmp_path / "initial")
-    initial = str(tmp_path / "initial") if args.decoder_only else ""
-    run(replace(args, model=model, initial_model=initial, steps=2, disc_start=1, dataloader_num_workers=0))
+    run(replace(args, model=model, crop_size=min(args.crop_size, 24), steps=2, disc_start=1, dataloader_num_workers=0))
     assert CXRVQTokenizer.from_pretrained(tmp_path / "run").config.in_channels == model["in_channels"]

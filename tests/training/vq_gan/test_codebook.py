@@ -52,6 +52,17 @@ def test_revive_replaces_only_dead_codes_and_counts_them(tokenizer, latents):
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize(("fsq_levels", "calls"), [(None, ["initialize 3", "revive 4", "revive 6"]), ([2, 4], [])])
+def test_maintain_initializes_then_revives_and_leaves_fixed_levels(tokenizer, latents, monkeypatch, fsq_levels, calls):
+    tokenizer.config.fsq_levels, seen = fsq_levels, []
+    manager = CodebookManager(tokenizer, initialize_step=3, revive_every=2, revive_until=7.5)
+    for name in ("initialize", "revive"):
+        monkeypatch.setattr(manager, name, lambda latents, name=name: seen.append(f"{name} {step}"))
+    for step in range(10):
+        manager.maintain(latents, step)
+    assert seen == calls
+
+
 def test_every_process_takes_the_latents_that_the_main_process_chooses(tokenizer, latents, monkeypatch):
     # `broadcast` replaces the indices of another process by those of the main process.
     monkeypatch.setattr(codebook, "broadcast", lambda indices: torch.arange(len(indices)))

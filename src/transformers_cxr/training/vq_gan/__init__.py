@@ -15,6 +15,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "PerceptualLoss",
             "adaptive_weight",
             "hinge_loss",
+            "load_autoencoder_loss",
             "load_lpips",
             "load_perceptual_network",
             "random_crops",

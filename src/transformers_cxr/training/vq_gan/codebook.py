@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from accelerate.utils import broadcast
 from transformers.utils import logging
@@ -21,15 +23,32 @@ class CodebookManager:
 
     Args:
         tokenizer ([`CXRVQTokenizer`]):
-            The tokenizer in training.
+            The tokenizer in training. `fsq_levels` are neither initialized nor revived.
+        initialize_step (`int`, *optional*, defaults to -1):
+            Step of [`~CodebookManager.maintain`] that initializes the codebook; -1 never does.
+        revive_every (`int`, *optional*, defaults to 0):
+            Steps between revivals after it; 0 never revives.
+        revive_until (`float`, *optional*, defaults to infinity):
+            Step from which codes are not revived.
         decay (`float`, *optional*, defaults to `0.99`):
             Decay of the moving average of a code's uses per step.
         min_usage (`float`, *optional*, defaults to `0.05`):
             A code with a lower average is dead.
     """
 
-    def __init__(self, tokenizer: CXRVQTokenizer, decay: float = 0.99, min_usage: float = 0.05):
+    def __init__(
+        self,
+        tokenizer: CXRVQTokenizer,
+        initialize_step: int = -1,
+        revive_every: int = 0,
+        revive_until: float = math.inf,
+        decay: float = 0.99,
+        min_usage: float = 0.05,
+    ):
         self.tokenizer = tokenizer
+        self.initialize_step = initialize_step
+        self.revive_every = revive_every
+        self.revive_until = revive_until
         self.decay = decay
         self.min_usage = min_usage
         self.usage = torch.ones(tokenizer.config.codebook_size, device=tokenizer.device)
@@ -57,6 +76,21 @@ class CodebookManager:
                 f"{len(self.usage)}. Revive dead codes more often (`revive_every`), initialize the codebook from the "
                 "data (`initialize_codebook_step`), or lower the learning rate."
             )
+
+    def maintain(self, latents: torch.FloatTensor, step: int) -> None:
+        """
+        Initialize the codebook or revive dead codes, if it is time for it.
+
+        Args:
+            latents (`torch.FloatTensor` of shape `(batch_size, codebook_dim, grid_size, grid_size)`): encoder outputs.
+            step (`int`): steps before this one.
+        """
+        if self.tokenizer.config.fsq_levels:
+            return
+        if step == self.initialize_step:
+            self.initialize(latents)
+        elif self.initialize_step < step < self.revive_until and self.revive_every and step % self.revive_every == 0:
+            self.revive(latents)
 
     @torch.no_grad()
     def initialize(self, latents: torch.FloatTensor) -> None:

@@ -8,30 +8,26 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ...classifiers import XrayClassifier, load_efficientnet_lite0
+from ...classifiers import XrayClassifier, load_classifier, load_efficientnet_lite0
 from ...llm_cxr.modeling_cxr_vq_tokenizer import CXRVQTokenizerOutput
 from .discriminator import PatchDiscriminator
 
 
 def reconstruction_loss(
-    reconstruction: torch.FloatTensor,
-    pixel_values: torch.FloatTensor,
-    gradient_weight: float = 1.0,
-    squared_weight: float = 0.0,
+    reconstruction: torch.FloatTensor, pixel_values: torch.FloatTensor, gradient_weight: float = 1.0
 ) -> torch.FloatTensor:
     """
     Return the mean absolute error of the pixels, plus that of their finite differences, which keeps edges that L1
-    alone would blur, plus their mean squared error, which PSNR measures.
+    alone would blur.
 
     Args:
         reconstruction, pixel_values (`torch.FloatTensor` of shape `(batch_size, channels, height, width)`):
             Images in [-1, 1].
         gradient_weight (`float`, *optional*, defaults to 1.0): weight of the finite differences.
-        squared_weight (`float`, *optional*, defaults to 0.0): weight of the squared error.
     """
     error = reconstruction - pixel_values
     gradient = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-    return error.abs().mean() + gradient_weight * gradient + squared_weight * error.square().mean()
+    return error.abs().mean() + gradient_weight * gradient
 
 
 def random_crops(size: int, *batches: torch.FloatTensor) -> tuple[torch.FloatTensor, ...]:
@@ -202,7 +198,7 @@ class AutoencoderLoss:
     """
     Loss of the autoencoder (arXiv 2012.09841, equations 4 to 7; clinical term: arXiv 2305.11490, section 3.1):
 
-        reconstruction = L1 + gradient_weight * finite differences + squared_weight * L2 + spectral_weight * spectral
+        reconstruction = L1 + gradient_weight * finite differences + spectral_weight * spectral
                          + perceptual_weight * perceptual
         loss = reconstruction + codebook and commitment + clinical_weight * clinical
                + disc_weight * adaptive weight * adversarial
@@ -213,7 +209,6 @@ class AutoencoderLoss:
     """
 
     gradient_weight: float = 1.0
-    squared_weight: float = 0.0
     spectral_weight: float = 0.0
     perceptual: PerceptualLoss | None = None
     perceptual_weight: float = 1.0
@@ -245,9 +240,7 @@ class AutoencoderLoss:
         """
         terms = {}
         crops = (output.reconstruction, pixel_values) if crops is None else crops
-        reconstruction = reconstruction_loss(
-            output.reconstruction, pixel_values, self.gradient_weight, self.squared_weight
-        )
+        reconstruction = reconstruction_loss(output.reconstruction, pixel_values, self.gradient_weight)
         terms["reconstruction"] = reconstruction
         if self.spectral_weight:
             terms["spectral"] = spectral_loss(*crops)
@@ -268,3 +261,26 @@ class AutoencoderLoss:
             terms["adaptive_weight"] = adaptive_weight(reconstruction, terms["adversarial"], last_weight)
             loss = loss + self.disc_weight * terms["adaptive_weight"] * terms["adversarial"]
         return loss, {name: term.detach() for name, term in terms.items()}
+
+
+def load_autoencoder_loss(
+    perceptual_network: str, clinical_classifier: str, device: torch.device, **weights: float
+) -> AutoencoderLoss:
+    """
+    Load the networks of an [`AutoencoderLoss`] whose weights are not 0.
+
+    Args:
+        perceptual_network (`str`): as in [`load_perceptual_network`].
+        clinical_classifier (`str`): as in [`load_classifier`].
+        device (`torch.device`): device of the networks.
+        **weights (`float`): `gradient_weight` and the other weights of [`AutoencoderLoss`].
+
+    Raises:
+        ImportError, OSError, ValueError: as [`load_perceptual_network`] and [`load_classifier`].
+    """
+    loss = AutoencoderLoss(**weights)
+    if loss.perceptual_weight:
+        loss.perceptual = PerceptualLoss(load_perceptual_network(perceptual_network)).to(device)
+    if loss.clinical_weight:
+        loss.clinical = load_classifier(clinical_classifier).to(device)
+    return loss
