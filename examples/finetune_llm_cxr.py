@@ -82,6 +82,11 @@ class DataArguments:
     source_weights: dict = field(default_factory=dict, metadata={"help": "sampling weights of datasets; default: 1.0"})
     balanced: bool = field(default=False, metadata={"help": "use normal and other records equally often"})
     num_questions: int = field(default=0, metadata={"help": "questions on labels beside each report"})
+    unanswerable_ratio: float = field(
+        default=0.0, metadata={"help": "share of reports with a question that the labels do not answer"}
+    )
+    augment: bool = field(default=False, metadata={"help": "augment images that are read; not for records with codes"})
+    label_prompt_images: bool = field(default=False, metadata={"help": "train on the codes of prompts, too"})
     eval_size: int = field(default=0, metadata={"help": "conversations of the validation split to evaluate on"})
 
     max_length: int = field(default=0, metadata={"help": "maximum number of tokens; default: the context"})
@@ -119,7 +124,7 @@ def load_data(args: DataArguments, training_args: TrainingArguments) -> tuple[Se
     texts, eval_texts = (read_texts(path) if path else None for path in (args.texts, args.eval_texts))
     filters = {"views": args.views or None, "first_study": args.first_study, "sections": args.sections}
     names = ("both_directions", "empty_prompt_ratio", "source_weights", "balanced", "num_questions")
-    options = {name: getattr(args, name) for name in names}
+    options = {name: getattr(args, name) for name in (*names, "unanswerable_ratio")}
     size = training_args.max_steps * training_args.train_batch_size * training_args.gradient_accumulation_steps
     size *= training_args.world_size
     seed = training_args.seed
@@ -196,7 +201,14 @@ def main(
 
     # Not every backbone has a maximum.
     max_length = data_args.max_length or getattr(model.config.text_config, "max_position_embeddings", None)
-    train_dataset = training.InstructionDataset(train, processor, max_length, data_args.skip_too_long)
+    train_dataset = training.InstructionDataset(
+        train,
+        processor,
+        max_length,
+        data_args.skip_too_long,
+        augment=data_args.augment,
+        label_prompt_images=data_args.label_prompt_images,
+    )
     eval_dataset = None
     if evaluation is not None:
         eval_dataset = training.InstructionDataset(evaluation, processor, max_length, data_args.skip_too_long)

@@ -18,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 from transformers_cxr import LlmCxrForCausalLM, LlmCxrProcessor
 from transformers_cxr.conversion.language_models import extend_language_model
 from transformers_cxr.data import StudyRecord, open_records
-from transformers_cxr.data.conversations import image_conversation, question_answers, report_conversation
+from transformers_cxr.data.conversations import image_conversation, report_conversation
 from transformers_cxr.training import run_script
 
 
@@ -46,11 +46,9 @@ def train_text_tokenizer(records: Iterable[StudyRecord], vocab_size: int, seed: 
     ]
     lines += ["\n\nInput:\n"] * 100
     for record in records:
-        for conversation in (report_conversation, image_conversation):
-            for message in conversation(record, rng)["messages"]:
-                lines += [part["text"] for part in message["content"] if part["type"] == "text"]
-        for _, question, answer in question_answers(record, rng)[:1]:
-            lines += [question, answer]
+        reading = report_conversation(record, rng, num_questions=1, unanswerable_ratio=0.2)
+        for message in (*reading["messages"], *image_conversation(record, rng)["messages"]):
+            lines += [part["text"] for part in message["content"] if part["type"] == "text"]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

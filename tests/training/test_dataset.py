@@ -37,6 +37,25 @@ def test_images_give_the_ids_of_their_codes(tiny_model, conversation, tmp_path):
         assert torch.equal(ids[0], by_codes["input_ids"]) and torch.equal(labels[0], by_codes["labels"])
 
 
+def test_codes_of_prompts_have_labels_on_request(tiny_model, conversation):
+    _, processor = tiny_model
+    given = conversation("report")
+    example = encode_conversation(processor, given, label_prompt_images=True)
+    text, codes = processor.split_interleaved(example["labels"][example["labels"] != -100])
+    # Without the tokens around an image, its codes are special tokens of the text.
+    codes_of_prompt = "".join(f"<|cxr_{code:04d}|>" for code in given["image_codes"][0])
+    assert text == f"{codes_of_prompt}Clear.\n\n### End" and not codes
+
+
+def test_every_other_image_of_a_prompt_is_augmented_the_same_way_each_time(tiny_model, conversation):
+    image = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8))
+    rows = [conversation(task) | {"image_codes": None, "images": [image]} for task in ("report",) * 3 + ("image",)]
+    plain, augmented = (InstructionDataset(rows, tiny_model[1], augment=augment) for augment in (False, True))
+    pixel_values = [[dataset[i]["pixel_values"] for i in range(4)] for dataset in (plain, augmented)]
+    assert [torch.equal(*pair) for pair in zip(*pixel_values)] == [True, False, True, True]
+    assert torch.equal(augmented[1]["pixel_values"], pixel_values[1][1])
+
+
 def test_a_formatted_table_gives_the_examples_of_lists(tiny_model, conversation):
     records = [conversation("report"), conversation("image", seed=1)]
     rows = InstructionDataset(Dataset.from_list(records).with_format("torch"), tiny_model[1])

@@ -23,7 +23,11 @@ _IMAGE = {"type": "image"}
 
 
 def report_conversation(
-    record: StudyRecord, rng: random.Random, sections: str = "findings+impression", num_questions: int = 0
+    record: StudyRecord,
+    rng: random.Random,
+    sections: str = "findings+impression",
+    num_questions: int = 0,
+    unanswerable_ratio: float = 0.0,
 ) -> dict:
     """
     Return a conversation in which the assistant reports on an X-ray.
@@ -35,11 +39,15 @@ def report_conversation(
             the report has, or "impression" for that alone.
         num_questions (`int`, *optional*, defaults to `0`): number of questions, answered by the labels, in further
             turns about the same image. The turns are shuffled.
+        unanswerable_ratio (`float`, *optional*, defaults to `0.0`): share of the conversations with one more turn: a
+            question that the labels do not answer, and a sentence that says so.
     """
     turns = [(rng.choice(wording.REPORT_INSTRUCTIONS), compose_report(*_sections_of(record, rng, sections)))]
     if num_questions:
         turns += [(question, answer) for _, question, answer in question_answers(record, rng)[:num_questions]]
-        rng.shuffle(turns)
+    if rng.random() < unanswerable_ratio:
+        turns.append((_unanswerable_question(record, rng), wording.UNANSWERABLE))
+    rng.shuffle(turns)
     return {"messages": turns_to_messages(turns), "task": "report", **_image_of(record)}
 
 
@@ -101,8 +109,7 @@ def label_report(record: StudyRecord, rng: random.Random) -> str:
 
     Returns:
         `str`: "FINDINGS: ...\\nIMPRESSION: ...", in ASCII. It affirms pneumonia only if the record is labeled so.
-        Without present findings, and without "No Finding", it names the absent findings, or says that the image is not
-        labeled.
+        Without present findings, and without "No Finding", it names the absent findings, if any.
     """
     person = wording.PERSONS[record.age_group, record.sex]
     view = "lateral" if record.view == "LATERAL" else record.view
@@ -118,12 +125,12 @@ def label_report(record: StudyRecord, rng: random.Random) -> str:
         finding = rng.choice(wording.ABSENT_FINDINGS).format(findings=absent)
         impression = rng.choice(wording.ABSENT_IMPRESSIONS).format(findings=absent)
     else:
-        finding = rng.choice(wording.UNLABELED_FINDINGS)
-        impressions = wording.UNLABELED_IMPRESSIONS if view else wording.UNLABELED_IMPRESSIONS_NO_VIEW
+        finding = ""
+        impressions = wording.PLAIN_IMPRESSIONS if view else wording.PLAIN_IMPRESSIONS_NO_VIEW
         impression = rng.choice(impressions).format(person=person, view=view)
     if _DEVICES in record.present_labels:
         finding += " Support devices are in place."
-    return compose_report(f"{view_sentence} {finding}", _capitalized(impression))
+    return compose_report(f"{view_sentence} {finding}".strip(), _capitalized(impression))
 
 
 def question_answers(record: StudyRecord, rng: random.Random) -> list[tuple[str, str, str]]:
@@ -214,6 +221,13 @@ def _label_question(label: str, rng: random.Random) -> str:
     # "Is there" needs a singular.
     questions = wording.LABEL_QUESTIONS[1:] if label == _DEVICES else wording.LABEL_QUESTIONS
     return rng.choice(questions).format(label=_label_phrase(label))
+
+
+def _unanswerable_question(record: StudyRecord, rng: random.Random) -> str:
+    known = {_label_phrase(label) for label in (*record.labels, *record.present_labels)}
+    label = rng.choice([label for label in wording.LABEL_NAMES if _label_phrase(label) not in known])
+    sex = () if record.sex else (rng.choice(wording.SEX_QUESTIONS),)
+    return rng.choice((_label_question(label, rng), rng.choice(wording.UNANSWERABLE_QUESTIONS), *sex))
 
 
 def _findings_phrase(record: StudyRecord, findings: list[str], rng: random.Random) -> str:

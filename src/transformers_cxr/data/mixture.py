@@ -113,6 +113,7 @@ def stage_mixture(
     both_directions: bool = True,
     empty_prompt_ratio: float = 0.0,
     num_questions: int = 0,
+    unanswerable_ratio: float = 0.0,
     source_weights: Mapping[str, float] | None = None,
     balanced: bool = False,
     seed: int = 0,
@@ -137,6 +138,8 @@ def stage_mixture(
             for classifier-free guidance (arXiv 2207.12598).
         num_questions (`int`, *optional*, defaults to `0`): number of questions, answered by the labels, in further
             turns of each "report" example.
+        unanswerable_ratio (`float`, *optional*, defaults to `0.0`): share of the "report" examples with one more
+            question, which the labels do not answer.
         source_weights (`Mapping[str, float]`, *optional*): weights of the datasets (`source`) in all tasks but "text",
             by default 1.0.
         balanced (`bool`, *optional*, defaults to `False`): whether normal and other records of a dataset are used
@@ -163,7 +166,12 @@ def stage_mixture(
             if not both_directions:
                 is_read = np.array([_is_for_reading(row["id"], seed) for row in iterate(reading, ["id"])])
                 reading, generating = (reading.select(np.flatnonzero(rows)) for rows in (is_read, ~is_read))
-            report = partial(report_conversation, sections=sections, num_questions=num_questions)
+            report = partial(
+                report_conversation,
+                sections=sections,
+                num_questions=num_questions,
+                unanswerable_ratio=unanswerable_ratio,
+            )
             image = partial(image_conversation, sections=sections, empty_prompt_ratio=empty_prompt_ratio)
             tasks |= {"report": (reading, report), "image": (generating, image)}
         if ratios.get("vqa"):

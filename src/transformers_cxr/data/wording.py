@@ -91,7 +91,7 @@ POSITIVE_IMPRESSIONS = (
 NORMAL_FINDINGS = (
     "There is no pneumonia and no other finding.",
     "The X-ray shows no sign of pneumonia.",
-    "No labelled abnormality is seen, and no pneumonia.",
+    "No abnormality is seen, and no pneumonia.",
     "No acute finding can be seen.",
     "The X-ray is without pneumonia or other abnormality.",
 )
@@ -99,7 +99,7 @@ NORMAL_IMPRESSIONS = (
     "Normal chest X-ray.",
     "Normal X-ray, no pneumonia.",
     "No acute finding, normal chest.",
-    "No labelled abnormality.",
+    "No abnormality.",
     "No evidence of pneumonia, normal X-ray.",
 )
 
@@ -112,16 +112,13 @@ ABSENT_IMPRESSIONS = (
     "No evidence of {findings}.",
 )
 
-UNLABELED_FINDINGS = (
-    "No finding label is given for this X-ray.",
-    "This image comes without a finding label.",
-    "The findings of this X-ray are not labelled.",
+# Of X-rays without labels.
+PLAIN_IMPRESSIONS = (
+    "Chest X-ray of {person}, {view} view.",
+    "{view} chest X-ray of {person}.",
+    "Chest of {person} in {view} view.",
 )
-UNLABELED_IMPRESSIONS = (
-    "{view} view of {person}, no finding label given.",
-    "Chest X-ray of {person}, {view} view, not labelled.",
-)
-UNLABELED_IMPRESSIONS_NO_VIEW = ("Chest X-ray of {person}, not labelled.",)
+PLAIN_IMPRESSIONS_NO_VIEW = ("Chest X-ray of {person}.",)
 
 PNEUMONIA_QUESTIONS = (
     "Is there pneumonia?",
@@ -158,3 +155,17 @@ LABEL_QUESTIONS = (
     "Does this X-ray show {label}?",
     "Can you see {label}?",
 )
+
+# Beside those on labels and on the sex, if the record has none.
+UNANSWERABLE_QUESTIONS = (
+    "How old is the patient in years?",
+    "What is the name of the patient?",
+    "Where was this X-ray taken?",
+    "When was this X-ray taken?",
+    "What is the treatment?",
+    "Has this changed since the last X-ray?",
+    "Does the patient smoke?",
+    "What is the capital of France?",
+    "Who are you?",
+)
+UNANSWERABLE = "I cannot answer that: it is not in my training data."

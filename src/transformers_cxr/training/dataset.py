@@ -15,6 +15,7 @@ from transformers.utils import logging
 
 from ..data.mixture import TASKS
 from ..llm_cxr.processing_llm_cxr import LlmCxrProcessor
+from .augmentation import augment
 
 logger = logging.get_logger(__name__)
 
@@ -34,6 +35,11 @@ class InstructionDataset(Dataset):
             Maximum number of tokens of a conversation.
         skip_too_long (`bool`, *optional*, defaults to `False`):
             Replace longer conversations by the next one that fits, with a warning, instead of raising an error.
+        augment (`bool`, *optional*, defaults to `False`):
+            Augment the images of every other conversation that reads them, see `training/augmentation.py`. Images of
+            responses stay as they are.
+        label_prompt_images (`bool`, *optional*, defaults to `False`):
+            Give the codes of images in prompts labels, too.
 
     Raises:
         ValueError: there is no conversation.
@@ -45,6 +51,8 @@ class InstructionDataset(Dataset):
         processor: LlmCxrProcessor,
         max_length: int | None = None,
         skip_too_long: bool = False,
+        augment: bool = False,
+        label_prompt_images: bool = False,
     ):
         if not len(conversations):
             raise ValueError("Expected at least one conversation, got none.")
@@ -54,6 +62,8 @@ class InstructionDataset(Dataset):
         self.processor = processor
         self.max_length = max_length
         self.skip_too_long = skip_too_long
+        self.augment = augment
+        self.label_prompt_images = label_prompt_images
 
     def __len__(self) -> int:
         return len(self.conversations)
@@ -74,11 +84,16 @@ class InstructionDataset(Dataset):
             conversation = self.conversations[position]
             name = f"Conversation {position}" + (f" (id {conversation['id']!r})" if "id" in conversation else "")
             try:
-                example = encode_conversation(self.processor, conversation)
+                example = encode_conversation(self.processor, conversation, self.label_prompt_images)
             except (ValueError, OSError, TemplateError) as error:
                 raise ValueError(f"{name}: {error}") from error
             length = len(example["input_ids"])
             if self.max_length is None or length <= self.max_length:
+                is_read = example["task"] != TASKS.index("image")
+                if self.augment and is_read and "pixel_values" in example and index % 2:
+                    with torch.random.fork_rng(devices=[]):
+                        torch.manual_seed(index)
+                        example["pixel_values"] = augment(example["pixel_values"])
                 return {**example, "skipped": int(offset > 0)}
             message = f"{name} has {length} tokens, more than the maximum of {self.max_length}."
             if not self.skip_too_long:
@@ -93,7 +108,9 @@ class InstructionDataset(Dataset):
         return InstructionDataset(kept, self.processor, self.max_length, self.skip_too_long)
 
 
-def encode_conversation(processor: LlmCxrProcessor, conversation: dict) -> dict:
+def encode_conversation(
+    processor: LlmCxrProcessor, conversation: dict, label_prompt_images: bool = False
+) -> dict:
     """
     Encode a conversation as a training example.
 
@@ -102,6 +119,8 @@ def encode_conversation(processor: LlmCxrProcessor, conversation: dict) -> dict:
             Processor of the model.
         conversation (`dict`):
             A conversation as in [`InstructionDataset`].
+        label_prompt_images (`bool`, *optional*, defaults to `False`):
+            Give the codes of images in prompts labels, too.
 
     Returns:
         `dict` of `input_ids` and `labels` (`torch.LongTensor` of shape `(sequence_length,)`; labels are -100 outside
@@ -147,9 +166,14 @@ def encode_conversation(processor: LlmCxrProcessor, conversation: dict) -> dict:
     is_response = torch.tensor(encoded["assistant_masks"][0]).bool()
     if not is_response.any():
         raise ValueError("Expected a response of the assistant, which the loss is computed on, got none.")
+    has_label = is_response
+    if label_prompt_images:
+        codes = input_ids - processor.image_token_offset
+        has_label = is_response | (codes >= 0) & (codes < processor.codebook_size)
+        has_label |= input_ids == processor.image_token_id
     example = {
         "input_ids": input_ids,
-        "labels": input_ids.masked_fill(~is_response, -100),
+        "labels": input_ids.masked_fill(~has_label, -100),
         "task": TASKS.index(task),
     }
     if "pixel_values" in encoded:
