@@ -11,7 +11,7 @@ def test_scores_equal_a_hand_computed_case():
         references=["yes", "Yes, an effusion", "Left upper lobe", "right"],
     )
     # "no clear lungs" and "yes effusion" share no word, "left lower lobe" and "left upper lobe" two of three.
-    expected = {"exact_match": 1 / 4, "yes_no_accuracy": 1 / 2, "token_f1": (1 + 0 + 2 / 3 + 0) / 4}
+    expected = {"exact_match": 1 / 4, "yes_no_balanced_accuracy": 1 / 2, "token_f1": (1 + 0 + 2 / 3 + 0) / 4}
     assert scores == pytest.approx(expected)
 
 
@@ -21,5 +21,10 @@ def test_scores_equal_a_hand_computed_case():
 )
 def test_answers_are_compared_as_words(prediction, answer, exact_match, token_f1):
     scores = VqaAccuracy().compute(predictions=[prediction], references=[answer])
-    assert math.isnan(scores.pop("yes_no_accuracy"))
+    assert math.isnan(scores.pop("yes_no_balanced_accuracy"))
     assert scores == pytest.approx({"exact_match": exact_match, "token_f1": token_f1})
+
+
+def test_one_answer_to_all_yes_no_questions_scores_a_half():
+    scores = VqaAccuracy().compute(predictions=["No."] * 4, references=["No.", "No.", "No.", "Yes."])
+    assert scores["yes_no_balanced_accuracy"] == 0.5

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from ..results.intervals import means
 from .metric import CxrMetric
 
 
@@ -14,26 +15,34 @@ class VqaAccuracy(CxrMetric):
     Accuracy of answers against reference answers, in [0, 1], higher is better.
 
     - `exact_match`: share of the answers that equal their reference, ignoring case, punctuation and articles.
-    - `yes_no_accuracy`: share of the answers that begin with the same word as their reference, among the references
-      that begin with "yes" or "no"; NaN without such references.
+    - `yes_no_balanced_accuracy`: share of the answers that begin with the same word as their reference, as the mean
+      over the references that begin with "yes" and those that begin with "no"; NaN without such references. One answer
+      to all questions scores 0.5.
     - `token_f1`: mean F1 of the words that an answer shares with its reference (Rajpurkar et al. 2016, arXiv
       1606.05250, section 6.1); 1 for two empty answers.
 
-    A unit is a `dict` of the scores of an answer.
+    A unit is a `dict` of the scores of an answer, the yes-no score under the word of its reference.
     """
 
     def prepare(self, predictions: Sequence[str], references: Sequence[str]) -> list[dict[str, float]]:
         units = []
         for prediction, reference in zip(map(_words, predictions), map(_words, references)):
-            is_yes_no = reference[:1] in (["yes"], ["no"])
             units.append(
                 {
                     "exact_match": float(prediction == reference),
-                    "yes_no_accuracy": float(prediction[:1] == reference[:1]) if is_yes_no else float("nan"),
                     "token_f1": _token_f1(prediction, reference),
+                }
+                | {
+                    word: float(prediction[:1] == [word]) if reference[:1] == [word] else float("nan")
+                    for word in ("yes", "no")
                 }
             )
         return units
+
+    def aggregate(self, units: Sequence[dict[str, float]]) -> dict[str, float]:
+        scores = super().aggregate(units)
+        scores |= means([{"yes_no_balanced_accuracy": scores.pop(word)} for word in ("yes", "no")])
+        return scores
 
 
 def _words(text: str) -> list[str]:

@@ -18,7 +18,7 @@ class VqaTask(TextTask):
 
     name = "vqa"
     hub_task = "visual-question-answering"
-    main_metrics = ("exact_match", "yes_no_accuracy")
+    main_metrics = ("exact_match", "yes_no_balanced_accuracy")
 
     def examples(self, records):
         examples = record_questions(records) or label_derived_questions(records, self.arguments.seed)
