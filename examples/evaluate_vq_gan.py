@@ -12,6 +12,9 @@ With `--clinical_classifier`, `clinical_distance` is the squared difference of i
 share of its labels that are equal for image and reconstruction. `*_of_images` and `*_of_reconstructions` are its
 balanced accuracies on both, for the labels of `train_classifier.py`.
 
+`--features efficientnet-lite0` adds `fid_efficientnet-lite0`, the Fréchet distance of the features of reconstructions
+and images, and takes more feature spaces of `load_image_features`.
+
 `spectrum` is the spectral energy of the reconstructions as a share of that of the images, in rings up to a quarter
 cycle per pixel: 1 is as sharp as the images, 0 is blurred. `spectral_ratio_mean` and `spectral_ratio_min` summarize
 it.
@@ -30,6 +33,8 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel
 from transformers_cxr import CXRVQTokenizer, checkpoint, save_image
 from transformers_cxr.classifiers import XrayClassifier, load_classifier
 from transformers_cxr.data.store import open_records
+from transformers_cxr.evaluation.metrics import ImageFeatures, load_image_features
+from transformers_cxr.evaluation.metrics.image_distribution import frechet_distance
 from transformers_cxr.evaluation.metrics.reconstruction import (
     aggregate_reconstructions,
     codebook_statistics,
@@ -56,6 +61,9 @@ class Arguments:
     clinical_classifier: str = field(
         default="", metadata={"help": "folder of an image classifier or a torchxrayvision name"}
     )
+    features: list[str] = field(
+        default_factory=list, metadata={"help": "feature spaces of Fréchet distances, such as efficientnet-lite0"}
+    )
     lpips: bool = field(default=False, metadata={"help": "compute LPIPS, which needs the weights of VGG-16"})
     batch_size: int = field(default=8, metadata={"help": "images per batch"})
 
@@ -72,21 +80,26 @@ def measure(
     pixel_values: torch.FloatTensor,
     classifier: XrayClassifier | None,
     lpips: nn.Module | None,
+    features: dict[str, ImageFeatures],
 ) -> tuple[list[dict], list[dict]]:
-    """Return the scores of each image of a batch, and its codes and the labels that the classifier predicts."""
+    """Return the scores of each image of a batch, and its codes, predicted labels and features by `fid_*`."""
     codes = tokenizer.encode(pixel_values)
     reconstruction = tokenizer.decode(codes)
     scores, extra = {}, {"codes": codes}
     if lpips is not None:
         scores["lpips"] = lpips(*(image.expand(-1, 3, -1, -1) for image in (reconstruction, pixel_values))).view(-1)
     if classifier is not None:
-        features = [classifier.features(image) for image in (pixel_values, reconstruction)]
-        scores["clinical_distance"] = (features[0] - features[1]).square().mean(dim=1)
+        pooled = [classifier.features(image) for image in (pixel_values, reconstruction)]
+        scores["clinical_distance"] = (pooled[0] - pooled[1]).square().mean(dim=1)
         for name, image in {"images": pixel_values, "reconstructions": reconstruction}.items():
             extra[name] = classifier.predict(classifier(image))
         agreement = extra["images"] == extra["reconstructions"]
         exclusive = classifier.thresholds is None
         scores["label_agreement"] = (agreement.all(dim=1) if exclusive else agreement.float().mean(dim=1)).float()
+    for name, space in features.items():
+        # Pairs of features, of shape (batch_size, 2, num_features).
+        pairs = [space.network(image.clamp(-1, 1).to(space.device)) for image in (reconstruction, pixel_values)]
+        extra[f"fid_{name}"] = torch.stack(pairs, dim=1).float().cpu()
     units = reconstruction_units(reconstruction, pixel_values)
     for row, unit in enumerate(units):
         unit.update({name: value[row].numpy() for name, value in scores.items()})
@@ -100,6 +113,9 @@ def summarize(
     summary = {"images": len(units)} | aggregate_reconstructions(units)
     extra = {name: torch.stack([each[name] for each in extra]) for name in extra[0]}
     summary |= codebook_statistics(extra["codes"], codebook_size)
+    if len(units) > 1:  # a covariance needs two images
+        pairs = {name: values.numpy() for name, values in extra.items() if name.startswith("fid_")}
+        summary |= {name: frechet_distance(values[:, 0], values[:, 1]) for name, values in pairs.items()}
     names = [name for name in XRAY_LABELS if name in label_names]
     columns, own_columns = ([labels.index(name) for name in names] for labels in (XRAY_LABELS, label_names))
     for images in ("images", "reconstructions") if names else ():
@@ -135,6 +151,7 @@ def main(args: Arguments):
     image_processor = AutoImageProcessor.from_pretrained(path)
     classifier = load_classifier(args.clinical_classifier) if args.clinical_classifier else None
     lpips = load_lpips() if args.lpips else None
+    features = {Path(name).name: load_image_features(name) for name in args.features}
     output_dir = Path(args.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
 
@@ -152,7 +169,8 @@ def main(args: Arguments):
             examples = {row: example for row, example in examples.items() if not example["unreadable"]}
             if examples:
                 pixel_values = torch.stack([example["pixel_values"] for example in examples.values()])
-                for whole, part in zip((units, extra), measure(tokenizer, pixel_values, classifier, lpips)):
+                measured = measure(tokenizer, pixel_values, classifier, lpips, features)
+                for whole, part in zip((units, extra), measured):
                     whole += part
                 readable += examples
         if len(readable) < len(records):

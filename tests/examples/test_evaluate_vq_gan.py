@@ -10,6 +10,8 @@ from transformers import ResNetConfig, ResNetForImageClassification, ViTImagePro
 
 from transformers_cxr import LlmCxrImageProcessor
 from transformers_cxr.classifiers import load_classifier
+from transformers_cxr.evaluation.metrics import load_image_features
+from transformers_cxr.evaluation.metrics.image_distribution import frechet_distance
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +114,15 @@ def test_a_classifier_measures_the_clinical_content(evaluate, vq_tokenizer, tmp_
     agreement = (predicted["images"] == predicted["reconstructions"]).double().mean().item()
     assert metrics["ct"]["label_agreement"] == pytest.approx(agreement)
     assert "| pneumonia_balanced_accuracy_of_reconstructions |" in (tmp_path / "out" / "metrics.md").read_text()
+
+
+def test_frechet_distances_compare_reconstructions_and_images(evaluate, vq_tokenizer, tmp_path):
+    metrics = evaluate(features=["efficientnet-lite0"])
+    pixel_values = pixels_of(tmp_path / "data/ct")
+    network = load_image_features("efficientnet-lite0").network
+    with torch.no_grad():
+        pairs = [network(own).numpy() for own in (reconstructed(vq_tokenizer, pixel_values).clamp(-1, 1), pixel_values)]
+    assert metrics["ct"]["fid_efficientnet-lite0"] == pytest.approx(frechet_distance(*pairs), rel=1e-3)
 
 
 def test_lpips_is_computed_on_request(script, evaluate, monkeypatch):

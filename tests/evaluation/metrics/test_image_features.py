@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import Dinov2Config, Dinov2Model, ResNetConfig, ResNetForImageClassification, ViTImageProcessorPil
 
+from transformers_cxr.classifiers import load_efficientnet_lite0
 from transformers_cxr.evaluation.metrics import image_features, load_image_features
 
 
@@ -43,6 +44,16 @@ def test_an_image_classifier_gives_the_features_before_its_head(tmp_path, images
     with torch.no_grad():
         expected = model.resnet(found.image_processor(images, return_tensors="pt").pixel_values).pooler_output
     np.testing.assert_allclose(found(images), expected.flatten(1).numpy(), atol=1e-4)
+
+
+def test_efficientnet_lite0_gives_its_pooled_imagenet_features(images):
+    found = load_image_features("efficientnet-lite0")
+    pixel_values = found.image_processor(images, return_tensors="pt").pixel_values
+    network = load_efficientnet_lite0().eval()
+    with torch.no_grad():
+        expected = network.forward_features(pixel_values.expand(-1, 3, -1, -1)).mean(dim=(2, 3)).numpy()
+    assert expected.shape == (5, 1280)
+    np.testing.assert_allclose(found(images), expected, atol=1e-4)
 
 
 def offline(*args, **kwargs):

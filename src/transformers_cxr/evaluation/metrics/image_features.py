@@ -12,7 +12,7 @@ from tqdm import tqdm
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, BaseImageProcessor, PreTrainedModel
 
 from ...checkpoints import find_device
-from ...classifiers import load_classifier
+from ...classifiers import load_classifier, load_efficientnet_lite0
 from ...llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor
 
 RAD_DINO = "microsoft/rad-dino"
@@ -65,6 +65,8 @@ def load_image_features(name: str, batch_size: int = 32) -> ImageFeatures:
     Args:
         name (`str`):
             - `"inception"`: the 2,048 features of the Inception v3 of FID (torch-fidelity);
+            - `"efficientnet-lite0"`: the 1,280 pooled ImageNet features of EfficientNet-Lite0, whose weights come in a
+              package;
             - `"rad-dino"`: the class token of RadDINO (`microsoft/rad-dino`, 768 features);
             - a DenseNet of torchxrayvision, such as `"densenet121-res224-all"` (1,024 pooled features);
             - the folder of an image classifier of Transformers, see [`load_classifier`];
@@ -82,6 +84,13 @@ def load_image_features(name: str, batch_size: int = 32) -> ImageFeatures:
 
         def features(pixel_values: torch.FloatTensor) -> torch.FloatTensor:
             return network(_to_rgb_bytes(pixel_values))
+
+    elif name == "efficientnet-lite0":
+        network = load_efficientnet_lite0().eval().to(device)
+        network.reset_classifier(0)
+
+        def features(pixel_values: torch.FloatTensor) -> torch.FloatTensor:
+            return network(pixel_values.expand(-1, 3, -1, -1))
 
     elif name.startswith("densenet121-") or _is_classifier(name):
         features = load_classifier(name).to(device).features
