@@ -55,7 +55,7 @@ class Arguments:
         default="densenet121-res224-all",
         metadata={"help": "classifier of the clinical loss: a torchxrayvision name or a folder"},
     )
-    disc_weight: float = field(default=0.0, metadata={"help": "weight of the adversarial loss, times the adaptive one"})
+    disc_weight: float = field(default=0.0, metadata={"help": "weight of the adversarial loss, times an adaptive one"})
     disc_channels: int = field(default=64, metadata={"help": "channels of the discriminator's first layer"})
     disc_start: int = field(default=0, metadata={"help": "first step of the discriminator and the adversarial loss"})
     crop_size: int = field(
