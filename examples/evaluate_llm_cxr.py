@@ -5,20 +5,24 @@ Evaluate a checkpoint and write the results into its model card and other docume
         --model_card model_cards/llm-cxr.md --documents README.md
 
 The arguments and the files in `OUTPUT_DIR` are those of `transformers-cxr evaluate` (docs/evaluate.md). In addition
-`OUTPUT_DIR/images.png` has rows of an X-ray, its reconstruction, and two images generated from its report. An
-interrupted run resumes, and `accelerate launch` shares the work between processes.
+`OUTPUT_DIR/images.png` shows eight X-rays of the records above their reconstructions, and 16 images generated from
+four reports. An interrupted run resumes, and `accelerate launch` shares the work between processes.
 """
 
 import random
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 
-import numpy as np
 import PIL.Image
+import PIL.ImageDraw
 import torch
 
 from transformers_cxr import generate_image, save_image
 from transformers_cxr.checkpoints import load_checkpoint
+from transformers_cxr.data import StudyRecord
 from transformers_cxr.data.conversations import label_report
 from transformers_cxr.data.store import open_records
 from transformers_cxr.evaluation import (
@@ -29,6 +33,18 @@ from transformers_cxr.evaluation import (
 )
 from transformers_cxr.evaluation.results.tables import results_to_markdown
 from transformers_cxr.training.arguments import run_script
+
+COLUMNS, CAPTION_HEIGHT = 8, 20
+KINDS = ("normal", "bacterial", "viral", "unlabelled")
+
+
+# What the reports say that images are generated from.
+PROMPTS = {
+    "child, normal": {"view": "AP", "age_group": "child", "labels": {"No Finding": 1}},
+    "child, bacterial": {"view": "AP", "age_group": "child", "labels": {"Pneumonia": 1, "Bacterial Pneumonia": 1}},
+    "child, viral": {"view": "AP", "age_group": "child", "labels": {"Pneumonia": 1, "Viral Pneumonia": 1}},
+    "adult, PA": {"view": "PA", "age_group": "adult"},
+}
 
 
 @dataclass
@@ -41,35 +57,63 @@ class Documents:
     picture: str = field(default="", metadata={"help": "second path for images.png"})
 
 
-def picture(arguments: EvaluationArguments) -> PIL.Image.Image | None:
-    """Return a row for the first normal, bacterial, viral and unlabelled X-ray of the records without a report."""
-    model, processor = load_checkpoint(arguments.model, "cpu")
-    records = [r for path in arguments.records for split in arguments.split for r in open_records(path, split)]
-    first = {}
-    for record in (r for r in records if not (r.question or r.findings or r.impression)):
+def shown_records(records: Iterable[StudyRecord]) -> list[tuple[str, StudyRecord]]:
+    """
+    Return up to eight X-rays with their captions: the first normal, bacterial, viral and unlabelled one of each
+    source, then the second ones, and so on.
+    """
+    sources, counts, found = {}, Counter(), []
+    for record in (each for each in records if not each.question):
         kind = "normal" if record.is_normal else record.etiology or ("" if record.labels else "unlabelled")
-        first.setdefault(kind, record)
-    rows = []
-    for record in (first[kind] for kind in ("normal", "bacterial", "viral", "unlabelled") if kind in first):
-        original = processor.image_processor([record.image], return_tensors="pt").pixel_values
-        with torch.no_grad():
-            decoded = model.vq_tokenizer.decode(model.vq_tokenizer.encode(original))
-        generated = generate_image(
-            model,
-            processor,
-            label_report(record, random.Random(arguments.seed)),
-            num_images=2,
-            guidance_scale=arguments.guidance_scale,
-            top_p=arguments.top_p,
-            seed=arguments.seed,
-        )
-        images = processor.postprocess(original) + processor.postprocess(decoded) + generated
-        rows.append(np.concatenate([np.asarray(image.convert("L")) for image in images], axis=1))
-    if not rows:
+        if kind in KINDS:
+            place = (counts[record.source, kind], sources.setdefault(record.source, len(sources)), KINDS.index(kind))
+            found.append((place, f"{record.source}, {kind}", record))
+            counts[record.source, kind] += 1
+    return [(caption, record) for _, caption, record in sorted(found, key=itemgetter(0))[:COLUMNS]]
+
+
+def picture(arguments: EvaluationArguments) -> PIL.Image.Image | None:
+    """
+    Return a picture of [`shown_records`], their reconstructions and 16 images generated from `PROMPTS` with the seeds
+    0 to 15, or `None` without such records. `picture.info["comment"]` marks it as generated.
+    """
+    records = [r for path in arguments.records for split in arguments.split for r in open_records(path, split)]
+    if not (shown := shown_records(records)):
         return None
-    grid = PIL.Image.fromarray(np.concatenate(rows))
-    grid.info["comment"] = generated[0].info["comment"]
-    return grid
+    model, processor = load_checkpoint(arguments.model, "cpu")
+    original = processor.image_processor([record.image for _, record in shown], return_tensors="pt").pixel_values
+    with torch.no_grad():
+        decoded = model.vq_tokenizer.decode(model.vq_tokenizer.encode(original))
+    reports = []
+    for fields in PROMPTS.values():
+        record = StudyRecord(id="", patient="", image="", source="", **fields)
+        reports.append(label_report(record, random.Random(arguments.seed)))
+    repeats = 2 * COLUMNS // len(reports)
+    generated = generate_image(
+        model,
+        processor,
+        reports * repeats,
+        guidance_scale=arguments.guidance_scale,
+        top_p=arguments.top_p,
+        seed=list(range(2 * COLUMNS)),
+    )
+    captions = [f"generated: {caption}" for caption in PROMPTS] * repeats
+    rows = [
+        (processor.postprocess(original), [caption for caption, _ in shown]),
+        (processor.postprocess(decoded), ["reconstruction"] * len(shown)),
+        (generated[:COLUMNS], captions[:COLUMNS]),
+        (generated[COLUMNS:], captions[COLUMNS:]),
+    ]
+    width, height = generated[0].width, generated[0].height + CAPTION_HEIGHT
+    sheet = PIL.Image.new("L", (COLUMNS * width, len(rows) * height))
+    draw = PIL.ImageDraw.Draw(sheet)
+    for row, (images, texts) in enumerate(rows):
+        for column, (image, text) in enumerate(zip(images, texts)):
+            x, y = column * width, row * height
+            draw.text((x + 4, y + 2), text, fill=255, font_size=14)
+            sheet.paste(image.convert("L"), (x, y + CAPTION_HEIGHT))
+    sheet.info["comment"] = generated[0].info["comment"]
+    return sheet
 
 
 def main(arguments: EvaluationArguments, documents: Documents):
@@ -77,9 +121,9 @@ def main(arguments: EvaluationArguments, documents: Documents):
     if results is None:
         return
     print(results_to_markdown(results))
-    if grid := picture(arguments):
+    if sheet := picture(arguments):
         for path in filter(None, (Path(arguments.output_dir) / "images.png", documents.picture)):
-            save_image(grid, path)
+            save_image(sheet, path, optimize=True, quality=90)
     if documents.model_card:
         update_model_card(documents.model_card, arguments.output_dir)
     for path in documents.documents:

@@ -3,6 +3,7 @@
 import numpy as np
 import PIL.Image
 
+from transformers_cxr.data import StudyRecord
 from transformers_cxr.evaluation import EvaluationArguments
 
 HEADER = "file_name,split,source,patient_id,view,age_group,sex,finding_labels,etiology"
@@ -24,6 +25,21 @@ def test_results_are_written_into_card_and_documents_with_a_picture(load_script,
         documents = script.Documents(str(paths["card"]), [str(paths["readme"])], str(paths["picture"]))
         script.main(arguments, documents)
     assert "model-index" in paths["card"].read_text() and "| psnr |" in paths["readme"].read_text()
-    # A normal, a viral and an unlabelled X-ray: each with its reconstruction and two generated images.
-    assert PIL.Image.open(paths["picture"]).size == (4 * 32, 3 * 32)
+    # Three X-rays, their reconstructions and two rows of generated images, with captions.
+    sheet = PIL.Image.open(paths["picture"])
+    assert (sheet.mode, sheet.size) == ("L", (8 * 32, 4 * (32 + 20))) and "generated" in sheet.info["Comment"].lower()
+    assert np.asarray(sheet)[20:52, : 3 * 32].std() > 0 and not np.asarray(sheet)[20:52, 3 * 32 :].any()
     assert (tmp_path / "out/images.png").read_bytes() == paths["picture"].read_bytes()
+
+
+def test_the_first_of_each_kind_and_source_is_shown_then_the_second(load_script):
+    labels = {"n": {"No Finding": 1}, "b": {"Bacterial Pneumonia": 1}, "u": {}, "o": {"Edema": 1}}
+    names = ["A u", "A u", "B b", "B b", "B n", "B o", *["B b"] * 9]
+    records = [
+        StudyRecord(id=str(i), patient="", image="", source=name[0], labels=labels[name[2]])
+        for i, name in enumerate(names)
+    ]
+    with load_script("examples/evaluate_llm_cxr.py") as script:
+        shown = script.shown_records(records)
+    assert [record.id for _, record in shown] == ["0", "4", "2", "1", "3", "6", "7", "8"]
+    assert [caption for caption, _ in shown[:3]] == ["A, unlabelled", "B, normal", "B, bacterial"]

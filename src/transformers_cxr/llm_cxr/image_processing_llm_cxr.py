@@ -244,15 +244,15 @@ class LlmCxrImageProcessor(PilBackend):
         return [PIL.Image.fromarray(p[0].numpy() if len(p) == 1 else p.permute(1, 2, 0).numpy()) for p in pixels]
 
 
-def save_image(image: PIL.Image.Image, path: str | os.PathLike) -> None:
+def save_image(image: PIL.Image.Image, path: str | os.PathLike, **options) -> None:
     """
     Save an image with its `image.info["comment"]`, which marks a generated X-ray, in the metadata of the file. Pillow
-    itself writes the comment to JPEG files, but not to PNG files.
+    itself writes the comment to JPEG files, but not to PNG files. `options` are those of `PIL.Image.Image.save`.
     """
     pnginfo = PngInfo()
     if comment := image.info.get("comment"):
         pnginfo.add_text("Comment", comment)
-    image.save(path, pnginfo=pnginfo)
+    image.save(path, pnginfo=pnginfo, **options)
 
 
 __all__ = ["LlmCxrImageProcessor", "open_image", "save_image"]
