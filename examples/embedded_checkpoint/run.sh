@@ -4,7 +4,7 @@
 #
 #     examples/embedded_checkpoint/run.sh DATA runs/embedded
 #
-# The checkpoint is OUTPUT/stage2/final. Its numbers are in model_cards/llm-cxr.md.
+# The checkpoint is OUTPUT/llm-cxr. Its numbers are in model_cards/llm-cxr.md.
 set -euo pipefail
 DATA=$1
 OUTPUT=$2
@@ -30,9 +30,11 @@ python "$EXAMPLES/finetune_llm_cxr.py" --config "$HERE/stage1.yaml" --model "$OU
     --records "$DATA" --texts "$OUTPUT/texts.jsonl" --output_dir "$OUTPUT/stage1"
 python "$EXAMPLES/finetune_llm_cxr.py" --config "$HERE/stage2.yaml" --model "$OUTPUT/stage1/final" \
     --records "$DATA" --texts "$OUTPUT/texts.jsonl" --output_dir "$OUTPUT/stage2"
+python "$HERE/publish.py" --model "$OUTPUT/stage2/final" --output_dir "$OUTPUT/llm-cxr"
 
 # Evaluation.
 python "$EXAMPLES/evaluate_vq_gan.py" --model "$OUTPUT/vq" --records "$DATA" \
-    --clinical_classifier "$OUTPUT/classifier_0/final" --output_dir "$OUTPUT/vq_evaluation"
-python "$EXAMPLES/evaluate_llm_cxr.py" --model "$OUTPUT/stage2/final" --records "$DATA" --training_split train \
+    --clinical_classifier "$OUTPUT/classifier_0/final" --features efficientnet-lite0 \
+    --output_dir "$OUTPUT/vq_evaluation"
+python "$EXAMPLES/evaluate_llm_cxr.py" --model "$OUTPUT/llm-cxr" --records "$DATA" --training_split train \
     --classifier "$OUTPUT/classifier_0/final" --features "$OUTPUT/classifier_1/final" --output_dir "$OUTPUT/evaluation"
