@@ -36,6 +36,7 @@ import torch
 import transformers
 from alternating import PeakMemory, measure, write_results
 from torch import nn
+from torch.nn import functional as F
 from transformers.utils import logging
 
 import transformers_cxr
@@ -96,6 +97,11 @@ class TamingVQGAN(nn.Module):
         # taming-transformers is fixed to 32 groups; the embedded tokenizer has fewer.
         model.Normalize = lambda width: nn.GroupNorm(config.norm_num_groups, width, eps=1e-6)
         settings = taming_ddconfig(config)
+        # With patches, the modules of taming-transformers see them as pixels.
+        settings["resolution"] //= config.patch_size
+        settings["in_channels"] *= config.patch_size**2
+        settings["out_ch"] = tokenizer.vq_model.decoder.conv_out.out_channels
+        self.patch_size, self.to_pixels = config.patch_size, tokenizer.to_pixels
         self.encoder = model.Encoder(**settings)
         self.decoder = model.Decoder(**settings)
         self.quantize = VectorQuantizer2(config.codebook_size, config.codebook_dim, beta=0.25)
@@ -106,13 +112,13 @@ class TamingVQGAN(nn.Module):
         self.eval()
 
     def encode(self, pixel_values: torch.FloatTensor) -> torch.LongTensor:
-        _, _, (_, _, codes) = self.quantize(self.quant_conv(self.encoder(pixel_values)))
+        _, _, (_, _, codes) = self.quantize(self.quant_conv(self.encoder(F.pixel_unshuffle(pixel_values, self.patch_size))))
         return codes.view(len(pixel_values), -1)
 
     def decode(self, codes: torch.LongTensor) -> torch.FloatTensor:
         shape = (len(codes), self.grid_size, self.grid_size, self.quantize.e_dim)
         quantized = self.quantize.get_codebook_entry(codes.flatten(), shape)
-        return self.decoder(self.post_quant_conv(quantized)).clamp(-1, 1)
+        return self.to_pixels(self.decoder(self.post_quant_conv(quantized))).clamp(-1, 1)
 
 
 class OpenVinoModule(nn.Module):
