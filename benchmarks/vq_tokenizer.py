@@ -112,7 +112,8 @@ class TamingVQGAN(nn.Module):
         self.eval()
 
     def encode(self, pixel_values: torch.FloatTensor) -> torch.LongTensor:
-        _, _, (_, _, codes) = self.quantize(self.quant_conv(self.encoder(F.pixel_unshuffle(pixel_values, self.patch_size))))
+        patches = F.pixel_unshuffle(pixel_values, self.patch_size)
+        _, _, (_, _, codes) = self.quantize(self.quant_conv(self.encoder(patches)))
         return codes.view(len(pixel_values), -1)
 
     def decode(self, codes: torch.LongTensor) -> torch.FloatTensor:
