@@ -40,7 +40,7 @@ $(VENV)/installed: setup.py $(CONSTRAINTS)
 
 $(VENV)/installed-for-tests: setup.py $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) --editable ".[clinical,demo,dicom,evaluate,test,train]"
+	$(INSTALL) --editable ".[clinical,demo,dicom,evaluate,rl,test,train]"
 	touch $(VENV)/installed $@
 
 $(VENV)/installed-for-docs: setup.py $(CONSTRAINTS)

@@ -35,6 +35,7 @@ EXTRAS_REQUIRE = {
         "tensorboard>=2.21",
         "timm>=1.0.20",
     ],
+    "rl": ["trl>=1.16"],
     "evaluate": [
         "evaluate>=0.4.6",
         "matplotlib>=3.10",

@@ -32,6 +32,15 @@ def test_chat_template_is_dollys_instruction_format(processor):
     )
 
 
+def test_codes_as_text_have_the_ids_of_their_image(processor):
+    image_codes = codes(2)
+    before, after = processor.codes_to_text(image_codes)
+    expected = processor(text=["So <image><image>."], image_codes=image_codes).input_ids
+    assert processor(text=[f"So {before}{after}."]).input_ids == expected
+    with pytest.raises(ValueError, match="Expected 16 codes for an image, got 15"):
+        processor.codes_to_text(image_codes[:, 1:])
+
+
 def test_system_message_replaces_the_introduction_and_the_prompt_ends_with_the_response_key(processor):
     messages = [{"role": "system", "content": "You read X-rays."}, {"role": "user", "content": "Hello."}]
     expected = "You read X-rays.\n\n### Instruction:\nHello.\n\n### Response:\n"

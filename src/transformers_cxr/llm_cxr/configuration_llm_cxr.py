@@ -191,6 +191,8 @@ class LlmCxrConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         if self.text_config is None:
             self.text_config = AutoConfig.for_model("gpt_neox", vocab_size=self.image_token_offset + 1024)
+        # TRL reads it from every configuration.
+        kwargs.setdefault("auto_map", {})
         super().__post_init__(**kwargs)
         self.tie_word_embeddings = self.text_config.tie_word_embeddings
         end = self.image_token_offset + self.vq_config.codebook_size

@@ -374,6 +374,22 @@ class LlmCxrProcessor(ProcessorMixin):
             rows = [[i for text in self._split_ids(row)[0] for i in text] for row in rows]
         return self.tokenizer.batch_decode(rows, skip_special_tokens=skip_special_tokens, **kwargs)
 
+    def codes_to_text(self, image_codes: Sequence[Sequence[int]] | np.ndarray | torch.Tensor) -> list[str]:
+        """
+        Write images as text, for libraries that take text alone. The tokenizer turns it into the ids of the images.
+
+        Args:
+            image_codes (integers of shape `(num_images, num_image_tokens)`):
+                Codes in `[0, codebook_size)`.
+
+        Returns:
+            `list[str]`: for each image the begin-of-image token, the tokens of its codes and the end-of-image token.
+
+        Raises:
+            ValueError: Codes are not those of a whole image.
+        """
+        return [BOI_TOKEN + "".join(map(code_token, row)) + EOI_TOKEN for row in self._check_codes(image_codes)]
+
     def decode_codes(self, image_codes: Sequence[Sequence[int]] | torch.LongTensor) -> list[PIL.Image.Image]:
         """Decode codes of shape `(num_images, num_image_tokens)` to images that are marked as generated."""
         if self.vq_tokenizer is None:

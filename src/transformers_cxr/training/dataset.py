@@ -135,15 +135,7 @@ def encode_conversation(
     task = conversation.get("task")
     if task not in TASKS:
         raise ValueError(f"Expected a task from {', '.join(TASKS)}, got {task!r}.")
-    messages, processor_kwargs = conversation.get("messages"), {}
-    if not messages or not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        raise ValueError(f"Expected `messages` as a list of `role` and `content`, got {messages!r:.200}.")
-    for number, message in enumerate(messages, start=1):
-        if not _is_content(content := message.get("content")):
-            raise ValueError(
-                f"Expected the `content` of message {number} as a string or a list of {{'type': 'text', 'text': ...}} "
-                f"and {{'type': 'image'}}, got {content!r:.200}."
-            )
+    messages, processor_kwargs = check_messages(conversation.get("messages"), "messages"), {}
     # Rows of one table have every column; those that a conversation lacks are None.
     if conversation.get("image_codes"):
         processor_kwargs["image_codes"] = conversation["image_codes"]
@@ -179,6 +171,19 @@ def encode_conversation(
     if "pixel_values" in encoded:
         example["pixel_values"] = torch.tensor(np.stack(encoded["pixel_values"]))
     return example
+
+
+def check_messages(messages: Any, name: str) -> list[dict]:
+    """Return messages of a conversation, or raise a `ValueError` with their name if they have another format."""
+    if not messages or not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise ValueError(f"Expected `{name}` as a list of `role` and `content`, got {messages!r:.200}.")
+    for number, message in enumerate(messages, start=1):
+        if not _is_content(content := message.get("content")):
+            raise ValueError(
+                f"Expected the `content` of message {number} as a string or a list of {{'type': 'text', 'text': ...}} "
+                f"and {{'type': 'image'}}, got {content!r:.200}."
+            )
+    return messages
 
 
 def _is_content(content: Any) -> bool:

@@ -39,11 +39,43 @@ def train_new_embeddings_only(model: LlmCxrForCausalLM, processor: LlmCxrProcess
         weight.register_hook(lambda gradient, is_new=is_new: gradient * is_new.to(gradient))
 
 
+def lora_config(**lora_settings):
+    """
+    Return the settings of LoRA (arXiv 2106.09685) on the linear layers of the backbone.
+
+    Args:
+        **lora_settings:
+            Fields of `peft.LoraConfig`, such as `r`, `lora_alpha` and `lora_dropout`. `target_modules` defaults to
+            `"all-linear"`, all linear layers but the head.
+
+    Returns:
+        `peft.LoraConfig`, for `peft.get_peft_model` or as `peft_config` of a trainer of TRL.
+
+    Raises:
+        ImportError: PEFT is not installed.
+        ValueError: `peft.LoraConfig` has no such setting.
+    """
+    try:
+        from peft import LoraConfig
+    except ImportError as error:
+        raise ImportError("LoRA needs PEFT: `pip install transformers-cxr[train]`.") from error
+
+    if unknown := sorted(set(lora_settings) - LoraConfig.__dataclass_fields__.keys()):
+        known = ", ".join(LoraConfig.__dataclass_fields__)
+        raise ValueError(f"`peft.LoraConfig` has no settings {unknown}. It has {known}.")
+    settings = {
+        "task_type": "CAUSAL_LM",
+        "target_modules": "all-linear",
+        "exclude_modules": r"(.*\.)?vq_tokenizer\..*",
+    }
+    return LoraConfig(**(settings | lora_settings))
+
+
 def add_lora(
     model: LlmCxrForCausalLM, processor: LlmCxrProcessor, train_new_embeddings_only: bool = True, **lora_settings
 ):
     """
-    Add LoRA (arXiv 2106.09685) to the linear layers of the backbone, and train embeddings too.
+    Add LoRA to the linear layers of the backbone, and train embeddings too.
 
     Args:
         model ([`LlmCxrForCausalLM`]), processor ([`LlmCxrProcessor`]):
@@ -52,8 +84,7 @@ def add_lora(
             Train, and save in the adapter, only the embeddings (and rows of an untied head) of new tokens. Otherwise
             all.
         **lora_settings:
-            Fields of `peft.LoraConfig`, such as `r`, `lora_alpha` and `lora_dropout`. `target_modules` defaults to
-            `"all-linear"`, all linear layers but the head.
+            Settings of [`lora_config`].
 
     Returns:
         `peft.PeftModel`; its `merge_and_unload()` returns a model without PEFT.
@@ -62,14 +93,6 @@ def add_lora(
         ImportError: PEFT is not installed.
         ValueError: `peft.LoraConfig` has no such setting.
     """
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError as error:
-        raise ImportError("LoRA needs PEFT: `pip install transformers-cxr[train]`.") from error
-
-    if unknown := sorted(set(lora_settings) - LoraConfig.__dataclass_fields__.keys()):
-        known = ", ".join(LoraConfig.__dataclass_fields__)
-        raise ValueError(f"`peft.LoraConfig` has no settings {unknown}. It has {known}.")
     tables = (model.get_input_embeddings(), model.get_output_embeddings())
     # Both names, also if they share one weight: PEFT then trains one set of rows for the two.
     names = [name for name, module in model.named_modules() if module in tables]
@@ -77,9 +100,7 @@ def add_lora(
         embeddings = {"trainable_token_indices": dict.fromkeys(names, new_token_ids(model, processor))}
     else:
         embeddings = {"modules_to_save": names, "ensure_weight_tying": model.config.tie_word_embeddings}
-    settings = {
-        "task_type": "CAUSAL_LM",
-        "target_modules": "all-linear",
-        "exclude_modules": r"(.*\.)?vq_tokenizer\..*",
-    }
-    return get_peft_model(model, LoraConfig(**(settings | embeddings | lora_settings)))
+    config = lora_config(**(embeddings | lora_settings))
+    from peft import get_peft_model
+
+    return get_peft_model(model, config)

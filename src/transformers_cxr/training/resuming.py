@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,18 @@ _RESULT_SETTINGS = (
     "optim_args adam_beta1 adam_beta2 adam_epsilon max_grad_norm label_smoothing_factor neftune_noise_alpha bf16 fp16 "
     "seed data_seed train_sampling_strategy"
 ).split()
+# Settings of TRL that do not change them.
+_FREE_SETTINGS = ("log_", "num_completions_to_print", "dataset_num_proc", "steps_per_generation", "vllm_")
 
 
 def result_settings(training_args: TrainingArguments) -> dict[str, Any]:
-    """Return the settings that change the trained weights: the conversations per step, but not their devices."""
-    settings = {name: getattr(training_args, name) for name in _RESULT_SETTINGS}
+    """
+    Return the settings that change the trained weights: the conversations per step, but not their devices. Those of
+    TRL's trainers are the fields that they add.
+    """
+    added = {item.name for item in fields(training_args)} - {item.name for item in fields(TrainingArguments)}
+    names = [*_RESULT_SETTINGS, *sorted(name for name in added if not name.startswith(_FREE_SETTINGS))]
+    settings = {name: getattr(training_args, name) for name in names}
     settings["conversations_per_step"] = (
         training_args.train_batch_size * training_args.gradient_accumulation_steps * training_args.world_size
     )
@@ -67,3 +75,12 @@ def resume_checkpoint(training_args: TrainingArguments, settings: dict[str, Any]
             "and remove `save_only_model`."
         )
     return str(checkpoint)
+
+
+class ResumedTrainerMixin:
+    """Trainer that trains no more when a finished run is resumed; the first base of a subclass of `Trainer`."""
+
+    def _run_epoch(self, **kwargs):
+        # Transformers trains one more step if the last epoch is incomplete.
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(**kwargs)

@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from transformers import Trainer
 
 from ..data.mixture import TASKS
+from .resuming import ResumedTrainerMixin
 
 
-class InstructionTrainer(Trainer):
+class InstructionTrainer(ResumedTrainerMixin, Trainer):
     """
     Transformers' `Trainer` that also logs the loss of each task.
 
@@ -60,11 +61,6 @@ class InstructionTrainer(Trainer):
             if self._num_skipped:
                 logs["skipped_conversations"] = self._num_skipped
         super().log(logs, start_time)
-
-    def _run_epoch(self, **kwargs):
-        # Transformers trains one more step when a finished run with an incomplete last epoch is resumed.
-        if self.state.global_step < self.state.max_steps:
-            super()._run_epoch(**kwargs)
 
     def prediction_step(self, *args, **kwargs):
         outputs = super().prediction_step(*args, **kwargs)
