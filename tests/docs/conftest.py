@@ -74,7 +74,8 @@ class Page:
             elif step[0] == "python":
                 with self.monkeypatch.context() as patch:
                     patch.setattr(arguments, "run_script", lambda main, *types: arguments.parse_arguments(*types))
-                    is_trainer = any(name in step[1] for name in ("finetune", "ablations", "classifier"))
+                    trainers = ("finetune", "ablations", "classifier", "dpo", "grpo")
+                    is_trainer = any(name in step[1] for name in trainers)
                     self.run_command([*step, *(["--use_cpu"] if is_trainer else [])])
 
     def run_command(self, words):

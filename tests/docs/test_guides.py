@@ -158,6 +158,24 @@ def test_finetune(page, language_model, one_step, tmp_path):
     assert "| full | 1 |" in (tmp_path / "runs/ablations/ablations.md").read_text()
 
 
+def test_tune_by_preference(page, tmp_path):
+    report = {"findings": "Clear.", "impression": "Normal."}
+    records = [StudyRecord(id=i, patient=i, image=i, source="a", split="train", **report) for i in "ab"]
+    codes = Dataset.from_dict({"id": ["a", "b"], "codes": [list(range(16)), [5] * 16]})
+    write_records(records, tmp_path / "records.parquet", codes)
+    few = "--max_steps 1 --per_device_train_batch_size 2 --use_cpu --disable_tqdm true".split()
+    grpo = "python examples/grpo_llm_cxr.py --config"
+    page("docs/tune_by_preference.md").run(
+        {
+            "python examples/dpo_llm_cxr.py": few,
+            f"{grpo} examples/finetune/grpo_report.yaml": [*few, "--num_generations", 2, "--max_completion_length", 8],
+            f"{grpo} examples/finetune/grpo_image.yaml": None,
+        }
+    )
+    assert len((tmp_path / "pairs.jsonl").read_text().splitlines()) == 2
+    assert all((tmp_path / f"runs/{name}/final/model.safetensors").is_file() for name in ("dpo", "grpo"))
+
+
 @pytest.mark.usefixtures("dolly_texts", "mimic", "saved_vq_tokenizer")
 def test_mimic(page, language_model, one_step, tmp_path):
     language_model("databricks/dolly-v2-3b", "gpt_neox")
