@@ -48,7 +48,7 @@ EXTRAS_REQUIRE = {
     ],
     "radeval": ["radeval>=2.2.1"],
     "clinical": ["torchxrayvision>=1.5"],
-    "dicom": ["python-gdcm>=3.2.2"],  # JPEG lossless and JPEG-LS
+    "dicom": ["imagecodecs>=2026.3"],  # JPEG lossless, JPEG-LS, JPEG extended, HTJ2K
     "demo": ["gradio>=6.31"],
     "lint": ["mypy>=2.4", "ruff>=0.17"],
     "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.30", "ruff>=0.17"],
@@ -60,6 +60,7 @@ EXTRAS_REQUIRE = {
         "pydicom-data>=1.0",
         "pytest>=9",
         "scipy>=1.15",
+        "simpleitk>=2.5",
         "taming-transformers-rom1504>=0.0.6",
         "torchvision>=0.21",
     ],

@@ -5,18 +5,30 @@ import warnings
 from io import BytesIO
 from pathlib import Path
 
+import data_store
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK
 from pydicom.data import get_testdata_file
 from pydicom.dataset import FileMetaDataset
+from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels import apply_modality_lut, apply_voi, apply_windowing
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    JPEG2000,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    JPEGLSLossless,
+    RLELossless,
+)
 from transformers.dynamic_module_utils import get_imports
 
 from transformers_cxr import LlmCxrImageProcessor
-from transformers_cxr.llm_cxr import dicom_llm_cxr
-from transformers_cxr.llm_cxr.dicom_llm_cxr import read_dicom
+from transformers_cxr.llm_cxr import dicom_decoders_llm_cxr, dicom_llm_cxr
+from transformers_cxr.llm_cxr.dicom_llm_cxr import is_dicom, read_dicom
 from transformers_cxr.llm_cxr.image_processing_llm_cxr import open_image
 
 HEIGHT, WIDTH = 40, 36
@@ -147,7 +159,8 @@ def test_real_files_equal_pydicom_value_for_value(name):
     if "PixelPaddingValue" in dataset:
         expected[dataset.pixel_array == dataset.PixelPaddingValue] = 0
     actual = pixels_of(sample(name), force=True)
-    np.testing.assert_array_equal(actual, expected)
+    mirrored = dataset.get("PatientOrientation") == ["R", "F"]
+    np.testing.assert_array_equal(actual, expected[:, ::-1] if mirrored else expected)
     assert len(np.unique(actual)) > 50
 
 
@@ -159,12 +172,137 @@ def test_real_files_equal_pydicom_value_for_value(name):
         ("MR_small_jpeg_ls_lossless.dcm", "MR_small.dcm"),
         ("MR_small_bigendian.dcm", "MR_small.dcm"),
         ("SC_rgb_jpeg_gdcm.dcm", "SC_rgb.dcm"),
+        ("SC_rgb_rle.dcm", "SC_rgb.dcm"),
+        ("SC_rgb_gdcm_KY.dcm", "SC_rgb_gdcm2k_uncompressed.dcm"),
+        ("US1_J2KR.dcm", "US1_UNCR.dcm"),
         ("SC_ybr_full_uncompressed.dcm", "SC_rgb_dcmtk_ebcyn2_dcmd.dcm"),
     ],
 )
 def test_every_transfer_syntax_gives_the_pixels_of_the_uncompressed_file(compressed, plain):
     difference = pixels_of(sample(compressed), force=True).astype(int) - pixels_of(sample(plain), force=True)
     assert np.abs(difference).max() <= (2 if "ybr" in compressed else 0)
+
+
+NOT_READ_BY_ITK = {
+    "chrJapMulti", "chrJapMultiExplicitIR6", "chrKoreanMulti", "JPEG2000-embedded-sequence-delimiter", "MR_truncated"
+}  # fmt: skip
+
+
+def gray_files() -> list[Path]:
+    """The files of pydicom and pydicom-data with one gray image of 8 to 16 bits, and no tables, which ITK ignores."""
+    found = []
+    for root in (Path(pydicom.__file__).parent / "data", Path(data_store.__file__).parent):
+        for path in filter(is_dicom, sorted(root.rglob("*.dcm"))):
+            dataset = pydicom.dcmread(path, stop_before_pixels=True)
+            if (
+                dataset.get("PhotometricInterpretation") in ("MONOCHROME1", "MONOCHROME2")
+                and 8 <= dataset.BitsStored <= dataset.BitsAllocated <= 16
+                and dataset.get("NumberOfFrames", 1) == 1
+                and path.stem not in NOT_READ_BY_ITK
+                and not {"VOILUTSequence", "ModalityLUTSequence"} & set(dataset.dir())
+            ):
+                found.append(path)
+    return found
+
+
+@pytest.mark.parametrize("path", gray_files(), ids=lambda path: path.stem)
+def test_gray_values_equal_those_of_simpleitk(path):
+    """ITK decodes and rescales; it also inverts MONOCHROME1, but the window is one of the stored values."""
+    dataset = pydicom.dcmread(path, stop_before_pixels=True)
+    image = SimpleITK.ReadImage(str(path))
+    values = SimpleITK.GetArrayFromImage(image)[0].astype(np.float64)
+    is_inverted = dataset.PhotometricInterpretation == "MONOCHROME1"
+    if is_inverted:
+        values = 2**dataset.BitsStored - 1 - values
+    if "WindowCenter" in dataset:
+        center, width = (float(np.ravel(dataset[k].value)[0]) for k in ("WindowCenter", "WindowWidth"))
+        low, high = center - width / 2, center + width / 2 - 1
+    else:
+        low, high = (0, 255) if dataset.BitsStored == 8 else (values.min(), values.max())
+    windowed = SimpleITK.IntensityWindowing(SimpleITK.GetImageFromArray(values), low, high, 0, 255)
+    if is_inverted:
+        windowed = SimpleITK.InvertIntensity(windowed, 255)
+    expected = SimpleITK.GetArrayFromImage(windowed)
+    if (padding := dataset.get("PixelPaddingValue")) is not None:
+        expected[values == padding * dataset.get("RescaleSlope", 1) + dataset.get("RescaleIntercept", 0)] = 0
+    if dataset.get("PatientOrientation") == ["R", "F"]:
+        expected = expected[:, ::-1]
+    np.testing.assert_allclose(pixels_of(path, force=True), expected, rtol=0, atol=0.5 + 1e-6)
+
+
+def table(entries, descriptor) -> list[pydicom.Dataset]:
+    item = pydicom.Dataset()
+    if descriptor is not None:
+        item.add_new("LUTDescriptor", "US", descriptor)
+    if entries is not None:
+        item.add_new("LUTData", "OW", np.asarray(entries, "<u2").tobytes())
+    return [item]
+
+
+RAMP = np.round(np.arange(256) * (4095 / 255)).astype(np.uint16)[None].repeat(256, 0)
+WINDOW = {"WindowCenter": 2048, "WindowWidth": 4096}
+INVALID = [
+    {"WindowCenter": float("nan")}, {"WindowCenter": 1e300}, {"WindowWidth": float("inf")}, {"WindowWidth": 0},
+    {"WindowWidth": -4096}, {"VOILUTFunction": "CUBIC"}, {"RescaleSlope": float("nan"), "RescaleIntercept": 0},
+    {"RescaleSlope": 0, "RescaleIntercept": 0}, {"RescaleSlope": 1, "RescaleIntercept": -1e300},
+    {"VOILUTSequence": table(None, [4096, 0, 12])}, {"VOILUTSequence": table(range(4096), None)},
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:.*DS")
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {},
+        WINDOW,
+        {"NumberOfFrames": 0},
+        {"VOILUTSequence": table(range(4096), [4096, 0, 16])},
+        {"VOILUTSequence": table(range(4096), [4096, 0, 16]), "PhotometricInterpretation": "MONOCHROME1"},
+        {"VOILUTSequence": table(range(0, 65536, 16), [4096, 0, 12])},
+        {"RescaleSlope": 0.0002442, "RescaleIntercept": 0, "WindowCenter": 0.4565, "WindowWidth": 0.9131},
+        *(WINDOW | invalid for invalid in INVALID),
+    ],
+    ids=str,
+)
+def test_a_ramp_stays_a_ramp(elements, warned):
+    actual = pixels_of(make_dataset(RAMP, 12, **elements))[0].astype(int)
+    if "PhotometricInterpretation" in elements:
+        actual = 255 - actual
+    expected = [0, 70, 140, 210, 255] if elements.get("WindowWidth") == 0.9131 else [0, 64, 128, 192, 255]
+    np.testing.assert_allclose(actual[[0, 64, 128, 192, 255]], expected, rtol=0, atol=1)
+    is_invalid = any(elements.items() >= invalid.items() for invalid in INVALID)
+    assert ("is not valid: it is ignored" in warned.text) == is_invalid
+
+
+def test_an_image_that_would_become_flat_is_refused(generator):
+    pixels = generator.integers(500, 1500, (HEIGHT, WIDTH)).astype(np.uint16)
+    with pytest.raises(ValueError, match="makes all of its pixels the same gray"):
+        read_dicom(make_dataset(pixels, 12, WindowCenter=40_000, WindowWidth=10))
+    assert not pixels_of(make_dataset(pixels * 0, 12)).any()
+
+
+@pytest.mark.parametrize(
+    ("orientation", "turn"),
+    [
+        (["R", "F"], lambda image: image[:, ::-1]),
+        (["L", "H"], lambda image: image[::-1]),
+        (["RA", "HP"], lambda image: image[::-1, ::-1]),
+        (["F", "L"], lambda image: image.T),
+        (["H", "L"], lambda image: image.T[:, ::-1]),
+        (["A", "F"], lambda image: image),
+    ],
+)
+def test_turned_and_mirrored_images_are_displayed_upright(gray, orientation, turn):
+    """`turn` makes the stored image of an upright one."""
+    dataset = make_dataset(np.ascontiguousarray(turn(gray)), PatientOrientation=orientation)
+    np.testing.assert_array_equal(pixels_of(dataset), gray)
+
+
+def test_color_without_planar_configuration_is_by_pixel(generator):
+    pixels = generator.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    dataset = make_dataset(pixels)
+    del dataset.PlanarConfiguration
+    np.testing.assert_array_equal(pixels_of(dataset), pixels)
 
 
 @pytest.mark.parametrize("dtype", ["u2", "i2"])
@@ -201,7 +339,8 @@ def test_padding_is_black_and_does_not_count_for_the_window(generator, photometr
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR CS")  # pydicom's, when such a dataset is made
 @pytest.mark.parametrize(
-    ("modality", "body_part"), [("CR", "CHESTABDOMEN"), ("SC", "Torax"), ("OT", "CHEST PA & LAT")]
+    ("modality", "body_part"),
+    [("CR", "CHESTABDOMEN"), ("SC", "Torax"), ("OT", "CHEST PA & LAT"), ("DR", "CHEST\\ABDOMEN"), ("XR", "CHEST")],
 )
 def test_chest_x_rays_are_accepted_silently_by_any_name(gray, modality, body_part, warned):
     dataset = make_dataset(gray, Modality=modality, BodyPartExamined=body_part, ImageLaterality="U")
@@ -215,7 +354,7 @@ def test_chest_x_rays_are_accepted_silently_by_any_name(gray, modality, body_par
 @pytest.mark.parametrize(
     ("elements", "message"),
     [
-        ({"Modality": "CT"}, "got an image of modality CT .*expected CR, DX, RG, SC, OT"),
+        ({"Modality": "CT"}, "got an image of modality CT .*expected CR, DX, DR, XR, RG, SC, OT"),
         ({"BodyPartExamined": "HAND"}, "got an image of body part HAND .*expected a name with CHEST"),
     ],
 )
@@ -233,6 +372,7 @@ def test_other_images_are_refused_unless_forced(gray, tmp_path, elements, messag
     ("removed", "elements", "message"),
     [
         (list(FULLY_DESCRIBED), {}, "has no Modality, BodyPartExamined, ViewPosition"),
+        ([], {"BodyPartExamined": "UNKNOWN"}, "has no BodyPartExamined: it is taken for"),
         ([], {"ViewPosition": "LL"}, "has the view position LL: expected a frontal view"),
         ([], {"Laterality": "R"}, r"shows one side only \(R\)"),
     ],
@@ -261,28 +401,76 @@ def test_a_truncated_file_is_refused_wherever_it_ends(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "size"),
-    [("MR_small_jp2klossless.dcm", "64x64"), ("MR_small_jpeg_ls_lossless.dcm", "64x64"), ("JPEG-LL.dcm", "256x1024")],
+    ("name", "elements", "message"),
+    [
+        ("MR_small_jp2klossless.dcm", {"Rows": 16}, "has 64x64x1 values of 16 bits, but its header 64x16x1"),
+        ("MR_small_jp2klossless.dcm", {"SamplesPerPixel": 3}, "has 64x64x1 values of 16 bits, but its header 64x64x3"),
+        ("MR_small_jpeg_ls_lossless.dcm", {"Columns": 16}, "has 64x64x1 values of 16 bits, but its header 16x64x1"),
+        ("JPEG-LL.dcm", {"BitsAllocated": 8, "BitsStored": 8}, "256x1024x1 in 8 bits"),
+    ],
 )
-def test_a_small_header_on_a_large_compressed_image_is_refused(name, size):
+def test_a_compressed_image_must_be_as_its_header_says(name, elements, message):
     dataset = pydicom.dcmread(sample(name))
-    dataset.Rows = dataset.Columns = 16
-    with pytest.raises(ValueError, match=f"its compressed image has {size} pixels, but its header 16x16"):
+    dataset.update(elements)
+    with pytest.raises(ValueError, match=message):
         read_dicom(dataset, force=True)
 
 
-def test_a_deflated_bomb_is_refused(gray, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "syntax", "message"),
+    [
+        ("MR_small_jp2klossless.dcm", JPEGBaseline8Bit, "compressed as JPEG, got JPEG 2000"),
+        ("JPEG-LL.dcm", JPEGLSLossless, "compressed as JPEG-LS, got lossless JPEG"),
+        ("MR_small_jpeg_ls_lossless.dcm", RLELossless, "compressed as RLE, got JPEG-LS"),
+        ("MR_small_RLE.dcm", JPEG2000, "compressed as JPEG 2000, got RLE"),
+    ],
+)
+def test_data_in_another_syntax_are_refused(name, syntax, message):
+    dataset = pydicom.dcmread(sample(name))
+    dataset.file_meta.TransferSyntaxUID = syntax
+    with pytest.raises(ValueError, match=f"expected pixels {message}"):
+        read_dicom(dataset, force=True)
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, DeflatedExplicitVRLittleEndian])
+def test_a_bomb_is_refused_before_it_is_decoded(gray, syntax):
     dataset = make_dataset(gray)
-    dataset.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
-    data = to_bytes(dataset)
-    np.testing.assert_array_equal(pixels_of(data), gray)
-    monkeypatch.setattr(dicom_llm_cxr.PIL.Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(ValueError, match="more than 800 bytes, could be a decompression bomb"):
-        read_dicom(data)
+    dataset.file_meta.TransferSyntaxUID = syntax
+    if syntax == RLELossless:
+        header = np.array([1, 64] + [0] * 14, "<u4").tobytes()
+        dataset.PixelData = encapsulate([header + b"\x81\0" * 100_000])
+        dataset["PixelData"].is_undefined_length = True
+    else:
+        np.testing.assert_array_equal(pixels_of(to_bytes(dataset)), gray)
+        dataset.PixelData = bytes(3_000_000)
+    with pytest.raises(ValueError, match="could be a decompression bomb"):
+        read_dicom(to_bytes(dataset))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["JPEG-LL.dcm", "SC_rgb_jpeg_gdcm.dcm", "MR_small_jpeg_ls_lossless.dcm", "MR_small_jp2klossless.dcm",
+     "SC_rgb_dcmtk_+eb+cr.dcm", "MR_small_RLE.dcm", "JPGExtended.dcm"],
+)  # fmt: skip
+def test_damaged_compressed_data_are_read_or_refused(name):
+    """Some decoders end the process instead."""
+    generator, dataset = np.random.default_rng(0), pydicom.dcmread(sample(name))
+    frame, num_refused = get_frame(dataset.PixelData, 0, number_of_frames=1), 0
+    for _ in range(20):
+        damaged = bytearray(frame)
+        for position in generator.integers(0, generator.choice([200, len(frame)]), 3):
+            damaged[position] = generator.integers(256)
+        dataset.PixelData = encapsulate([bytes(damaged)])
+        try:
+            assert read_dicom(dataset, force=True).size == (dataset.Columns, dataset.Rows)
+        except ValueError as error:
+            assert "Cannot read 'DICOM image' as a DICOM image" in str(error)
+            num_refused += 1
+    assert num_refused
 
 
 def test_a_missing_decoder_is_named_with_the_extra_that_brings_it(monkeypatch):
-    monkeypatch.setattr(pydicom.pixels.decoders.base.Decoder, "is_available", property(lambda self: False))
+    monkeypatch.setattr(dicom_decoders_llm_cxr, "imagecodecs", None)
     with pytest.raises(ImportError, match=r"compressed as JPEG Lossless.*pip install transformers-cxr\[dicom\]"):
         read_dicom(sample("JPEG-LL.dcm"), force=True)
 

@@ -1,6 +1,7 @@
 import base64
 import functools
 import threading
+import tracemalloc
 from http.server import HTTPServer, SimpleHTTPRequestHandler
 from io import BytesIO
 
@@ -117,6 +118,7 @@ def test_files_of_every_kind_give_the_same_pixels(processor, gray_array, tmp_pat
     data = path.read_bytes()
     encoded = base64.b64encode(data).decode()
     sources += [data, BytesIO(data), f"data:image/{kind};base64,{encoded}", encoded]
+    sources += [{"bytes": data, "path": None}, {"bytes": None, "path": str(path)}]
     batch = processor([*sources, image], return_tensors="pt").pixel_values
     assert all(torch.equal(each, pixels(processor, image)) for each in batch)
 
@@ -129,6 +131,43 @@ def test_urls_are_fetched_also_through_a_redirect(processor, rgb_array, tmp_path
     assert torch.equal(pixels(processor, f"{server}/folder"), pixels(processor, image))
     with pytest.raises(ConnectionError, match=f"Cannot download '{server}/missing.png': .*404"):
         processor(f"{server}/missing.png")
+
+
+def test_16_bit_tiff_whose_white_is_zero_is_inverted(processor, tmp_path):
+    array = np.random.default_rng(2).integers(0, 65536, (HEIGHT, WIDTH)).astype(np.uint16)
+    PIL.Image.fromarray(array).save(tmp_path / "black.tif", tiffinfo={262: 1})
+    PIL.Image.fromarray(array.max() - array).save(tmp_path / "white.tif", tiffinfo={262: 0})
+    for source in (tmp_path / "white.tif", PIL.Image.open(tmp_path / "white.tif")):
+        assert torch.equal(pixels(processor, source), pixels(processor, tmp_path / "black.tif"))
+
+
+def test_floats_that_would_become_flat_are_refused(processor):
+    array = np.random.default_rng(2).uniform(0, 1e-5, (HEIGHT, WIDTH))
+    with pytest.raises(ValueError, match="All pixels become the same gray in 8 bits"):
+        processor(array)
+    assert (pixels(processor, np.zeros((HEIGHT, WIDTH))) == -1).all()
+
+
+def test_wide_pixels_are_converted_in_little_memory(processor):
+    array = np.zeros((4000, 4000), np.float32)
+    array[0, 0] = 70_000
+    tracemalloc.start()
+    processor(array)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * array.size
+
+
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0MM\0*\0\0", b"Exif\0\0XX garbage", b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01"]
+)
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_a_damaged_exif_block_is_ignored(processor, tmp_path, rgb_array, format, exif):
+    image, path = PIL.Image.fromarray(rgb_array), tmp_path / "damaged"
+    image.save(tmp_path / "intact", format)
+    image.save(path, format, exif=exif)
+    for source in (path, PIL.Image.open(path)):
+        assert torch.equal(pixels(processor, source), pixels(processor, tmp_path / "intact"))
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG"])

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import struct
 import threading
 import warnings
 import zlib
@@ -20,17 +19,19 @@ import numpy as np
 import PIL.Image
 from transformers.utils.logging import get_logger
 
+from .dicom_decoders_llm_cxr import UnreadableDicomError, check_compressed, get_decoder
+
 try:
     import pydicom
     import pydicom.filereader
-    import pydicom.pixels
 except ImportError:
     pydicom = None  # type: ignore[assignment]
 
 logger = get_logger(__name__)
 
-MODALITIES = ("CR", "DX", "RG", "SC", "OT")
+MODALITIES = ("CR", "DX", "DR", "XR", "RG", "SC", "OT")
 BODY_PARTS = ("CHEST", "THORAX", "TORAX", "LUNG")
+UNSPECIFIED = ("", "UNKNOWN", "OTHER", "NONE")
 # SNOMED CT and SNOMED RT codes of the chest, alone or with adjacent regions, and of the lung (PS3.16, CID 4).
 CHEST_REGIONS = {
     "816094009", "51185008", "T-D3000", "416550000", "R-FAB55", "416775004", "R-FAB56", "417437006", "R-FAB52",
@@ -43,10 +44,14 @@ REQUIRED = (
 )  # fmt: skip
 ELEMENTS = (
     *REQUIRED, "Modality", "BodyPartExamined", "AnatomicRegionSequence", "ViewPosition", "ImageLaterality",
-    "Laterality", "PlanarConfiguration", "NumberOfFrames", "HighBit", "PixelPaddingValue", "PixelPaddingRangeLimit",
-    "ModalityLUTSequence", "RescaleIntercept", "RescaleSlope", "VOILUTSequence", "WindowCenter",
-    "WindowWidth", "VOILUTFunction", "PresentationLUTShape", "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
+    "Laterality", "PatientOrientation", "PlanarConfiguration", "NumberOfFrames", "HighBit", "PixelPaddingValue",
+    "PixelPaddingRangeLimit", "ModalityLUTSequence", "RescaleIntercept", "RescaleSlope", "VOILUTSequence",
+    "WindowCenter", "WindowWidth", "VOILUTFunction", "PresentationLUTShape", "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths",
 )  # fmt: skip
+
+# Bytes of a deflated dataset that may precede its pixels.
+MAX_HEADER = 2**20
 
 _PYDICOM_LOCK = threading.Lock()
 
@@ -69,8 +74,10 @@ def read_dicom(source, force: bool = False, name: str | None = None) -> PIL.Imag
     Read a chest X-ray from DICOM in 8 bits with white bones, after modality LUT or rescale, VOI LUT or window, and
     inversion (PS3.3, C.11.1, C.11.2, C.7.6.3.1.2).
 
-    The first VOI LUT is applied, or else the first window. Without either, images of more than 8 bits are windowed
-    from their lowest to their highest value, as 16-bit PNGs are. Padding is black.
+    The first VOI LUT is applied, scaled by the bits of its entries, or else the first window. Without either, images
+    of more than 8 bits are windowed from their lowest to their highest value, as 16-bit PNGs are. Tables, rescales and
+    windows that are not valid are ignored with a warning. Padding is black. Rows run to the patient's left and columns
+    to the feet, if the patient orientation is known (C.7.6.1.1.1).
 
     Args:
         source (`str`, `os.PathLike`, `bytes` or `pydicom.Dataset`):
@@ -86,9 +93,9 @@ def read_dicom(source, force: bool = False, name: str | None = None) -> PIL.Imag
 
     Raises:
         ImportError: pydicom, or the decoder of a compressed transfer syntax, is not installed.
-        ValueError: The file is truncated, damaged, not an image or too large, the image has several frames, or it is
-            not a chest X-ray and `force` is `False`. Errors quote no values but modality, body part, number of frames,
-            size and kind of pixels.
+        ValueError: The file is truncated, damaged, not an image or too large, the image has several frames, all of its
+            pixels become the same gray, or it is not a chest X-ray and `force` is `False`. Errors quote no values but
+            modality, body part, number of frames, size and kind of pixels.
     """
     if pydicom is None:
         raise ImportError("Reading DICOM needs pydicom: `pip install pydicom`.")
@@ -104,18 +111,13 @@ def read_dicom(source, force: bool = False, name: str | None = None) -> PIL.Imag
     if not decoder.is_available:
         raise ImportError(
             f"The pixels of '{name}' are compressed as {decoder.UID.name}, for which no decoder is installed. "
-            "`pip install transformers-cxr[dicom]` brings those of JPEG, JPEG-LS and JPEG 2000; pydicom's "
-            "documentation names others."
+            "`pip install transformers-cxr[dicom]` brings it."
         )
     image = PIL.Image.fromarray(_call_pydicom(_render, name, dataset, decoder))
     image.info.update(info)
     if not force:
         _warn_about_view(info)
     return image
-
-
-class _Unreadable(ValueError):
-    """Error whose message quotes no private values."""
 
 
 def _call_pydicom(function, name: str, *args):
@@ -128,7 +130,7 @@ def _call_pydicom(function, name: str, *args):
         pydicom_logger.setLevel(logging.CRITICAL + 1)
         try:
             return function(*args)
-        except _Unreadable as error:
+        except UnreadableDicomError as error:
             reason = str(error)
         # On a broken file pydicom and its decoders raise errors of any type.
         except Exception as error:
@@ -153,16 +155,12 @@ def _read_elements(source) -> tuple:
         try:
             element = read[keyword]
         except Exception:
-            raise _Unreadable(f"the value of its {keyword} is not valid") from None
+            raise UnreadableDicomError(f"the value of its {keyword} is not valid") from None
         if not element.is_empty:
             dataset[keyword] = element
     # A dataset that is not from a file may have no file meta information.
     syntax = getattr(read, "file_meta", {}).get("TransferSyntaxUID", pydicom.uid.ExplicitVRLittleEndian)
-    try:
-        decoder = pydicom.pixels.get_decoder(syntax)
-    except NotImplementedError:
-        raise _Unreadable("its transfer syntax is not for images") from None
-    return dataset, _describe(dataset), decoder
+    return dataset, _describe(dataset), get_decoder(syntax)
 
 
 def _read_file(file):
@@ -173,28 +171,42 @@ def _read_file(file):
         file.seek(0)
         return pydicom.dcmread(file, specific_tags=list(ELEMENTS))
     # pydicom has no limit for the size of an inflated file.
-    limit = 8 * (PIL.Image.MAX_IMAGE_PIXELS or 0)
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    content = inflater.decompress(file.read(), limit)
+    inflater, tags = zlib.decompressobj(-zlib.MAX_WBITS), [pydicom.tag.Tag(keyword) for keyword in ELEMENTS]
+    content = inflater.decompress(file.read(), MAX_HEADER)
+    header = reader.read_dataset(
+        BytesIO(content), False, True, stop_when=lambda tag, vr, length: tag == 0x7FE00010, specific_tags=tags
+    )
+    _check_size(header)
+    # At most three samples of 16 bits.
+    limit = 6 * header.Rows * header.Columns
+    content += inflater.decompress(inflater.unconsumed_tail, max(1, limit))
     if inflater.unconsumed_tail:
-        raise _Unreadable(f"it would take more than {limit} bytes, could be a decompression bomb")
-    dataset = reader.read_dataset(BytesIO(content), False, True, specific_tags=[pydicom.tag.Tag(k) for k in ELEMENTS])
+        raise UnreadableDicomError(f"its pixels take more than {limit} bytes, could be a decompression bomb")
+    dataset = reader.read_dataset(BytesIO(content), False, True, specific_tags=tags)
     dataset.file_meta = pydicom.dataset.FileMetaDataset(file_meta)
     return dataset
 
 
 def _check_pixels(dataset) -> None:
     if missing := [keyword for keyword in REQUIRED if keyword not in dataset]:
-        raise _Unreadable(f"it is truncated, or holds no image: it has no {', '.join(missing)}")
-    if (frames := int(dataset.get("NumberOfFrames", 1))) != 1:
-        raise _Unreadable(f"expected one frame, got {frames}; extract one")
+        raise UnreadableDicomError(f"it is truncated, or holds no image: it has no {', '.join(missing)}")
+    if (frames := int(dataset.get("NumberOfFrames", 1))) > 1:
+        raise UnreadableDicomError(f"expected one frame, got {frames}; extract one")
+    # Some files have 0 frames.
+    dataset.pop("NumberOfFrames", None)
+    if dataset.SamplesPerPixel > 1:
+        dataset.setdefault("PlanarConfiguration", 0)
     if not 8 <= dataset.BitsStored <= dataset.BitsAllocated <= 16:
-        raise _Unreadable(
+        raise UnreadableDicomError(
             f"expected pixels of 8 to 16 bits, got {dataset.BitsStored} bits stored in {dataset.BitsAllocated}"
         )
+    _check_size(dataset)
+
+
+def _check_size(dataset) -> None:
     limit = PIL.Image.MAX_IMAGE_PIXELS
     if limit is not None and dataset.Rows * dataset.Columns > limit:
-        raise _Unreadable(
+        raise UnreadableDicomError(
             f"{dataset.Columns}x{dataset.Rows} pixels are more than `PIL.Image.MAX_IMAGE_PIXELS`, {limit}: could be a "
             "decompression bomb"
         )
@@ -208,13 +220,14 @@ def _describe(dataset) -> dict[str, str]:
     if described["BodyPartExamined"] is None and regions:
         code = regions[0].get("CodeValue")
         described["BodyPartExamined"] = "CHEST" if code in CHEST_REGIONS else code
-    return {keyword: _code_string(value) for keyword, value in described.items() if value is not None}
+    codes = {keyword: _code_string(value) for keyword, value in described.items() if value is not None}
+    return {keyword: code for keyword, code in codes.items() if code not in UNSPECIFIED}
 
 
 def _code_string(value) -> str:
-    value = str(value).strip().upper()
+    value = "\\".join(map(str, np.ravel(value))).strip().upper()
     # A value in the wrong element may be a name.
-    return value if re.fullmatch(r"[A-Z0-9 _&/+,.-]{1,32}", value) else "(not a code)"
+    return value if re.fullmatch(r"[A-Z0-9 _&/+,.\\-]{0,64}", value) else "(not a code)"
 
 
 def _check_is_chest(info: dict[str, str], name: str) -> None:
@@ -245,69 +258,109 @@ def _warn_about_view(info: dict[str, str]) -> None:
 def _render(dataset, decoder) -> np.ndarray:
     """Return the image as `np.uint8` of shape `(rows, columns)` or `(rows, columns, 3)`."""
     if decoder.is_encapsulated:
-        # A decoder allocates the size in the header of the compressed image, not Rows and Columns.
-        size = _coded_size(pydicom.encaps.get_frame(dataset.PixelData, 0, number_of_frames=1))
-        if size not in (None, (dataset.Rows, dataset.Columns)):
-            raise _Unreadable(
-                f"its compressed image has {size[1]}x{size[0]} pixels, but its header {dataset.Columns}x{dataset.Rows}"
-            )
+        check_compressed(dataset, decoder.UID)
     aligned = dataset.get("HighBit", dataset.BitsStored - 1) == dataset.BitsStored - 1
     try:
         pixels, properties = decoder.as_array(dataset, index=0, correct_unused_bits=aligned)
     except RuntimeError:
-        plugins = ", ".join(decoder.available_plugins)
-        raise _Unreadable(f"no decoder ({plugins}) can read its {decoder.UID.name}; it may be damaged") from None
+        raise UnreadableDicomError(f"its {decoder.UID.name} cannot be decoded; it may be damaged") from None
     if not aligned:
         # In older files the stored bits can be anywhere in the allocated ones.
         pixels = (pixels << (dataset.BitsAllocated - 1 - dataset.HighBit)) >> (
             dataset.BitsAllocated - dataset.BitsStored
         )
     if properties["photometric_interpretation"] in ("MONOCHROME1", "MONOCHROME2"):
-        return _render_grayscale(dataset, pixels, decoder.UID.is_little_endian)
-    if properties["photometric_interpretation"] != "RGB":
-        raise _Unreadable(f"expected grayscale or RGB pixels, got {_code_string(dataset.PhotometricInterpretation)}")
-    return (pixels * (255 / (2**dataset.BitsStored - 1))).round().astype(np.uint8)
+        image = _render_grayscale(dataset, pixels, decoder.UID.is_little_endian)
+    elif properties["photometric_interpretation"] == "RGB":
+        values = np.arange(2**dataset.BitsStored)
+        image = _map_values(pixels, (values * (255 / values[-1])).round().astype(np.uint8))
+    else:
+        code = _code_string(dataset.PhotometricInterpretation)
+        raise UnreadableDicomError(f"expected grayscale or RGB pixels, got {code}")
+    if image.min() == image.max() and pixels.min() != pixels.max():
+        raise UnreadableDicomError("its window or table makes all of its pixels the same gray")
+    return _orient(image, dataset.get("PatientOrientation", ""))
 
 
-def _coded_size(frame: bytes) -> tuple[int, int] | None:
-    """Return rows and columns of a JPEG, JPEG-LS or JPEG 2000 image, or `None` for other formats such as RLE."""
-    if frame.startswith((b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")):
-        right, bottom, left, top = struct.unpack_from(">4I", frame, frame.index(b"\xff\x4f\xff\x51") + 8)
-        return bottom - top, right - left
-    offset = 2
-    while frame.startswith(b"\xff\xd8"):
-        marker, length = struct.unpack_from(">HH", frame, offset)
-        if marker == 0xFFFF:  # a fill byte before the marker
-            offset += 1
-            continue
-        # Start of a frame: SOF0 to SOF15, except for three other markers in this range, and SOF55 of JPEG-LS.
-        if marker == 0xFFF7 or (0xFFC0 <= marker <= 0xFFCF and marker not in (0xFFC4, 0xFFC8, 0xFFCC)):
-            return struct.unpack_from(">HH", frame, offset + 5)
-        offset += 2 + length
-    return None
+def _map_values(index: np.ndarray, table: np.ndarray) -> np.ndarray:
+    # By rows, because numpy converts an index to 8 bytes per pixel.
+    return np.stack([table[row] for row in index])
+
+
+def _orient(image: np.ndarray, orientation) -> np.ndarray:
+    """Turn and mirror an image so that its rows run to the patient's left and its columns to the feet."""
+    directions = "".join(str(direction)[:1] for direction in orientation)
+    if directions in ("FL", "FR", "HL", "HR"):
+        image, directions = image.swapaxes(0, 1), directions[::-1]
+    if directions in ("RF", "RH"):
+        image = image[:, ::-1]
+    if directions in ("LH", "RH"):
+        image = image[::-1]
+    return np.ascontiguousarray(image)
 
 
 def _render_grayscale(dataset, pixels: np.ndarray, little_endian: bool) -> np.ndarray:
     # All steps depend on the value of a pixel only, and there are fewer values than pixels.
-    lowest = int(pixels.min())
-    values = np.arange(lowest, int(pixels.max()) + 1)
-    index = pixels.astype(np.int32) - lowest
-    padding = np.zeros(len(values), dtype=bool)
+    lowest = pixels.min()
+    values = np.arange(int(lowest), int(pixels.max()) + 1)
+    index = (pixels - lowest).view(f"u{pixels.itemsize}")
+    padding, present = np.zeros((2, len(values)), dtype=bool)
+    for row in index:
+        present[row] = True
     if (limit := dataset.get("PixelPaddingValue")) is not None:
         limits = sorted((limit, dataset.get("PixelPaddingRangeLimit", limit)))
         padding = (values >= limits[0]) & (values <= limits[1])
-    present = np.bincount(index.ravel(), minlength=len(values)) > 0
+    _delete_invalid(dataset)
     gray = _apply_modality_lut(dataset, values, little_endian)
     gray = _apply_voi_lut(dataset, gray, present & ~padding, little_endian)
     if dataset.PhotometricInterpretation == "MONOCHROME1" or dataset.get("PresentationLUTShape") == "INVERSE":
         gray = 1 - gray
     gray[padding] = 0
-    return (255 * gray).round().astype(np.uint8)[index]
+    return _map_values(index, (255 * gray).round().astype(np.uint8))
+
+
+def _delete_invalid(dataset) -> None:
+    """Delete tables, a rescale and a window that are not valid, with a warning."""
+    checks = {
+        "ModalityLUTSequence": _is_table,
+        "RescaleIntercept": _is_number,
+        "RescaleSlope": lambda slope: _is_number(slope) and slope != 0,
+        "VOILUTSequence": _is_table,
+        "WindowCenter": _is_number,
+        "WindowWidth": lambda width: _is_number(width) and width > 0,
+        "VOILUTFunction": ("LINEAR", "LINEAR_EXACT", "SIGMOID").__contains__,
+    }
+    invalid = [k for k, is_valid in checks.items() if k in dataset and not is_valid(_first(dataset, k))]
+    if not invalid:
+        return
+    logger.warning_once(f"A DICOM image has a {', '.join(invalid)} that is not valid: it is ignored.")
+    if not {"ModalityLUTSequence", "RescaleIntercept", "RescaleSlope"}.isdisjoint(invalid):
+        # In the units that these define.
+        invalid += ["VOILUTSequence", "WindowCenter"]
+    if "VOILUTFunction" in invalid:
+        invalid.append("WindowCenter")
+    for keyword in invalid:
+        dataset.pop(keyword, None)
+
+
+def _first(dataset, keyword: str):
+    """Return the first item or value of an element."""
+    element = dataset[keyword]
+    return element.value[0] if element.VR == "SQ" or element.VM > 1 else element.value
+
+
+def _is_table(item) -> bool:
+    return np.size(item.get("LUTDescriptor")) == 3 and "LUTData" in item and not item["LUTData"].is_empty
+
+
+def _is_number(value: float) -> bool:
+    # Larger ones are damage. A comparison with NaN is false.
+    return abs(value) < 1e30
 
 
 def _apply_modality_lut(dataset, values: np.ndarray, little_endian: bool) -> np.ndarray:
-    if table := dataset.get("ModalityLUTSequence"):
-        return _look_up(table[0], values, little_endian)[0]
+    if "ModalityLUTSequence" in dataset:
+        return _look_up(_first(dataset, "ModalityLUTSequence"), values, little_endian)[0]
     if "RescaleSlope" in dataset and "RescaleIntercept" in dataset:
         return values * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)
     return values
@@ -315,21 +368,21 @@ def _apply_modality_lut(dataset, values: np.ndarray, little_endian: bool) -> np.
 
 def _apply_voi_lut(dataset, values: np.ndarray, present: np.ndarray, little_endian: bool) -> np.ndarray:
     """Convert values to grayscale in [0, 1] (PS3.3, C.11.2.1.1 to C.11.2.1.3)."""
-    if table := dataset.get("VOILUTSequence"):
-        looked_up, bits = _look_up(table[0], np.rint(values).astype(np.int64), little_endian)
-        return looked_up / (2**bits - 1)
+    if "VOILUTSequence" in dataset:
+        table = _first(dataset, "VOILUTSequence")
+        looked_up, bits = _look_up(table, np.rint(values).astype(np.int64), little_endian)
+        return (looked_up / (2**bits - 1)).clip(0, 1)
     if "WindowCenter" in dataset and "WindowWidth" in dataset:
-        center, width = (float(np.ravel(dataset[k].value)[0]) for k in ("WindowCenter", "WindowWidth"))
+        center, width = (float(_first(dataset, keyword)) for keyword in ("WindowCenter", "WindowWidth"))
         function = dataset.get("VOILUTFunction", "LINEAR")
-        if function == "LINEAR":
-            center, width = center - 0.5, width - 1
-        if width == 0 and function == "LINEAR":
-            return (values > center).astype(np.float64)
-        if width > 0 and function == "SIGMOID":
+        if function == "SIGMOID":
             return 1 / (1 + np.exp(-4 * (values - center) / width))
-        if width > 0 and function in ("LINEAR", "LINEAR_EXACT"):
-            return ((values - center) / width + 0.5).clip(0, 1)
-        raise _Unreadable("its window has a width or function that is not in the standard")
+        # The standard has no narrower linear window, but files with rescaled pixels have, and mean an exact one.
+        if function == "LINEAR" and width >= 1:
+            center, width = center - 0.5, width - 1
+        if width == 0:
+            return (values > center).astype(np.float64)
+        return ((values - center) / width + 0.5).clip(0, 1)
     if dataset.BitsStored == 8:
         stored = np.array([-128, 127] if dataset.PixelRepresentation else [0, 255])
         bounds = _apply_modality_lut(dataset, stored, little_endian)
@@ -341,16 +394,16 @@ def _apply_voi_lut(dataset, values: np.ndarray, present: np.ndarray, little_endi
 
 
 def _look_up(table, values: np.ndarray, little_endian: bool) -> tuple[np.ndarray, int]:
-    """Return the entries of a table at integer values, and the bits of an entry."""
-    number, first, bits = table.LUTDescriptor
+    """Return the entries of a table at integer values, and their bits; those of the descriptor are often wrong."""
+    number, first, _ = table.LUTDescriptor
     number = number or 2**16
     entries = table.LUTData
     if isinstance(entries, bytes):
         # Entries of 8 bits are stored in bytes or in words.
         kind = "u1" if len(entries) < 2 * number else "<u2" if little_endian else ">u2"
         entries = np.frombuffer(entries, kind)
-    entries = np.atleast_1d(entries)[:number]
-    return np.asarray(entries, dtype=np.int64)[(values - first).clip(0, len(entries) - 1)], bits
+    entries = np.atleast_1d(entries)[:number].astype(np.int64)
+    return entries[(values - first).clip(0, len(entries) - 1)], max(1, int(entries.max()).bit_length())
 
 
 __all__ = ["is_dicom", "is_dicom_dataset", "read_dicom"]

@@ -15,6 +15,7 @@ import torch
 from huggingface_hub.errors import HTTPError
 from huggingface_hub.utils import get_session
 from PIL.PngImagePlugin import PngInfo
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import ChannelDimension, PILImageResampling, SizeDict, infer_channel_dimension_format
@@ -66,7 +67,7 @@ def open_image(source: str | bytes | os.PathLike | BinaryIO) -> PIL.Image.Image:
     Args:
         source (`str`, `bytes`, `os.PathLike`, binary file object or `pydicom.Dataset`):
             Path, http(s) URL, `data:image/...;base64,` string, base64, bytes of an image file, open file, or DICOM
-            dataset. DICOM files are recognized by their content.
+            dataset. DICOM files are recognized by their content. A damaged EXIF block is ignored.
 
     Raises:
         FileNotFoundError: The file does not exist.
@@ -84,10 +85,20 @@ def open_image(source: str | bytes | os.PathLike | BinaryIO) -> PIL.Image.Image:
         limit = PIL.Image.MAX_IMAGE_PIXELS
         if limit is not None and image.width * image.height > limit:
             raise ValueError(f"{image.width}x{image.height} pixels exceed {limit}, could be a decompression bomb")
-        return PIL.ImageOps.exif_transpose(image)
+        return _normalize(image)
     # The error of Pillow on a broken file depends on the format.
-    except (OSError, SyntaxError, ValueError, RuntimeError, PIL.Image.DecompressionBombError) as error:
+    except Exception as error:
         raise ValueError(f"Cannot read '{name}' as an image: {error}.") from error
+
+
+def _normalize(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Apply the EXIF orientation of an image, and invert 16-bit TIFFs whose white is 0; Pillow inverts those of 8."""
+    image.load()
+    white_is_zero = image.mode == "I;16" and getattr(image, "tag_v2", {}).get(PHOTOMETRIC_INTERPRETATION) == 0
+    # The pixels are intact where the EXIF block is damaged, for which Pillow raises errors of many types.
+    with suppress(Exception):
+        image = PIL.ImageOps.exif_transpose(image)
+    return PIL.Image.fromarray(np.iinfo(np.uint16).max - np.asarray(image)) if white_is_zero else image
 
 
 def _to_uint8(array: np.ndarray) -> np.ndarray:
@@ -101,15 +112,19 @@ def _to_uint8(array: np.ndarray) -> np.ndarray:
         return array.astype(np.uint8) * 255
     if array.dtype.kind not in "iuf":
         raise ValueError(f"Expected pixels that are integers, floats or booleans, got an array of {array.dtype}.")
-    values = array.astype(np.float64)
-    if not np.isfinite(values).all():
+    low, high = float(array.min()), float(array.max())
+    if not np.isfinite([low, high]).all():
         raise ValueError("The image holds NaN or infinite pixels.")
-    low, high = values.min(), values.max()
+    offset, scale = 0.0, 1.0
     if array.dtype.kind == "f" and low >= 0 and high <= 1:
-        values = values * 255
+        scale = 255.0
     elif low < 0 or high > 255:
-        values = (values - low) * (255 / (high - low)) if high > low else np.zeros_like(values)
-    return values.round().astype(np.uint8)
+        offset, scale = low, 255 / (high - low) if high > low else 0.0
+    # By rows, because 64 bits of each pixel take much memory.
+    pixels = np.stack([((row.astype(np.float64) - offset) * scale).round().astype(np.uint8) for row in array])
+    if high > low and pixels.min() == pixels.max():
+        raise ValueError(f"All pixels become the same gray in 8 bits: they are between {low:g} and {high:g}.")
+    return pixels
 
 
 class LlmCxrImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
@@ -126,9 +141,9 @@ class LlmCxrImageProcessor(PilBackend):
     Prepare chest X-rays for [`CXRVQTokenizer`] as LLM-CXR does (arXiv 2305.11490, section 3.1): resize the shorter
     side to 256 pixels (Lanczos), crop the center, and scale pixels to [-1, 1].
 
-    Images are PIL images of any mode, paths, URLs, bytes, open files, `pydicom.Dataset`s, numpy arrays or torch
-    tensors (`(height, width)`, `(height, width, channels)` or `(channels, height, width)`), of 8 or 16 bits or
-    floating point. Files and bytes may be DICOM.
+    Images are PIL images of any mode, paths, URLs, bytes, `{"bytes", "path"}` of `datasets`, open files,
+    `pydicom.Dataset`s, numpy arrays or torch tensors (`(height, width)`, `(height, width, channels)` or `(channels,
+    height, width)`), of 8 or 16 bits or floating point. Files and bytes may be DICOM.
 
     do_convert_rgb (`bool`, *optional*, defaults to `True`):
         Return three channels; `False` returns one, gray.
@@ -160,6 +175,9 @@ class LlmCxrImageProcessor(PilBackend):
         """Open paths, URLs, bytes, files and DICOM datasets; return other images as they are."""
         if isinstance(images, (list, tuple)):
             return [self.fetch_images(image) for image in images]
+        # Of `datasets.Image(decode=False)`.
+        if isinstance(images, dict) and images.keys() == {"bytes", "path"}:
+            images = images["path"] if images["bytes"] is None else images["bytes"]
         if isinstance(images, (str, bytes, os.PathLike)) or hasattr(images, "read") or is_dicom_dataset(images):
             return open_image(images)
         if not isinstance(images, (PIL.Image.Image, np.ndarray, torch.Tensor)):
@@ -175,7 +193,7 @@ class LlmCxrImageProcessor(PilBackend):
     def process_image(self, image, do_convert_rgb=None, input_data_format=None, **kwargs) -> np.ndarray:
         """Convert an image of any kind to `np.uint8` of shape `(channels, height, width)`, with 1 or 3 channels."""
         if isinstance(image, PIL.Image.Image):
-            image = PIL.ImageOps.exif_transpose(image)
+            image = _normalize(image)
         else:
             image = self._array_to_pil(image, input_data_format)
         if image.mode in ("F", "I") or image.mode.startswith("I;16"):
@@ -195,7 +213,6 @@ class LlmCxrImageProcessor(PilBackend):
         if isinstance(array, torch.Tensor):
             array = array.detach().cpu()
             array = (array.float() if array.dtype.is_floating_point else array).numpy()
-        array = _to_uint8(array)
         if array.ndim != 2:
             if array.ndim != 3 or (input_data_format is None and not {array.shape[0], array.shape[-1]} & {1, 3, 4}):
                 raise ValueError(
@@ -207,7 +224,7 @@ class LlmCxrImageProcessor(PilBackend):
                 array = np.moveaxis(array, 0, -1)
             if array.shape[-1] == 1:
                 array = array[..., 0]
-        return PIL.Image.fromarray(np.ascontiguousarray(array))
+        return PIL.Image.fromarray(np.ascontiguousarray(_to_uint8(array)))
 
     def _preprocess(
         self, images, do_resize, size, resample, do_center_crop, crop_size, round_to_nearest, **kwargs
