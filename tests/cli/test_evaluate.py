@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from transformers_cxr.cli.main import app
 from transformers_cxr.evaluation import TASKS
+from transformers_cxr.evaluation.predictions import read_predictions
 
 COLUMNS = "file_name split source patient_id view sex age_group finding_labels etiology".split()
 CARD = "# Model\n\n<!-- metrics -->\n<!-- end of metrics -->\n"
@@ -78,6 +79,15 @@ def evaluation(data_dir, checkpoint_dir, classifier, tmp_path_factory):
 def results_of(folder):
     results = json.loads((folder / "results.json").read_text())["results"]
     return {(r["task"], r["group"], r["metric"]): r for r in results}
+
+
+def test_unreadable_images_are_named_and_left_out(data_dir, checkpoint_dir, tmp_path):
+    shutil.copytree(data_dir, tmp_path / "data")
+    (tmp_path / "data/2.png").write_bytes(b"damaged")
+    arguments = ["--records", tmp_path / "data", "--model", checkpoint_dir, "--tasks", "report", *OPTIONS]
+    result = CliRunner().invoke(app, ["evaluate", *map(str, [tmp_path / "out", *arguments])])
+    assert result.exit_code == 0 and f"Not read: {tmp_path}/data/2.png: Cannot read" in result.stderr
+    assert read_predictions(tmp_path / "out/predictions/report").keys() == {f"{i}.png" for i in (0, 1, 3, 4, 5)}
 
 
 def test_an_evaluation_writes_results_tables_page_predictions_images_and_model_card(evaluation):

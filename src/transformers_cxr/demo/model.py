@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import PIL.Image
 import torch
 
+from ..data.readers.image_folder import READ_ERRORS
 from ..llm_cxr.generation_llm_cxr import generate_image, generate_text
 from .streaming import Worker
 
@@ -47,7 +48,7 @@ class DemoModel:
         """
         try:
             pixel_values = self.processor.image_processor(path, return_tensors="pt").pixel_values
-        except (ValueError, OSError) as error:
+        except READ_ERRORS as error:
             raise ValueError(str(error).replace(str(path), path.name)) from error
         codes, decoded = self._worker.run(self._reconstruct, pixel_values)
         pixels = self.processor.image_processor.postprocess(pixel_values)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -13,9 +14,11 @@ import numpy as np
 from tqdm import tqdm
 
 from ..checkpoints import load_checkpoint
+from ..data.readers.image_folder import READ_ERRORS
 from ..data.records import StudyRecord
 from ..data.store import open_records
 from ..files import atomic_write
+from ..llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor
 from .arguments import EvaluationArguments
 from .examples import Example
 from .predictions import Prediction, distributed_state, model_fingerprint, predict
@@ -37,7 +40,8 @@ def run_evaluation(arguments: EvaluationArguments) -> list[Result] | None:
       only the metrics are computed again;
     - `images/`: generated images.
 
-    Under `accelerate launch` all processes generate, and the main process computes the metrics.
+    X-rays that cannot be read are named on the standard error output, and their examples left out. Under `accelerate
+    launch` all processes generate, and the main process computes the metrics.
 
     Args:
         arguments ([`EvaluationArguments`]):
@@ -49,13 +53,19 @@ def run_evaluation(arguments: EvaluationArguments) -> list[Result] | None:
     Raises:
         ImportError: a package of the extra `evaluate` is not installed.
         FileNotFoundError: there are no such records, texts or checkpoint.
-        ValueError: a task is unknown or has no examples, the checkpoint is not an LLM-CXR, or the output folder has
-            outputs of other settings.
+        ValueError: a task is unknown or has no examples or no readable X-ray, the checkpoint is not an LLM-CXR, or the
+            output folder has outputs of other settings.
     """
     folder, state = Path(arguments.output_dir), distributed_state()
     records = _read_records(arguments)
     examples = _examples_of_tasks(arguments, records)
     model, processor = load_checkpoint(arguments.model, state.device)
+    unreadable = _unreadable_images(records, examples, processor.image_processor)
+    for image, error in unreadable.items() if state.is_main_process else ():
+        tqdm.write(f"Not read: {image}: {error}", file=sys.stderr)
+    examples = {task: [e for e in own if e.image_path not in unreadable] for task, own in examples.items()}
+    if emptied := [task.name for task, own in examples.items() if not own]:
+        raise ValueError(f"No X-ray of the tasks {', '.join(emptied)} can be read.")
     fingerprint = model_fingerprint(model, processor)
     predictions = {}
     for task in filter(lambda task: task.generate is not None, examples):
@@ -86,6 +96,8 @@ def run_evaluation(arguments: EvaluationArguments) -> list[Result] | None:
         "data": ", ".join(filter(None, [*arguments.records, arguments.texts])),
         "split": ", ".join(arguments.split),
     }
+    if unreadable:
+        facts["X-rays that could not be read"] = str(len(unreadable))
     texts = {"tables.md": results_to_markdown(results), "report.html": html_report(facts, results, samples)}
     for file, text in texts.items():
         with atomic_write(folder / file) as partial:
@@ -121,6 +133,21 @@ def _examples_of_tasks(arguments: EvaluationArguments, records: Sequence[StudyRe
         if count > 1:
             raise ValueError(f"Expected unique ids for the task '{task.name}', but '{id_}' occurs {count} times.")
     return examples
+
+
+def _unreadable_images(
+    records: Sequence[StudyRecord], examples: dict[Task, list[Example]], image_processor: LlmCxrImageProcessor
+) -> dict[Path, Exception]:
+    """Return the X-rays of examples that cannot be read, with the errors."""
+    # The file of an example without an X-ray is of texts.
+    used = {example.image_path for own in examples.values() for example in own}
+    unreadable: dict[Path, Exception] = {}
+    for path in sorted(used.intersection(Path(record.image) for record in records)):
+        try:
+            image_processor(path)
+        except READ_ERRORS as error:
+            unreadable[path] = error
+    return unreadable
 
 
 def _data_fingerprint(records: Sequence[StudyRecord]) -> str:

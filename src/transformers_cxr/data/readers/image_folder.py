@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,8 +16,8 @@ CHESTXRAY14_LABELS = (
 # Datasets that give these labels for every labeled image, so that a missing label is absent.
 LABELS_OF_SOURCE = {"nih64": CHESTXRAY14_LABELS, "kermany": ("Pneumonia",)}
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".dcm")
-# Image readers raise these for a broken file, depending on its format.
-READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, TypeError, struct.error, zlib.error)
+# Image processors raise these for an image that they cannot read, `ImportError` where a decoder is missing.
+READ_ERRORS = (OSError, ValueError, TypeError, ImportError)
 _COLUMNS = {
     "file_name", "split", "source", "patient_id", "view", "age_group", "sex", "finding_labels", "etiology"
 }  # fmt: skip
