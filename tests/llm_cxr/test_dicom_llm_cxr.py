@@ -456,9 +456,9 @@ def test_damaged_compressed_data_are_read_or_refused(name):
     """Some decoders end the process instead."""
     generator, dataset = np.random.default_rng(0), pydicom.dcmread(sample(name))
     frame, num_refused = get_frame(dataset.PixelData, 0, number_of_frames=1), 0
-    for _ in range(20):
-        damaged = bytearray(frame)
-        for position in generator.integers(0, generator.choice([200, len(frame)]), 3):
+    for number in range(20):
+        damaged = bytearray(frame[: None if number % 4 else generator.integers(1, len(frame))])
+        for position in generator.integers(0, min(len(damaged), generator.choice([200, len(frame)])), 3):
             damaged[position] = generator.integers(256)
         dataset.PixelData = encapsulate([bytes(damaged)])
         try:

@@ -73,7 +73,8 @@ def _decode_frame(frame: bytes, runner) -> bytes:
         "JPEG-LS": imagecodecs.jpegls_decode,
         "JPEG 2000": imagecodecs.jpeg2k_decode,
     }[_parse_header(frame)[0]]
-    pixels = decode(frame)
+    # CharLS counts zero bits for seconds where JPEG-LS data end in zeros without an end of image.
+    pixels = decode(frame + b"\xff\xd9")
     runner.set_option("bits_allocated", 8 * pixels.itemsize)
     runner.set_option("planar_configuration", 0)
     if runner.photometric_interpretation in ("YBR_ICT", "YBR_RCT"):
