@@ -180,7 +180,8 @@ def _read_file(file):
     # At most three samples of 16 bits.
     limit = 6 * header.Rows * header.Columns
     content += inflater.decompress(inflater.unconsumed_tail, max(1, limit))
-    if inflater.unconsumed_tail:
+    # A byte of padding may follow the end.
+    if inflater.unconsumed_tail and not inflater.eof:
         raise UnreadableDicomError(f"its pixels take more than {limit} bytes, could be a decompression bomb")
     dataset = reader.read_dataset(BytesIO(content), False, True, specific_tags=tags)
     dataset.file_meta = pydicom.dataset.FileMetaDataset(file_meta)
