@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Train and evaluate the embedded checkpoint from DATA, a folder with a metadata.csv (docs/data.md), on a CPU. Every step
-# resumes.
+# Train and evaluate the embedded checkpoint from DATA, a folder with a metadata.csv (docs/data.md), on a CPU. Every
+# step resumes.
 #
 #     examples/embedded_checkpoint/run.sh DATA runs/embedded
 #
@@ -20,21 +20,23 @@ done
 # Image tokenizer.
 python "$EXAMPLES/train_vq_gan.py" --config "$HERE/vq_gan.yaml" --records "$DATA" --output_dir "$OUTPUT/vq"
 
-# Language model: random weights, then two stages.
+# Language model: random weights, then three stages.
 if [ ! -e "$OUTPUT/new" ]; then
     python "$EXAMPLES/new_llm_cxr.py" --config "$HERE/language_model.yaml" --records "$DATA" \
         --vq_tokenizer "$OUTPUT/vq" --output_dir "$OUTPUT/new"
 fi
 python "$HERE/other_requests.py" "$OUTPUT/texts.jsonl"
-python "$EXAMPLES/finetune_llm_cxr.py" --config "$HERE/stage1.yaml" --model "$OUTPUT/new" \
-    --records "$DATA" --texts "$OUTPUT/texts.jsonl" --output_dir "$OUTPUT/stage1"
-python "$EXAMPLES/finetune_llm_cxr.py" --config "$HERE/stage2.yaml" --model "$OUTPUT/stage1/final" \
-    --records "$DATA" --texts "$OUTPUT/texts.jsonl" --output_dir "$OUTPUT/stage2"
-python "$HERE/publish.py" --model "$OUTPUT/stage2/final" --output_dir "$OUTPUT/llm-cxr"
+MODEL=$OUTPUT/new
+for STAGE in 1 2 3; do
+    python "$EXAMPLES/finetune_llm_cxr.py" --config "$HERE/stage$STAGE.yaml" --model "$MODEL" --records "$DATA" \
+        --texts "$OUTPUT/texts.jsonl" --output_dir "$OUTPUT/stage$STAGE"
+    MODEL=$OUTPUT/stage$STAGE/final
+done
+python "$HERE/publish.py" --model "$MODEL" --output_dir "$OUTPUT/llm-cxr"
 
 # Evaluation.
 python "$EXAMPLES/evaluate_vq_gan.py" --model "$OUTPUT/vq" --records "$DATA" \
     --clinical_classifier "$OUTPUT/classifier_0/final" --features efficientnet-lite0 \
     --output_dir "$OUTPUT/vq_evaluation"
 python "$EXAMPLES/evaluate_llm_cxr.py" --model "$OUTPUT/llm-cxr" --records "$DATA" --training_split train \
-    --classifier "$OUTPUT/classifier_0/final" --features "$OUTPUT/classifier_1/final" --output_dir "$OUTPUT/evaluation"
+    --classifier "$OUTPUT/classifier_0/final" --features efficientnet-lite0 --output_dir "$OUTPUT/evaluation"

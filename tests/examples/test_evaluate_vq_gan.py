@@ -121,7 +121,8 @@ def test_frechet_distances_compare_reconstructions_and_images(evaluate, vq_token
     pixel_values = pixels_of(tmp_path / "data/ct")
     network = load_image_features("efficientnet-lite0").network
     with torch.no_grad():
-        pairs = [network(own).numpy() for own in (reconstructed(vq_tokenizer, pixel_values).clamp(-1, 1), pixel_values)]
+        decoded = reconstructed(vq_tokenizer, pixel_values).clamp(-1, 1)
+        pairs = [network(own).numpy() for own in (decoded, pixel_values)]
     assert metrics["ct"]["fid_efficientnet-lite0"] == pytest.approx(frechet_distance(*pairs), rel=1e-3)
 
 
