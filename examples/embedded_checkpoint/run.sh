@@ -29,7 +29,8 @@ python "$HERE/other_requests.py" "$OUTPUT/texts.jsonl"
 MODEL=$OUTPUT/new
 for STAGE in 1 2 3; do
     python "$EXAMPLES/finetune_llm_cxr.py" --config "$HERE/stage$STAGE.yaml" --model "$MODEL" --records "$DATA" \
-        --texts "$OUTPUT/texts.jsonl" --output_dir "$OUTPUT/stage$STAGE"
+        --texts "$OUTPUT/texts.jsonl" --source_weights "{hannover: 3.0, nih64: 0.4}" \
+        --output_dir "$OUTPUT/stage$STAGE"
     MODEL=$OUTPUT/stage$STAGE/final
 done
 python "$HERE/publish.py" --model "$MODEL" --output_dir "$OUTPUT/llm-cxr"

@@ -71,7 +71,7 @@ def test_modality(page, language_model, one_step, tmp_path):
         "{image_size: 32, in_channels: 1, block_out_channels: [4, 8, 8], layers_per_block: 1, attention_levels: [], "
     )
     model += "latent_channels: 8, norm_num_groups: 4, codebook_size: 32, codebook_dim: 4}"
-    tiny = ["--model", model, "--steps", 2, "--batch_size", 2, "--initialize_codebook_step", 0]
+    tiny = ["--model", model, "--steps", 2, "--batch_size", 2, "--crop_size", 32]
     page = page("docs/modality.md")
     page.run({"python examples/train_vq_gan.py": tiny, FINETUNE: one_step})
     assert list(tmp_path.glob("pairs/*.png")) and page.namespace["image"].size == (32, 32)
