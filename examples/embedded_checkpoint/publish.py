@@ -1,7 +1,8 @@
 """
 Write the embedded checkpoint: a trained model with its settings of image generation, the language model in bf16.
 
-    python examples/embedded_checkpoint/publish.py --model runs/embedded/stage3/final --output_dir runs/embedded/llm-cxr
+    python examples/embedded_checkpoint/publish.py --model runs/embedded/stage3/final \
+        --output_dir runs/embedded/llm-cxr
 
 It loads in fp32 all the same, and the image tokenizer stays in fp32 on disk, because rounding changes codes.
 """

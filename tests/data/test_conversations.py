@@ -81,9 +81,8 @@ def test_report_and_questions_are_turns_in_any_order_about_one_image():
 
 
 def test_a_question_that_the_record_does_not_answer_gets_a_sentence_that_says_so():
-    asked, conversations = set(), [
-        report_conversation(EFFUSION_AND_MASS, random.Random(seed), unanswerable_ratio=0.5) for seed in SEEDS
-    ]
+    asked = set()
+    conversations = [report_conversation(EFFUSION_AND_MASS, random.Random(s), unanswerable_ratio=0.5) for s in SEEDS]
     for question, answer in (texts(c)[i : i + 2] for c in conversations for i in range(0, len(texts(c)), 2)):
         if answer == UNANSWERABLE:
             asked.add(question)

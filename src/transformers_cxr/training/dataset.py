@@ -108,9 +108,7 @@ class InstructionDataset(Dataset):
         return InstructionDataset(kept, self.processor, self.max_length, self.skip_too_long)
 
 
-def encode_conversation(
-    processor: LlmCxrProcessor, conversation: dict, label_prompt_images: bool = False
-) -> dict:
+def encode_conversation(processor: LlmCxrProcessor, conversation: dict, label_prompt_images: bool = False) -> dict:
     """
     Encode a conversation as a training example.
 
