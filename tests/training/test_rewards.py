@@ -56,7 +56,7 @@ def test_label_f1_takes_another_labeler_and_no_empty_reference():
         return np.array([[report == "a", nan] for report in reports])
 
     assert label_f1(labeler)(completions=["a", "b", "a"], reference=["a", "a", "b"]) == [1.0, 0.0, 0.0]
-    with pytest.raises(ValueError, match="'label_f1' needs a report: the `reference` of completion 1 is ''"):
+    with pytest.raises(ValueError, match="'label_f1' needs a report; `reference` of completion 1 is empty"):
         label_f1()(completions=["a", "b"], reference=["b", " "])
 
 

@@ -51,7 +51,7 @@ def label_f1(labeler: Callable[[Sequence[str]], np.ndarray] | None = None) -> Ca
     @checked_reward
     def label_f1(completions, reference, **columns):
         if empty := [number for number, report in enumerate(reference) if not report.strip()]:
-            raise ValueError(f"The reward 'label_f1' needs a report: the `reference` of completion {empty[0]} is ''.")
+            raise ValueError(f"The reward 'label_f1' needs a report; `reference` of completion {empty[0]} is empty.")
         generated, expected = (
             np.isin(labeler(reports), (POSITIVE, UNCERTAIN)) for reports in (_texts(completions), reference)
         )
