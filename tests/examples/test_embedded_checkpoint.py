@@ -2,6 +2,7 @@
 
 import os
 import runpy
+import shlex
 import subprocess
 from contextlib import suppress
 from pathlib import Path
@@ -30,13 +31,13 @@ class Parsed(BaseException):
 
 
 def test_run_sh_runs_every_recipe_in_order_with_settings_of_its_script(tmp_path, monkeypatch):
-    (tmp_path / "python").write_text('#!/bin/sh\necho "$@" >> "$COMMANDS"\n')
+    (tmp_path / "python").write_text('#!/usr/bin/env bash\n(printf "%q " "$@"; echo) >> "$COMMANDS"\n')
     (tmp_path / "python").chmod(0o755)
     environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "COMMANDS": str(tmp_path / "commands")}
     output = tmp_path / "out"
     output.mkdir()
     subprocess.run(["bash", FOLDER / "run.sh", "data", output], env=environment, check=True)
-    commands = [line.split() for line in (tmp_path / "commands").read_text().splitlines()]
+    commands = [shlex.split(line) for line in (tmp_path / "commands").read_text().splitlines()]
     recipes = [Path(command[command.index("--config") + 1]).name for command in commands if "--config" in command]
     assert set(recipes) == {path.name for path in FOLDER.glob("*.yaml")}
 
