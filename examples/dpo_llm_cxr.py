@@ -69,7 +69,7 @@ def main(model_args: training.PolicyArguments, data_args: DataArguments, trainin
         trainer.train(resume_from_checkpoint=resume_from)
         if data_args.eval_pairs:
             trainer.save_metrics("eval", trainer.evaluate())
-        training.save_policy(trainer, processor)
+        training.save_trained_model(trainer)
 
 
 if __name__ == "__main__":

@@ -123,8 +123,8 @@ def load_data(args: DataArguments, training_args: TrainingArguments) -> tuple[Se
     records = concatenate_datasets([load_records(path) for path in paths]) if args.records or args.questions else None
     texts, eval_texts = (read_texts(path) if path else None for path in (args.texts, args.eval_texts))
     filters = {"views": args.views or None, "first_study": args.first_study, "sections": args.sections}
-    names = ("both_directions", "empty_prompt_ratio", "source_weights", "balanced", "num_questions")
-    options = {name: getattr(args, name) for name in (*names, "unanswerable_ratio")}
+    names = "both_directions empty_prompt_ratio source_weights balanced num_questions unanswerable_ratio".split()
+    options = {name: getattr(args, name) for name in names}
     size = training_args.max_steps * training_args.train_batch_size * training_args.gradient_accumulation_steps
     size *= training_args.world_size
     seed = training_args.seed
@@ -188,8 +188,7 @@ def main(
     set_seed(training_args.seed)
     train, evaluation = load_data(data_args, training_args)
     model, processor = load_model(model_args, training_args)
-    sharded = training_args.fsdp or is_deepspeed_zero3_enabled()
-    if not sharded:
+    if not (training_args.fsdp or is_deepspeed_zero3_enabled()):
         for path in filter(None, (data_args.records, data_args.questions)):
             check_tokenizer(load_records(path), model.vq_tokenizer)
     # The result depends on the content of the data, not on their paths.
@@ -233,15 +232,11 @@ def main(
         dataset = train_dataset if eval_dataset is None else eval_dataset
         samples = training.SampleCallback(trainer, dataset, sample_args.sample_steps, sample_args.num_samples)
         trainer.add_callback(samples)
-    output_dir = Path(training_args.output_dir)
-    with disk_full_error(output_dir):
+    with disk_full_error(training_args.output_dir):
         trainer.train(resume_from_checkpoint=resume_from)
         if eval_dataset is not None:
             trainer.save_metrics("eval", trainer.evaluate())
-        trainer.save_model(output_dir / ("adapter" if model_args.lora else "final"))
-        if model_args.lora and not sharded and trainer.is_world_process_zero():
-            model.merge_and_unload().save_pretrained(output_dir / "final")
-            processor.save_pretrained(output_dir / "final")
+        training.save_trained_model(trainer)
 
 
 if __name__ == "__main__":

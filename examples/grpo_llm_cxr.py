@@ -126,7 +126,7 @@ def main(
     )
     with disk_full_error(training_args.output_dir):
         trainer.train(resume_from_checkpoint=resume_from)
-        training.save_policy(trainer, processor)
+        training.save_trained_model(trainer)
 
 
 if __name__ == "__main__":

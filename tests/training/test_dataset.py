@@ -54,6 +54,8 @@ def test_every_other_image_of_a_prompt_is_augmented_the_same_way_each_time(tiny_
     pixel_values = [[dataset[i]["pixel_values"] for i in range(4)] for dataset in (plain, augmented)]
     assert [torch.equal(*pair) for pair in zip(*pixel_values)] == [True, False, True, True]
     assert torch.equal(augmented[1]["pixel_values"], pixel_values[1][1])
+    with pytest.raises(ValueError, match="Codes cannot be augmented. Give `images`, or do not set `augment`"):
+        InstructionDataset([conversation("report")], tiny_model[1], augment=True)[0]
 
 
 def test_a_formatted_table_gives_the_examples_of_lists(tiny_model, conversation):

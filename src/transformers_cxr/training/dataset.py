@@ -85,15 +85,12 @@ class InstructionDataset(Dataset):
             name = f"Conversation {position}" + (f" (id {conversation['id']!r})" if "id" in conversation else "")
             try:
                 example = encode_conversation(self.processor, conversation, self.label_prompt_images)
+                if self.augment and example["task"] != TASKS.index("image"):
+                    example = _augmented(example, conversation, index)
             except (ValueError, OSError, TemplateError) as error:
                 raise ValueError(f"{name}: {error}") from error
             length = len(example["input_ids"])
             if self.max_length is None or length <= self.max_length:
-                is_read = example["task"] != TASKS.index("image")
-                if self.augment and is_read and "pixel_values" in example and index % 2:
-                    with torch.random.fork_rng(devices=[]):
-                        torch.manual_seed(index)
-                        example["pixel_values"] = augment(example["pixel_values"])
                 return {**example, "skipped": int(offset > 0)}
             message = f"{name} has {length} tokens, more than the maximum of {self.max_length}."
             if not self.skip_too_long:
@@ -169,6 +166,17 @@ def encode_conversation(processor: LlmCxrProcessor, conversation: dict, label_pr
     if "pixel_values" in encoded:
         example["pixel_values"] = torch.tensor(np.stack(encoded["pixel_values"]))
     return example
+
+
+def _augmented(example: dict, conversation: dict, index: int) -> dict:
+    """Return an example with augmented images if `index` is odd."""
+    if conversation.get("image_codes"):
+        raise ValueError("Codes cannot be augmented. Give `images`, or do not set `augment`.")
+    if "pixel_values" not in example or index % 2 == 0:
+        return example
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(index)
+        return {**example, "pixel_values": augment(example["pixel_values"])}
 
 
 def check_messages(messages: Any, name: str) -> list[dict]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import datasets
@@ -17,7 +16,6 @@ from .lora import lora_config
 
 if TYPE_CHECKING:
     from peft import LoraConfig
-    from transformers import Trainer
 
 
 @dataclass
@@ -40,16 +38,6 @@ def load_policy(args: PolicyArguments) -> tuple[LlmCxrForCausalLM, LlmCxrProcess
     processor = LlmCxrProcessor.from_pretrained(args.model)
     processor.vq_tokenizer = model.vq_tokenizer
     return model, processor, lora_config(**args.lora) if args.lora else None
-
-
-def save_policy(trainer: Trainer, processor: LlmCxrProcessor) -> None:
-    """Save model and processor in `OUTPUT_DIR/final`. With LoRA that is the merged model, beside `adapter`."""
-    output_dir = Path(trainer.args.output_dir)
-    has_adapter = hasattr(trainer.model, "merge_and_unload")
-    trainer.save_model(output_dir / ("adapter" if has_adapter else "final"))
-    if has_adapter and trainer.is_world_process_zero():
-        trainer.model.merge_and_unload().save_pretrained(output_dir / "final")
-        processor.save_pretrained(output_dir / "final")
 
 
 def write_images_as_text(
