@@ -7,6 +7,9 @@ import subprocess
 from contextlib import suppress
 from pathlib import Path
 
+import torch
+from safetensors.torch import load_file
+
 from transformers_cxr import LlmCxrForCausalLM, LlmCxrImageProcessor, LlmCxrProcessor
 from transformers_cxr.training import arguments, parse_arguments
 
@@ -24,6 +27,19 @@ def test_a_new_model_has_its_own_tokenizer_and_trains(load_script, data_dir, vq_
     model, processor = (each.from_pretrained(tmp_path / "new") for each in (LlmCxrForCausalLM, LlmCxrProcessor))
     assert len(model.get_input_embeddings().weight) == len(processor.tokenizer) <= 400 + 6 + 32
     assert processor.image_processor.size["shortest_edge"] == 40
+
+
+def test_the_published_language_model_is_in_bf16_and_loads_in_fp32(load_script, checkpoint_dir, tmp_path):
+    with load_script("examples/embedded_checkpoint/publish.py") as publish:
+        publish.main(publish.Arguments(str(checkpoint_dir), str(tmp_path), guidance_scale=2.0, top_p=0.5))
+    trained, published = (LlmCxrForCausalLM.from_pretrained(folder) for folder in (checkpoint_dir, tmp_path))
+    assert published.generation_config.image_generation == {"guidance_scale": 2.0, "top_p": 0.5}
+    dtypes = {name: tensor.dtype for name, tensor in load_file(tmp_path / "model.safetensors").items()}
+    assert all((dtype == torch.float32) == ("vq_tokenizer" in name) for name, dtype in dtypes.items())
+    for name, value in published.state_dict().items():
+        expected = trained.state_dict()[name]
+        assert torch.equal(value, expected if "vq_tokenizer" in name else expected.bfloat16().float())
+    assert LlmCxrProcessor.from_pretrained(tmp_path).num_image_tokens == 16
 
 
 class Parsed(BaseException):

@@ -19,6 +19,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoProcessor, LlamaCo
 
 from transformers_cxr import LlmCxrForCausalLM
 from transformers_cxr.data import load_records, open_records, write_records
+from transformers_cxr.data.wording import UNANSWERABLE
 from transformers_cxr.training import parse_arguments
 
 from .conftest import TINY_LLAMA, reset_accelerator
@@ -207,6 +208,14 @@ def test_evaluation_uses_neither_training_records_nor_training_texts(load_data, 
     _, evaluation = load_data(**changes)
     assert set(Counter(record["task"] for record in evaluation)) == {"report", "image", "vqa"}
     assert {int(record["id"]) for record in evaluation} == set(range(16, 24))
+
+
+@pytest.mark.parametrize(("ratio", "share"), [(0.0, 0), (1.0, 1)])
+def test_reports_have_questions_without_an_answer_in_the_share_that_is_asked_for(load_data, ratio, share):
+    train, _ = load_data(ratios={"report": 1}, unanswerable_ratio=ratio)
+    assert [sum(UNANSWERABLE in str(message) for message in each["messages"]) for each in train] == [share] * len(
+        train
+    )
 
 
 def test_a_task_without_validation_data_is_an_error(load_data, records):
