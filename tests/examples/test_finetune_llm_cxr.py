@@ -20,7 +20,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoProcessor, LlamaCo
 from transformers_cxr import LlmCxrForCausalLM
 from transformers_cxr.data import load_records, open_records, write_records
 from transformers_cxr.data.wording import UNANSWERABLE
-from transformers_cxr.training import parse_arguments
+from transformers_cxr.training import DataArguments, load_data, parse_arguments
 
 from .conftest import TINY_LLAMA, reset_accelerator
 
@@ -53,7 +53,7 @@ def parse(script, settings, monkeypatch):
         path = Path(settings["output_dir"]).parent / "settings.yaml"
         path.write_text(yaml.safe_dump(changed))
         monkeypatch.setattr(sys, "argv", ["finetune", "--config", str(path)])
-        types = (script.ModelArguments, script.DataArguments, script.SampleArguments, TrainingArguments)
+        types = (script.ModelArguments, DataArguments, script.SampleArguments, TrainingArguments)
         return parse_arguments(*types)
 
     return parse
@@ -65,8 +65,8 @@ def run(script, parse):
 
 
 @pytest.fixture
-def load_data(script, parse):
-    return lambda **changes: script.load_data(*parse(**changes)[1::2])
+def conversations(parse):
+    return lambda **changes: load_data(*parse(**changes)[1::2])
 
 
 def weights(folder):
@@ -196,35 +196,35 @@ def test_codes_of_another_image_tokenizer_are_an_error(run, records):
         run()
 
 
-def test_evaluation_uses_neither_training_records_nor_training_texts(load_data, tmp_path):
+def test_evaluation_uses_neither_training_records_nor_training_texts(conversations, tmp_path):
     for name in ("texts", "eval_texts"):
         messages = [{"role": r, "content": [{"type": "text", "text": name}]} for r in ("user", "assistant")]
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"messages": messages}))
     changes = {"texts": str(tmp_path / "texts.jsonl"), "eval_size": 100, "max_steps": 50}
     changes["ratios"] = {"report": 30, "image": 30, "vqa": 20, "text": 20}
-    train, evaluation = load_data(**changes, eval_texts=str(tmp_path / "eval_texts.jsonl"))
+    train, evaluation = conversations(**changes, eval_texts=str(tmp_path / "eval_texts.jsonl"))
     assert {record["id"] for record in train if record["task"] == "text"} == {"texts.jsonl:1"}
     assert {record["id"] for record in evaluation if record["task"] == "text"} == {"eval_texts.jsonl:1"}
-    _, evaluation = load_data(**changes)
+    _, evaluation = conversations(**changes)
     assert set(Counter(record["task"] for record in evaluation)) == {"report", "image", "vqa"}
     assert {int(record["id"]) for record in evaluation} == set(range(16, 24))
 
 
 @pytest.mark.parametrize(("ratio", "share"), [(0.0, 0), (1.0, 1)])
-def test_reports_have_questions_without_an_answer_in_the_share_that_is_asked_for(load_data, ratio, share):
-    train, _ = load_data(ratios={"report": 1}, unanswerable_ratio=ratio)
+def test_reports_have_questions_without_an_answer_in_the_share_that_is_asked_for(conversations, ratio, share):
+    train, _ = conversations(ratios={"report": 1}, unanswerable_ratio=ratio)
     assert [sum(UNANSWERABLE in str(message) for message in each["messages"]) for each in train] == [share] * len(
         train
     )
 
 
-def test_a_task_without_validation_data_is_an_error(load_data, records):
+def test_a_task_without_validation_data_is_an_error(conversations, records):
     questions = str(records.with_name("questions.parquet"))
     asked = [replace(record, question="Edema?", answer="No.") for record in open_records(records, "train")]
     write_records(asked, questions)
     with pytest.raises(ValueError, match=r"to evaluate on: No row of 16 is left.* set `--eval_size 0"):
-        load_data(questions=questions, eval_size=10)
-    train, evaluation = load_data(records=None, questions=questions, ratios={"vqa": 1})
+        conversations(questions=questions, eval_size=10)
+    train, evaluation = conversations(records=None, questions=questions, ratios={"vqa": 1})
     assert train[0]["messages"][0]["content"][0]["text"] == "Edema?" and evaluation is None
 
 

@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         ".callbacks": ("SampleCallback",),
         ".collator": ("InstructionCollator",),
         ".dataset": ("InstructionDataset", "encode_conversation"),
+        ".finetuning": ("DataArguments", "build_trainer", "load_data", "train_and_save"),
         ".lora": ("add_lora", "lora_config", "new_token_ids", "save_trained_model", "train_new_embeddings_only"),
         ".preferences": (
             "PolicyArguments",
