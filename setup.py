@@ -85,7 +85,15 @@ setup(
     python_requires=">=3.11",
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"transformers_cxr": ["py.typed", "checkpoints/**", "demo/images/*", "evaluation/results/*.html"]},
+    package_data={
+        "transformers_cxr": [
+            "py.typed",
+            "checkpoints/**",
+            "demo/images/*",
+            "evaluation/results/*.html",
+            "training/*.yaml",
+        ]
+    },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
     entry_points={"console_scripts": ["transformers-cxr = transformers_cxr.cli.main:main"]},

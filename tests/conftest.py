@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState, GradientState
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config
 from transformers.utils import logging
@@ -40,6 +41,35 @@ BACKBONES = {
         vocab_size=n + 200, max_position_embeddings=256, num_key_value_heads=2, tie_word_embeddings=True, **TINY
     ),
 }
+
+
+def reset_accelerator():
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+class Killed(BaseException):
+    """Not caught by anything, as a kill."""
+
+
+@pytest.fixture
+def kill_after(monkeypatch):
+    """`with kill_after(Model, forwards):` a run that is killed after some forwards of its model."""
+
+    @contextmanager
+    def kill(model_class, forwards):
+        left, forward = iter(range(forwards)), model_class.forward
+
+        def counted(self, *args, **kwargs):
+            if next(left, None) is None:
+                raise Killed
+            return forward(self, *args, **kwargs)
+
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(model_class, "forward", counted)
+            yield
+
+    return kill
 
 
 @pytest.fixture(scope="session")

@@ -40,6 +40,7 @@ class Page:
                 self.steps.append(block)
             for line in re.sub(r"\\\n\s*", "", block).splitlines() if language == "bash" else ():
                 line = re.sub(LAUNCHER, "python ", line).replace("python -m transformers_cxr.cli.main", CLI)
+                line = line.replace("python -m transformers_cxr.train", f"{CLI} train")
                 if line.startswith((CLI, "python examples/")):
                     # DeepSpeed needs GPUs.
                     words = shlex.split(line, comments=True)

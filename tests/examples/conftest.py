@@ -1,45 +1,15 @@
 """Tiny data and models for the example scripts."""
 
-from contextlib import contextmanager
-
 import numpy as np
 import PIL.Image
 import pytest
-from accelerate.state import AcceleratorState, GradientState
 from datasets import Dataset
 
 from transformers_cxr.data import StudyRecord, write_records
 
+from ..conftest import reset_accelerator
+
 TINY_LLAMA = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-
-
-def reset_accelerator():
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-
-
-class Killed(BaseException):
-    """Not caught by anything, as a kill."""
-
-
-@pytest.fixture
-def kill_after(monkeypatch):
-    """`with kill_after(Model, forwards):` a run that is killed after some forwards of its model."""
-
-    @contextmanager
-    def kill(model_class, forwards):
-        left, forward = iter(range(forwards)), model_class.forward
-
-        def counted(self, *args, **kwargs):
-            if next(left, None) is None:
-                raise Killed
-            return forward(self, *args, **kwargs)
-
-        with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(model_class, "forward", counted)
-            yield
-
-    return kill
 
 
 @pytest.fixture(autouse=True)

@@ -22,7 +22,8 @@ from transformers_cxr.data import load_records, open_records, write_records
 from transformers_cxr.data.wording import UNANSWERABLE
 from transformers_cxr.training import DataArguments, load_data, parse_arguments
 
-from .conftest import TINY_LLAMA, reset_accelerator
+from ..conftest import reset_accelerator
+from .conftest import TINY_LLAMA
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 EMBEDDINGS = "embed_tokens.weight"

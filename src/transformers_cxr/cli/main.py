@@ -21,9 +21,11 @@ from .reader_study import reader_study, score_reader_study
 from .reconstruct import reconstruct
 from .report_and_ask import ask, report
 from .rexrank import rexrank
+from .train import train
 
 PANELS = {
     "Use a checkpoint": (report, ask, generate, chat, demo),
+    "Train": (train,),
     "Evaluate": (evaluate, compare, reader_study, score_reader_study, rexrank),
     "Images as codes": (encode, reconstruct),
     "Checkpoints and data": (get, info, convert, export, convert_vq_gan, export_vq_gan, convert_codes),

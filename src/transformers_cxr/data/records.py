@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections import Counter
@@ -148,6 +149,15 @@ def check_patients(records: Iterable[StudyRecord]) -> Iterator[StudyRecord]:
                 "Correct the splits, or leave them out and use `assign_split`. Two datasets need two names (`source`)."
             )
         yield record
+
+
+def records_fingerprint(records: Iterable[StudyRecord]) -> str:
+    """Return a hash, 16 hexadecimal digits, of everything but the place of the images and their codes."""
+    digest = hashlib.sha256()
+    for record in records:
+        row = {name: value for name, value in record.to_row().items() if name not in ("image", "codes")}
+        digest.update(json.dumps(row, sort_keys=True, default=str).encode())
+    return digest.hexdigest()[:16]
 
 
 def label_name(text: str) -> str:

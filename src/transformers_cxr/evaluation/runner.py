@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -15,7 +13,7 @@ from tqdm import tqdm
 
 from ..checkpoints import load_checkpoint
 from ..data.readers.image_folder import READ_ERRORS
-from ..data.records import StudyRecord
+from ..data.records import StudyRecord, records_fingerprint
 from ..data.store import open_records
 from ..files import atomic_write
 from ..llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor
@@ -74,7 +72,7 @@ def run_evaluation(arguments: EvaluationArguments) -> list[Result] | None:
             examples[task],
             lambda batch, task=task: task.generate(model, processor, batch),
             folder / "predictions" / task.name,
-            {"model": fingerprint, "data": _data_fingerprint(records)} | settings,
+            {"model": fingerprint, "data": records_fingerprint(records)} | settings,
             arguments.batch_size,
             task.name,
         )
@@ -148,15 +146,6 @@ def _unreadable_images(
         except READ_ERRORS as error:
             unreadable[path] = error
     return unreadable
-
-
-def _data_fingerprint(records: Sequence[StudyRecord]) -> str:
-    """Return a hash of everything but the place of the images and their codes."""
-    digest = hashlib.sha256()
-    for record in records:
-        row = {name: value for name, value in record.to_row().items() if name not in ("image", "codes")}
-        digest.update(json.dumps(row, sort_keys=True, default=str).encode())
-    return digest.hexdigest()[:16]
 
 
 def _results(task: Task, examples: Sequence[Example], measurements: Sequence) -> list[Result]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import yaml
 from transformers import HfArgumentParser
 
 
-def parse_arguments(*dataclass_types: type) -> tuple:
+def parse_arguments(*dataclass_types: type, arguments: Sequence[str] | None = None) -> tuple:
     """
-    Parse the command line into dataclasses.
+    Parse the command line, or other `arguments`, into dataclasses.
 
     `--config FILE.yaml ...` sets defaults. Later files override earlier ones, and the command line overrides all
     files. A `dict` is written as in YAML: `--ratios "{report: 30, image: 70}"`.
@@ -24,7 +24,7 @@ def parse_arguments(*dataclass_types: type) -> tuple:
     """
     config_parser = argparse.ArgumentParser(add_help=False)
     config_parser.add_argument("--config", nargs="+", action="extend", default=[])
-    config, remaining = config_parser.parse_known_args()
+    config, remaining = config_parser.parse_known_args(arguments)
     parser = HfArgumentParser(dataclass_types)
     parser.add_argument("--config", nargs="+", help="YAML files of settings, which the command line overrides")
     actions = {action.dest: action for action in parser._actions}

@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainingArguments
+from transformers import EarlyStoppingCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
 from ..files import check_same_settings
@@ -81,6 +81,11 @@ class ResumedTrainerMixin:
     """Trainer that trains no more when a finished run is resumed; the first base of a subclass of `Trainer`."""
 
     def _run_epoch(self, **kwargs):
-        # Transformers trains one more step if the last epoch is incomplete.
-        if self.state.global_step < self.state.max_steps:
+        # Transformers trains one more step if the last epoch is incomplete, and goes on after an early stop.
+        stopped = any(
+            isinstance(callback, EarlyStoppingCallback)
+            and callback.early_stopping_patience_counter >= callback.early_stopping_patience
+            for callback in self.callback_handler.callbacks
+        )
+        if not stopped and self.state.global_step < self.state.max_steps:
             super()._run_epoch(**kwargs)

@@ -16,12 +16,14 @@ from .rows import AGE_GROUPS, SEXES, cell_text, image_path, read_rows, split_nam
 
 # A column map names fields of a record, or "report" for a whole report instead of its sections.
 _FIELDS = {item.name for item in dataclasses.fields(StudyRecord)} - {"codes"} | {"report"}
+# Other names of columns in a table without a column map.
+_COLUMN_NAMES = {"file": "image", "file_name": "image", "patient_id": "patient", "finding_labels": "labels"}
 _METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 
 def read_table(
     path: str | os.PathLike,
-    columns: Mapping[str, str],
+    columns: Mapping[str, str] | None = None,
     label_columns: Sequence[str] = (),
     images_dir: str | os.PathLike | None = None,
     source: str = "",
@@ -35,11 +37,13 @@ def read_table(
     Args:
         path (`str` or `os.PathLike`): a file as [`read_rows`] reads it, or an `imagefolder` of `datasets` with
             `metadata.csv`, `.jsonl` or `.parquet`.
-        columns (`Mapping[str, str]`): the column of each field of [`StudyRecord`], such as `{"image": "file_name",
-            "patient": "patient_id", "report": "text"}`. `image` is required: a path, or an image of `datasets` with a
-            path. `report` is a whole report, from which [`parse_report`] takes the sections. `labels` are the present
-            labels as a list or a text with "|" between them, or an object of labels with 1, 0 or -1. By default, the
-            id is the path of the image in the table, and study and patient are the id.
+        columns (`Mapping[str, str]`, *optional*): the column of each field of [`StudyRecord`], such as `{"image":
+            "file_name", "patient": "patient_id", "report": "text"}`. `image` is required: a path, or an image of
+            `datasets` with a path. `report` is a whole report, from which [`parse_report`] takes the sections.
+            `labels` are the present labels as a list or a text with "|" between them, or an object of labels with 1, 0
+            or -1. Without such columns, the id is the path of the image in the table, and study and patient are the
+            id. By default, the columns are those with the name of a field, and `file` or `file_name`, `patient_id` and
+            `finding_labels`; then the patient, and a report or labels are required.
         label_columns (`Sequence[str]`, *optional*): columns named after a label, with 1, 0, -1 or nothing, as in
             CheXpert.
         images_dir (`str` or `os.PathLike`, *optional*): folder that paths of images are relative to, by default the
@@ -49,7 +53,8 @@ def read_table(
         split (`str`, *optional*): split if no column has it. "val", "valid", "validate" and "dev" are read as
             "validation", "training" as "train", and "testing" as "test".
         skip_report ([`SkipReport`], *optional*): counts skipped rows: without an image, image file, report or label,
-            or with an invalid value (of a label, sex, age group or study order).
+            without the patient although there is a column for it, or with an invalid value (of a label, sex, age group
+            or study order).
         images_needed (`bool`, *optional*, defaults to `True`): whether to skip images that have no file. Training from
             codes needs no files.
 
@@ -61,14 +66,15 @@ def read_table(
     """
     report = SkipReport() if skip_report is None else skip_report
     path = Path(path)
+    if path.is_dir():
+        path = next((path / name for name in _METADATA_FILES if (path / name).is_file()), path / _METADATA_FILES[0])
+    columns = _find_columns(path) if columns is None else columns
     if unknown := set(columns) - _FIELDS:
         raise ValueError(
             f"The column map has the unknown fields {sorted(unknown)}; expected some of {sorted(_FIELDS)}."
         )
     if "image" not in columns:
         raise ValueError(f"The column map needs the field 'image', got {dict(columns)}.")
-    if path.is_dir():
-        path = next((path / name for name in _METADATA_FILES if (path / name).is_file()), path / _METADATA_FILES[0])
     images_dir = path.parent if images_dir is None else Path(images_dir)
     source = source or path.absolute().parent.name
     for number, row in enumerate(read_rows(path, {*columns.values(), *label_columns}), start=1):
@@ -90,6 +96,8 @@ def read_table(
             continue
         if not image:
             report.skip(where, "no image")
+        elif "patient" in columns and not values["patient"]:
+            report.skip(where, "no patient")
         elif images_needed and not (images_dir / image).is_file():
             report.skip(where, "no image file")
         elif not (findings or impression or labels or values["question"]):
@@ -113,6 +121,23 @@ def read_table(
                 answer=values["answer"],
                 question_type=values["question_type"],
             )
+
+
+def _find_columns(path: Path) -> dict[str, str]:
+    """Return the column map of a table whose columns have the names of fields."""
+    names = list(next(read_rows(path), ()))
+    columns = {_COLUMN_NAMES.get(name.strip().lower(), name.strip().lower()): name for name in names}
+    columns = {field: name for field, name in columns.items() if field in _FIELDS}
+    texts = {"report", "findings", "impression", "labels"}
+    missing = [column for column, field in (("file", "image"), ("patient", "patient")) if field not in columns]
+    if not texts & columns.keys():
+        missing.append("report` or `labels")
+    if missing:
+        raise ValueError(
+            f"'{path}' lacks the columns `{'`, `'.join(missing)}`; it has {names}. Name its columns `file`, "
+            "`patient`, and `report` or `labels`. Without the patient, X-rays of a patient could be in two splits."
+        )
+    return columns
 
 
 def _parse_labels(cell: Any, by_column: Mapping[str, Any]) -> dict[str, int]:
