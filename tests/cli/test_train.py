@@ -56,7 +56,16 @@ def invoke(*arguments):
 def arguments(folder, images_dir, checkpoint_dir, output="run", **settings):
     """The arguments of the command, for the table of a folder and with other settings of the training."""
     (folder / f"{output}.yaml").write_text(yaml.safe_dump(SETTINGS | settings))
-    data = ["--table", folder / "hospital/reports.csv", "--images", images_dir, "--model", checkpoint_dir]
+    data = [
+        "--table",
+        folder / "hospital/reports.csv",
+        "--images",
+        images_dir,
+        "--model",
+        checkpoint_dir,
+        "--num-resamples",
+        2,
+    ]
     return [*data, "--config", folder / f"{output}.yaml", "--output-dir", folder / output]
 
 
@@ -169,7 +178,7 @@ def test_splits_and_codes_of_records_are_kept_and_lora_is_merged(finished, check
         "--lora",
     ]
     records = finished[0] / "records.parquet"
-    result = invoke("--records", records, *options)
+    result = invoke("--records", records, "--lora", "--num-resamples", 2, *options)
     assert result.exit_code == 0 and "The splits are those of the data" in result.stderr, result.output
     assert not (tmp_path / "run/codes").exists() and (tmp_path / "run/adapter").is_dir()
     assert open_records(tmp_path / "run/records.parquet") == open_records(records)

@@ -40,7 +40,7 @@ def mimic(tmp_path):
 
 def test_command_line(page, tmp_path):
     page = page("docs/command_line.md")
-    outputs = page.run()
+    outputs = page.run({"transformers-cxr train": None})
     assert len(page.namespace["dataset"]) == len(Path("reports.jsonl").read_text().splitlines()) == 2
     assert len(list(tmp_path.glob("generated/*.png"))) == 2 and list(tmp_path.glob("generated_dicom/*.dcm"))
     assert " dB  mean of 2 images" in outputs["reconstruct"] and (tmp_path / "llm-cxr/config.json").is_file()
@@ -122,7 +122,7 @@ def test_finetune(page, language_model, one_step, tmp_path):
     base = language_model("base", "llama")
     labels = ("Normal", "Pneumonia")
     rows = [f"{number}.png,{number},{labels[number % 2]}" for number in range(30)]
-    (tmp_path / "table.csv").write_text("\n".join(["file_name,patient_id,labels", *rows]))
+    (tmp_path / "reports.csv").write_text("\n".join(["file_name,patient_id,labels", *rows]))
     for number in range(30):
         save_image(tmp_path / f"images/{number}.png", number)
     page = page("docs/finetune.md")
@@ -140,11 +140,13 @@ def test_finetune(page, language_model, one_step, tmp_path):
             write_records(questions, "questions.parquet", codes)
 
     few = [*one_step, "--eval_size", 8]
+    (tmp_path / "few.yaml").write_text("{max_steps: 1, per_device_train_batch_size: 1, use_cpu: true}")
     variants = (
         "--variants full --seeds 0 --eval_size 2 --num_reports 2 --max_steps 1 --use_cpu --disable_tqdm true".split()
     )
     page.run(
         {
+            "transformers-cxr train": ["--config", tmp_path / "few.yaml", "--num-resamples", 2],
             "python examples/make_texts.py": None,
             "python examples/ablations.py": variants,
             f"{FINETUNE} --config examples/finetune/smollm2_lora.yaml": [*few, "--language_model", base],
@@ -153,7 +155,7 @@ def test_finetune(page, language_model, one_step, tmp_path):
         prepare,
     )
     trained = sorted(path.parent.name for path in (tmp_path / "runs").glob("*/eval_results.json"))
-    assert trained == ["llm", "own", "smollm2", "stage1", "stage2"]
+    assert trained == ["conversations", "llm", "mimic", "own", "smollm2", "stage1", "stage2"]
     assert all((tmp_path / f"runs/{name}/final/model.safetensors").is_file() for name in trained)
     assert "| full | 1 |" in (tmp_path / "runs/ablations/ablations.md").read_text()
 

@@ -81,6 +81,7 @@ def train(
     lora: Annotated[bool, typer.Option("--lora", help="Train LoRA instead of all weights, for large models.")] = False,
     config: Annotated[list[Path] | None, typer.Option(help="YAML file of training settings.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of all random choices, also of the split.")] = 0,
+    num_resamples: Annotated[int, typer.Option(min=1, help="Resamples of the intervals and p-values.")] = 1000,
 ):
     """
     Fine-tune a checkpoint on own X-rays, and evaluate it before and after.
@@ -109,13 +110,13 @@ def train(
         arguments = _training_arguments(model, lora, config or [], seed, output_dir)
         sizes = _prepare_records(data, path, model, seed)
         tasks = [task for task in ("report", "vqa") if arguments[1].ratios.get(task)]
-        evaluation = {"records": [str(path)], "tasks": tasks, "seed": seed}
+        evaluation = {"records": [str(path)], "tasks": tasks, "seed": seed, "num_resamples": num_resamples}
         run_evaluation(EvaluationArguments(str(before), model=model or "", **evaluation))
         losses = _finetune(*arguments, checkpoint_name(model), sizes)
         state.wait_for_everyone()
         run_evaluation(EvaluationArguments(str(after), model=str(output_dir / "final"), **evaluation))
     if state.is_main_process:
-        typer.echo(_comparison(losses, before, after))
+        typer.echo(_comparison(losses, before, after, num_resamples))
         typer.echo(f"\nThe model is {output_dir / 'final'}. All results: report.html in {before} and {after}.")
     state.destroy_process_group()
 
@@ -277,7 +278,7 @@ def _finetune(
     return {metric: (first[metric], last[metric]) for metric in last if metric.startswith("eval_loss")}
 
 
-def _comparison(losses: dict[str, tuple[float, float]], before: Path, after: Path) -> str:
+def _comparison(losses: dict[str, tuple[float, float]], before: Path, after: Path, num_resamples: int) -> str:
     """Return the validation losses and main metrics before and after as a Markdown table."""
     from ..evaluation import compare_runs
     from ..evaluation.results.tables import format_interval, format_number, markdown_table, read_run
@@ -290,7 +291,7 @@ def _comparison(losses: dict[str, tuple[float, float]], before: Path, after: Pat
     values = [
         {(r.task, r.group, r.metric): r.estimate.value for r in read_run(run)["results"]} for run in (before, after)
     ]
-    for result, p_value in compare_runs(before, after):
+    for result, p_value in compare_runs(before, after, num_resamples):
         if result.metric in TASKS[result.task].main_metrics:
             key = (result.task, result.group, result.metric)
             numbers = [format_number(run[key]) for run in values]

@@ -136,6 +136,19 @@ def test_unusable_rows_are_skipped_with_a_reason(folder):
     assert [(record.id, record.sex) for record in without_files] == [("007.png", "M"), ("missing.png", "")]
 
 
+def test_columns_with_the_names_of_fields_need_no_map(folder):
+    rows = [
+        {"File_Name": "007.png", "patient_id": "7", "Report": "FINDINGS: Clear.", "split": "dev", "age": "60"},
+        {"File_Name": "b/2.png", "patient_id": "", "Report": "FINDINGS: Clear.", "split": "dev", "age": "60"},
+    ]
+    report = SkipReport()
+    (record,) = read_table(write(folder / "t.csv", rows), skip_report=report)
+    assert (record.id, record.patient, record.findings, record.split) == ("007.png", "7", "Clear.", "validation")
+    assert report.skipped == [("b/2.png", "no patient")]
+    with pytest.raises(ValueError, match="lacks the columns `file`, `patient`, `report` or `labels`; it has"):
+        list(read_table(write(folder / "t.csv", [{"pixels": "007.png"}])))
+
+
 def test_wrong_column_maps_are_named(folder):
     path = write(folder / "t.csv", ROWS)
     with pytest.raises(ValueError, match=r"unknown fields \['picture'\]"):
