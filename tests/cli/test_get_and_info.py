@@ -6,12 +6,15 @@ from transformers_cxr import checkpoint as embedded
 
 def test_get_writes_the_embedded_checkpoint(run, check_error, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    # The name alone is the embedded checkpoint, until a folder has it.
+    assert run("info", "--model", "llm-cxr").exit_code == 0
     assert run("get").exit_code == 0
     names = [path.name for path in embedded("llm-cxr").iterdir()]
     assert filecmp.cmpfiles(embedded("llm-cxr"), tmp_path / "llm-cxr", names, shallow=False)[0] == names
     assert "is already there" in run("get").stdout
     (tmp_path / "llm-cxr/config.json").write_text("{}")
     check_error("'llm-cxr' exists", "get")
+    check_error("model_type", "info", "--model", "llm-cxr")
     check_error("llm-cxr", "get", "gpt")
 
 

@@ -53,10 +53,14 @@ def find_device(name: str | torch.device | None = None) -> torch.device:
 
 
 def find_checkpoint(name: str | None = None) -> tuple[str | Path, PreTrainedConfig]:
-    """Return the path or Hub name of a checkpoint, the embedded one by default, and its configuration."""
+    """
+    Return the path or Hub name of a checkpoint, and its configuration. By default, and for "llm-cxr" unless there is
+    such a folder, it is the embedded checkpoint.
+    """
     from transformers import AutoConfig
 
-    path = name or checkpoint("llm-cxr")
+    embedded = checkpoint("llm-cxr")
+    path = embedded if not name or (name == embedded.name and not Path(name).exists()) else name
     try:
         return path, AutoConfig.from_pretrained(path)
     except OSError as error:

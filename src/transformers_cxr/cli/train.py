@@ -109,7 +109,7 @@ def train(
     with lock(output_dir) if state.is_main_process else nullcontext(), redirect_stdout(sys.stderr):
         arguments = _training_arguments(model, lora, config or [], seed, output_dir)
         sizes = _prepare_records(data, path, model, seed)
-        tasks = [task for task in ("report", "vqa") if arguments[1].ratios.get(task)]
+        tasks = [task for task in ("report", "vqa") if arguments[1].ratios.get(task)] or ["report"]
         evaluation = {"records": [str(path)], "tasks": tasks, "seed": seed, "num_resamples": num_resamples}
         run_evaluation(EvaluationArguments(str(before), model=model or "", **evaluation))
         losses = _finetune(*arguments, checkpoint_name(model), sizes)
