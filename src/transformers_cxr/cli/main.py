@@ -47,7 +47,8 @@ for panel, commands in PANELS.items():
 def main() -> None:
     """Run the command line."""
     # Progress bars and warnings of the libraries would bury the result.
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    for library in ("HF_HUB", "HF_DATASETS"):
+        os.environ.setdefault(f"{library}_DISABLE_PROGRESS_BARS", "1")
     for library in ("TRANSFORMERS", "DATASETS", "HF_HUB"):
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     app()

@@ -253,11 +253,15 @@ def _finetune(
 
     from .. import training
 
+    batch_size = training_args.train_batch_size * training_args.gradient_accumulation_steps * training_args.world_size
     if training_args.max_steps < 1:
-        batch_size = training_args.train_batch_size * training_args.gradient_accumulation_steps
-        epoch = math.ceil(sizes["train"] / (batch_size * training_args.world_size))
+        epoch = math.ceil(sizes["train"] / batch_size)
         training_args.max_steps = math.ceil(epoch * training_args.num_train_epochs)
         training_args.eval_steps = training_args.save_steps = training_args.logging_steps = epoch
+    _note(
+        f"Training: at most {training_args.max_steps} steps of {batch_size} conversations, with an evaluation every "
+        f"{training_args.eval_steps:g} steps."
+    )
     data_args.eval_size = data_args.eval_size or min(2 * sizes["validation"], _MAX_EVALUATED)
     set_seed(training_args.seed)
     conversations = training.load_data(data_args, training_args)
