@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import resource
 import subprocess
 import sys
 
@@ -152,6 +153,19 @@ def test_a_killed_run_resumes_to_the_bit_with_the_same_data_only(train, finished
         return generate(task, *args)
 
     monkeypatch.setattr(ReportTask, "generate", generate_after)
+    assert train().exit_code == 0
+    assert same_weights(finished[0] / "final", tmp_path / "run/final")
+
+
+def test_a_checkpoint_that_cannot_be_written_is_an_error_and_a_second_run_resumes(train, finished, tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
+    try:
+        result = train()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert result.exit_code == 1 and "File too large" in result.stderr and "the disk full?" in result.stderr
+    assert (tmp_path / "run/records.parquet").exists() and not (tmp_path / "run/final").exists()
     assert train().exit_code == 0
     assert same_weights(finished[0] / "final", tmp_path / "run/final")
 
