@@ -17,5 +17,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for page, source in SOURCE_OF_PAGE.items():
         # Model cards are beside docs/ in the repository, and inside it on the site.
         text = (root / source).read_text(encoding="utf-8").replace("](../docs/", "](../")
+        # Tables within HTML are Markdown for the Hub, and need this attribute here.
+        text = text.replace("<details>", '<details markdown="1">')
         files.append(File.generated(config, page, content=text))
     return files

@@ -31,7 +31,7 @@ from transformers_cxr.evaluation import (
     update_document,
     update_model_card,
 )
-from transformers_cxr.evaluation.results.tables import results_to_markdown
+from transformers_cxr.evaluation.results.sections import summary
 from transformers_cxr.training.arguments import run_script
 
 COLUMNS, CAPTION_HEIGHT = 8, 20
@@ -120,7 +120,7 @@ def main(arguments: EvaluationArguments, documents: Documents):
     results = run_evaluation(arguments)
     if results is None:
         return
-    print(results_to_markdown(results))
+    print(summary(results))
     if sheet := picture(arguments):
         for path in filter(None, (Path(arguments.output_dir) / "images.png", documents.picture)):
             save_image(sheet, path, optimize=True, quality=90)

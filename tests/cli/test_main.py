@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 
@@ -21,6 +22,14 @@ def test_no_help_imports_anything_heavy():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert all(name in result.stdout for name in COMMANDS)
+
+
+def test_without_arguments_it_shows_what_one_can_do_first(run):
+    result = run()
+    assert result.exit_code == 0
+    shown = re.findall(r"^  transformers-cxr (\w+)", result.stdout, re.MULTILINE)
+    assert shown[0] == "report" and set(shown) <= set(COMMANDS) and "transformers-cxr --help" in result.stdout
+    assert "Usage" in run("--help").stdout and run("no-such").exit_code == 2
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -28,35 +28,43 @@ def evaluate(
     ```
     """
     from ..evaluation import run_evaluation, update_model_card
-    from ..evaluation.results.tables import results_to_markdown
+    from ..evaluation.results.sections import summary
 
     results = run_evaluation(arguments)
     if results is None:
         return
     if model_card is not None:
         update_model_card(model_card, arguments.output_dir)
-    typer.echo(results_to_markdown(results))
-    typer.echo(f"Results in {arguments.output_dir}: results.json, tables.md, report.html.")
+    typer.echo(
+        f"{summary(results)}\n\nAll results in {arguments.output_dir}: report.html (a page), tables.md, results.json."
+    )
 
 
 def compare(
     first: Annotated[Path, typer.Argument(help="Output folder of an evaluation.")],
     second: Annotated[Path, typer.Argument(help="Output folder of another model on the same examples.")],
+    output: Annotated[Path | None, typer.Option(help="HTML page to write, with samples.", dir_okay=False)] = None,
     num_resamples: Annotated[int, typer.Option(min=1, help="Resamples of the intervals and p-values.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the resamples.")] = 0,
 ):
     """
-    Compare two evaluations: differences with intervals and p-values, paired by patient.
+    Compare two evaluations: what changed, with intervals and p-values, paired by patient.
 
     ```
     transformers-cxr compare runs/evaluation_before runs/evaluation_after
+    transformers-cxr compare runs/evaluation_before runs/evaluation_after \\
+        --output comparison.html
     ```
     """
     from ..evaluation import compare_runs
-    from ..evaluation.results.tables import format_interval, format_number, markdown_table
+    from ..evaluation.results.comparison import change_summary, changed_samples
+    from ..evaluation.results.page import html_comparison
+    from ..files import atomic_write
 
-    rows = [
-        [result.task, result.metric, format_interval(result.estimate), format_number(p_value)]
-        for result, p_value in compare_runs(first, second, num_resamples, seed)
-    ]
-    typer.echo(markdown_table(["task", "metric", "difference, second minus first", "p"], rows))
+    changes = compare_runs(first, second, num_resamples, seed)
+    typer.echo(change_summary(changes))
+    if output is not None:
+        page = html_comparison({"First": first, "Second": second}, changes, changed_samples(first, second))
+        with atomic_write(output, overwrite=False) as partial:
+            partial.write_text(page + "\n", encoding="utf-8")
+        typer.echo(f"\nAll differences and samples in {output}.")

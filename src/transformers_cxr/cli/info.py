@@ -2,35 +2,101 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
 import typer
 
 from ..checkpoints import checkpoint_name, find_checkpoint
 from .options import Model
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
-def info(model: Model = None):
+
+def info(
+    model: Model = None,
+    environment: Annotated[
+        bool, typer.Option(help="Print versions, devices and the configuration of the checkpoint, for a bug report.")
+    ] = False,
+):
     """
-    Print versions, devices and the configuration of the checkpoint, for a bug report.
+    Print in ten lines what a checkpoint is and what it knows.
 
     ```
     transformers-cxr info
     transformers-cxr info --model runs/llm_cxr
+    transformers-cxr info --environment
     ```
     """
+    path, config = find_checkpoint(model)
+    rows = {"Checkpoint": checkpoint_name(model)} | (_environment() if environment else _describe(path, config))
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        typer.echo(f"{name:<{width}}  {value}")
+    if environment:
+        typer.echo(config.to_json_string())
+
+
+def _describe(path: str | Path, config: PreTrainedConfig) -> dict[str, str]:
+    """Return the model, its prompts, and what its model card says."""
+    import torch
+    from transformers import AutoProcessor, GenerationConfig
+
+    from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
+
+    # Shapes without weights.
+    with torch.device("meta"):
+        model = LlmCxrForCausalLM(config)
+    processor, generation = AutoProcessor.from_pretrained(path), GenerationConfig.from_pretrained(path)
+    text, vq = config.get_text_config(), config.vq_config
+    size, vq_size = model.num_parameters(), model.vq_tokenizer.num_parameters()
+    image_generation = getattr(generation, "image_generation", {})
+    settings = f"({', '.join(f'{name} {value}' for name, value in image_generation.items()) or 'no guidance'})"
+    return {
+        "Language model": f"{text.model_type}, {(size - vq_size) / 1e6:,.1f} M parameters, {config.dtype}",
+        "Context": f"{text.max_position_embeddings:,} tokens; an X-ray takes {vq.num_image_tokens + 2}",
+        "Vocabulary": f"{len(processor.tokenizer):,} text tokens, {vq.codebook_size:,} image codes",
+        "Image tokenizer": f"{vq_size / 1e6:,.1f} M parameters, {'gray' if vq.in_channels == 1 else 'RGB'}, "
+        f"{vq.image_size}x{vq.image_size} pixels to {vq.grid_size}x{vq.grid_size} codes",
+        "Prompt of reports": processor.report_instruction,
+        "Prompt of images": f"{processor.image_instruction} {settings}",
+        **_knowledge(path),
+    }
+
+
+def _knowledge(path: str | Path) -> dict[str, str]:
+    """Return what the model card of a checkpoint says about its data and results."""
+    from huggingface_hub import ModelCard
+    from transformers.utils import cached_file
+
+    try:
+        card = ModelCard.load(cached_file(path, "README.md")).data
+    except OSError:
+        return {"Measured": "nothing: the checkpoint has no model card (README.md)"}
+    results = card.eval_results or []
+    measured = [f"{r.metric_name} {r.metric_value:.3g}" for r in results[:3]]
+    on = [f" ({', '.join(filter(None, (r.dataset_name, r.dataset_config, r.dataset_split)))})" for r in results[:1]]
+    return {
+        "Measured": "; ".join(measured) + "".join(on) or "nothing: the model card has no results",
+        "License": card.license or "not named in the model card",
+        "Limits": "research only, not for clinical use; see the model card, README.md of the checkpoint",
+    }
+
+
+def _environment() -> dict[str, object]:
     import platform
     from importlib import metadata
 
     import torch
     from packaging.requirements import Requirement
 
-    _, config = find_checkpoint(model)
     devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     rows = {
         "Python": platform.python_version(),
         "Platform": platform.platform(),
         "CPU threads": torch.get_num_threads(),
         "CUDA devices": ", ".join(devices) or "none",
-        "Checkpoint": checkpoint_name(model),
     }
     requirements = {each.name: each for each in map(Requirement, metadata.requires("transformers-cxr"))}
     for name in sorted({"transformers-cxr", *requirements}):
@@ -38,7 +104,4 @@ def info(model: Model = None):
             rows[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             rows[name] = f"not installed ({requirements[name].marker or 'required'})"
-    width = max(map(len, rows))
-    for name, value in rows.items():
-        typer.echo(f"{name:<{width}}  {value}")
-    typer.echo(config.to_json_string())
+    return rows

@@ -34,7 +34,6 @@ PANELS = {
 app = typer.Typer(
     help="Chest X-rays and language models: reports, answers and generated images by LLM-CXR. For research only.",
     epilog="Exit codes: 0 success; 1 error, or some inputs failed; 2 wrong usage; 130 Ctrl-C.",
-    no_args_is_help=True,
     rich_markup_mode="markdown",
     # A bug shows Python's own traceback.
     pretty_exceptions_enable=False,
@@ -42,6 +41,25 @@ app = typer.Typer(
 for panel, commands in PANELS.items():
     for command in commands:
         app.command(rich_help_panel=panel)(to_typer_command(command))
+
+FIRST_STEPS = """\
+Chest X-rays and language models. For research only. To begin:
+
+  transformers-cxr report XRAY.png                     write a report of an X-ray (PNG, JPEG, DICOM ...)
+  transformers-cxr ask XRAY.png "Is there pneumonia?"  answer a question about it
+  transformers-cxr generate "Normal chest X-ray."      generate X-rays from a text
+  transformers-cxr demo                                all of this in the browser
+  transformers-cxr train runs/mine --table xrays.csv   fine-tune the checkpoint on X-rays of your own
+  transformers-cxr info                                what the checkpoint is and knows
+
+All commands: transformers-cxr --help. Options and examples of one: transformers-cxr COMMAND --help."""
+
+
+@app.callback(invoke_without_command=True)
+def first_steps(context: typer.Context) -> None:
+    """Show what one can do first, without a command."""
+    if context.invoked_subcommand is None:
+        typer.echo(FIRST_STEPS)
 
 
 def main() -> None:

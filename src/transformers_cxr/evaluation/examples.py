@@ -1,13 +1,15 @@
-"""Examples of an evaluation task."""
+"""Examples and samples of an evaluation task."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import PIL.Image
+
     from ..data.records import StudyRecord
 
 
@@ -40,6 +42,21 @@ class Example:
         """Return an example about the X-ray of a record; `fields` are the other fields of the example."""
         defaults = {"id": record.id, "patient": record.patient, "source": record.source}
         return cls(image_path=Path(record.image), prompt=prompt, **defaults | fields)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """
+    An output of the model beside its reference.
+
+    images (`Mapping[str, PIL.Image.Image]`), texts (`Mapping[str, str]`): what is shown, by title.
+    marks (`Mapping[str, bool]`): differences of the output and the reference, and what is equal: short texts, and
+        whether they are right.
+    """
+
+    images: Mapping[str, PIL.Image.Image]
+    texts: Mapping[str, str]
+    marks: Mapping[str, bool] = field(default_factory=dict)
 
 
 def rows_by(examples: Sequence[Example], names) -> dict[str, list[int]]:

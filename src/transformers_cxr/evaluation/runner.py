@@ -22,7 +22,8 @@ from .examples import Example
 from .predictions import Prediction, distributed_state, model_fingerprint, predict
 from .results.intervals import Estimate, bootstrap
 from .results.page import html_report
-from .results.tables import Result, results_to_markdown, write_run
+from .results.sections import results_to_markdown, shown_results
+from .results.tables import Result, write_run
 from .tasks import TASKS, Task
 
 _NUM_SAMPLES = 6
@@ -32,8 +33,9 @@ def run_evaluation(arguments: EvaluationArguments) -> list[Result] | None:
     """
     Evaluate a checkpoint and write to `arguments.output_dir`
 
-    - `results.json`: all results with intervals and cost, and the arguments; `tables.md`: the same as tables;
-    - `report.html`: a self-contained page with tables, plots and samples;
+    - `results.json`: all results with intervals and cost, and the arguments; `tables.md`: those that are defined, as
+      tables;
+    - `report.html`: a self-contained page with the most important results, samples, plots and tables;
     - `predictions/TASK/`: outputs beside their references, from which an interrupted run resumes. With all outputs
       only the metrics are computed again;
     - `images/`: generated images.
@@ -79,24 +81,20 @@ def run_evaluation(arguments: EvaluationArguments) -> list[Result] | None:
     if not state.is_main_process:
         return None
 
-    results, samples = [], []
+    results, samples = [], {}
     for task, own in examples.items():
         outputs = [prediction.output for prediction in predictions.get(task, ())]
         outputs = task.load_outputs(folder, outputs, processor)
         results += _results(task, own, task.metrics(own, outputs, model, processor))
-        samples += task.samples(own[:_NUM_SAMPLES], outputs[:_NUM_SAMPLES], processor)
+        shown = slice(_NUM_SAMPLES)
+        samples[task.name] = task.samples(own[shown], outputs[shown], processor.image_processor)
     for task, own in predictions.items():
         results += _cost(task, own)
     name = arguments.model or "llm-cxr"
     write_run(folder, {"model": name, "fingerprint": fingerprint, "arguments": asdict(arguments)}, results)
-    facts = {
-        "model": f"{name} ({fingerprint})",
-        "data": ", ".join(filter(None, [*arguments.records, arguments.texts])),
-        "split": ", ".join(arguments.split),
-    }
-    if unreadable:
-        facts["X-rays that could not be read"] = str(len(unreadable))
-    texts = {"tables.md": results_to_markdown(results), "report.html": html_report(facts, results, samples)}
+    facts = _facts(arguments, examples) | ({"Not read": f"{len(unreadable)} X-rays"} if unreadable else {})
+    page = html_report(f"Evaluation of {Path(name).name}", facts, results, samples)
+    texts = {"tables.md": results_to_markdown(shown_results(results)), "report.html": page}
     for file, text in texts.items():
         with atomic_write(folder / file) as partial:
             partial.write_text(text + "\n", encoding="utf-8")
@@ -146,6 +144,24 @@ def _unreadable_images(
         except READ_ERRORS as error:
             unreadable[path] = error
     return unreadable
+
+
+def _facts(arguments: EvaluationArguments, examples: dict[Task, list[Example]]) -> dict[str, str]:
+    """Return what was evaluated, in words."""
+    of_images = [example for own in examples.values() for example in own if example.source]
+    images = {example.image_path: example.source for example in of_images}
+    references = {example.label_derived for example in of_images if example.reference}
+    facts = {}
+    if images:
+        counts = ", ".join(f"{source} {count}" for source, count in Counter(images.values()).most_common())
+        patients = len({example.patient for example in of_images})
+        facts["X-rays"] = f"{counts} (split {', '.join(arguments.split)}, {patients} patients)"
+    if references:
+        facts["References"] = "written from labels" if references == {True} else "reports and answers of the data"
+        facts["References"] += ", some written from labels" if len(references) > 1 else ""
+    if arguments.texts:
+        facts["Texts"] = Path(arguments.texts).name
+    return facts
 
 
 def _results(task: Task, examples: Sequence[Example], measurements: Sequence) -> list[Result]:

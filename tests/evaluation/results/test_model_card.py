@@ -36,22 +36,24 @@ def run(tmp_path):
     return tmp_path / "run"
 
 
-def test_metadata_are_the_main_metrics_of_the_largest_source_and_the_text_has_all(run, tmp_path):
+def test_metadata_are_the_headlines_and_the_text_has_the_rest_folded(run, tmp_path):
     path = tmp_path / "card.md"
     path.write_text(CARD)
     update_model_card(path, run)
     card = ModelCard.load(path)
     found = {(r.metric_name, r.dataset_name, r.dataset_config): r.metric_value for r in card.data.eval_results}
     assert found == {
-        ("report: f1 micro 14", "cxr", "site A"): 0.6124,
-        ("vqa: exact match", "cxr", None): 0.7,
-        ("image: finding balanced accuracy", "cxr", None): 0.8,
-        ("image: final fid", "cxr", None): 3.0,
-        ("tokenizer: ms ssim", "cxr", None): 0.95,
+        ("Reports: F1 of findings (micro 14)", "cxr", "site A"): 0.6124,
+        ("Answers: Exact match", "cxr", None): 0.7,
+        ("Generated X-rays: Normal or pneumonia", "cxr", None): 0.8,
+        ("Generated X-rays: Fréchet distance (final)", "cxr", None): 3.0,
+        ("Image tokenizer: MS-SSIM", "cxr", None): 0.95,
     }
     assert card.data.license == "apache-2.0" and card.data.model_name == "llm-cxr"
-    assert "bleu_1" in card.text and "old" not in card.text
-    assert "### cost" in card.text
+    before, folded = card.text.split("<details>\n<summary>All numbers</summary>\n\n")
+    assert "| Reports | F1 of findings (micro 14) | site A | 0.612 | 0.612 to 0.612 | 20 |" in before
+    assert "old" not in card.text and "BLEU" not in before
+    assert "| BLEU (1) | 0.1 [0.1, 0.1] |" in folded and "### Cost" in folded and "</details>" in folded
     before = path.read_text()
     assert before.endswith("The end.\n")
     update_model_card(path, run)
@@ -65,7 +67,7 @@ def test_a_document_gets_the_rows_that_it_names(run, tmp_path):
     for _ in range(2):
         update_document(path, run)
         assert marker in path.read_text() and path.read_text().count("\n| ") == 4
-        assert "| report | site A | f1_micro_14 | 0.6124 | 0.6124 to 0.6124 | 20 |" in path.read_text()
+        assert "| report | site A | f1_micro_14 | 0.612 | 0.612 to 0.612 | 20 |" in path.read_text()
 
 
 @pytest.mark.parametrize(

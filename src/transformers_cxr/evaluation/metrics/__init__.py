@@ -5,7 +5,7 @@ from ..._lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
-        ".metric": ("CxrMetric", "Measurement"),
+        ".metric": ("CxrMetric", "Measurement", "Score"),
         ".chexpert_labels": ("CheXpertLabels",),
         ".text_overlap": ("TextOverlap",),
         ".meteor": ("Meteor",),

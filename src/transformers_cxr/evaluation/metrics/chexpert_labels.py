@@ -8,7 +8,7 @@ import numpy as np
 
 from ...reports.labeler import CHEXPERT_LABELS, POSITIVE, UNCERTAIN, CheXbertLabeler, RuleLabeler
 from .classification import classification_scores
-from .metric import CxrMetric
+from .metric import CxrMetric, Score
 
 # The labels of the CheXpert competition (Irvin et al. 2019, section 5).
 FIVE_LABELS = ("Cardiomegaly", "Edema", "Consolidation", "Atelectasis", "Pleural Effusion")
@@ -37,6 +37,42 @@ class CheXpertLabels(CxrMetric):
     """
 
     CONFIG_NAMES = tuple(LABELERS)
+    SCORES = {
+        "f1_*_uncertain_negative": Score(
+            "F1 of findings, uncertain ones negative",
+            "F1 of findings, where a finding that a report calls uncertain counts as absent.",
+            chance=0,
+        ),
+        "auroc_*_uncertain_negative": Score(
+            "AUROC of findings, uncertain ones negative",
+            "AUROC of findings, where a finding that a report calls uncertain counts as absent.",
+            chance=0.5,
+        ),
+        "jaccard_*_uncertain_negative": Score(
+            "Jaccard index of findings, uncertain ones negative",
+            "Jaccard index of findings, where a finding that a report calls uncertain counts as absent.",
+            chance=0,
+        ),
+        "f1_*": Score(
+            "F1 of findings",
+            "Harmonic mean of precision and recall of the findings in the reports. Averages: micro, over all pairs of "
+            "report and finding; macro, the mean over the findings; weighted, their mean weighted by the number of "
+            "references with the finding; of the 14 labels of CheXpert or the 5 of its competition. 1 is perfect.",
+            chance=0,
+        ),
+        "auroc_*": Score(
+            "AUROC of findings",
+            "Mean of sensitivity and specificity of the findings in the reports, averaged as F1. 0.5 by chance, 1 is "
+            "perfect.",
+            chance=0.5,
+        ),
+        "jaccard_*": Score(
+            "Jaccard index of findings",
+            "Findings in both reports as a share of those in either, averaged as F1. 1 is perfect.",
+            chance=0,
+        ),
+        "classes_*": Score("Findings averaged", "Number of findings that a reference has.", higher_is_better=None),
+    }
 
     def prepare(self, predictions: Sequence[str], references: Sequence[str]) -> list[np.ndarray]:
         labeler = LABELERS[self.config_name]()

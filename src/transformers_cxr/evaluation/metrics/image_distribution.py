@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from .image_features import ImageFeatures
-from .metric import IMAGE_PAIRS, CxrMetric, Measurement
+from .metric import IMAGE_PAIRS, CxrMetric, Measurement, Score
 
 try:
     from prdc import compute_prdc
@@ -44,6 +44,27 @@ class ImageDistribution(CxrMetric):
 
     FEATURES = IMAGE_PAIRS
     DISTINCT = True
+    SCORES = {
+        "fid_ratio": Score(
+            "Fréchet distance ratio",
+            "Fréchet distance divided by that of the X-rays, encoded and decoded, which is the limit of the image "
+            "tokenizer. 1: as good as these.",
+            higher_is_better=False,
+        ),
+        "fid": Score(
+            "Fréchet distance",
+            "Distance of the distributions of generated and real X-rays in a feature space, at least 0. It is too "
+            "high for few images: compare only equal numbers.",
+            higher_is_better=False,
+        ),
+        "kid": Score(
+            "Kernel distance", "Like the Fréchet distance, but not too high for few images.", higher_is_better=False
+        ),
+        "precision": Score("Precision", "Share of the generated X-rays that are close to a real one."),
+        "recall": Score("Recall", "Share of the real X-rays that are close to a generated one."),
+        "density": Score("Density", "Like precision, but outliers count less; may be above 1."),
+        "coverage": Score("Coverage", "Share of the real X-rays with a generated one as a near neighbor."),
+    }
 
     def __init__(self, features: ImageFeatures, nearest_k: int = 5, **kwargs):
         super().__init__(**kwargs)

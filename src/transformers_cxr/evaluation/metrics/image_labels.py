@@ -9,7 +9,7 @@ import torch
 
 from ...classifiers import XrayClassifier
 from .classification import classification_scores
-from .metric import IMAGE_PAIRS, CxrMetric
+from .metric import IMAGE_PAIRS, CxrMetric, Score
 
 
 class ImageLabels(CxrMetric):
@@ -29,6 +29,26 @@ class ImageLabels(CxrMetric):
     """
 
     FEATURES = IMAGE_PAIRS
+    SCORES = {
+        "f1_*": Score(
+            "F1 of labels",
+            "Harmonic mean of precision and recall of the labels that a classifier gives generated X-rays; its labels "
+            "of the real ones are the reference. Averages: micro, over all pairs of X-ray and label; macro, the mean "
+            "over the labels; weighted, their mean weighted by the number of references. 1 is perfect.",
+            chance=0,
+        ),
+        "auroc_*": Score(
+            "AUROC of labels",
+            "Probability that the classifier scores a positive higher than a negative, averaged as F1. 0.5 by chance.",
+            chance=0.5,
+        ),
+        "jaccard_*": Score(
+            "Jaccard index of labels",
+            "Labels of both X-rays as a share of those of either, averaged as F1. 1 is perfect.",
+            chance=0,
+        ),
+        "classes": Score("Labels averaged", "Number of labels that a real X-ray has.", higher_is_better=None),
+    }
 
     def __init__(self, classifier: XrayClassifier, **kwargs):
         super().__init__(**kwargs)

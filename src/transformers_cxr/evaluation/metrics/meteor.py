@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .metric import CxrMetric
+from .metric import CxrMetric, Score
 from .text_overlap import tokenize
 
 try:
@@ -33,6 +33,9 @@ class Meteor(CxrMetric):
     """
 
     CONFIG_NAMES = ("stem", "1.5")
+    SCORES = {
+        "meteor": Score("METEOR", "Words and word stems in common with the reference, in [0, 1]; order counts little.")
+    }
 
     def prepare(self, predictions: Sequence[str], references: Sequence[str]) -> list[float] | list[np.ndarray]:
         pairs = [(tokenize(prediction), tokenize(reference)) for prediction, reference in zip(predictions, references)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,23 @@ from datasets import Features, Image, Value
 from ..results.intervals import means
 
 IMAGE_PAIRS = Features({"predictions": Image(), "references": Image()})
+
+
+@dataclass(frozen=True)
+class Score:
+    """
+    What people should know about a score of a metric.
+
+    title (`str`): its name in words.
+    meaning (`str`): what it is, in one or two sentences.
+    chance (`float`, *optional*): the score of a model that knows nothing, if 1 is that of a perfect model.
+    higher_is_better (`bool`, *optional*): `None` if neither end is better.
+    """
+
+    title: str
+    meaning: str
+    chance: float | None = None
+    higher_is_better: bool | None = True
 
 
 @dataclass(frozen=True)
@@ -44,11 +61,13 @@ class CxrMetric(evaluate.Metric):
     - `metric.aggregate(units)` computes the scores of any selection of units; NaN for a score that they do not define.
 
     `metric.compute(predictions=..., references=...)` does both, as in any metric of `evaluate`. A subclass defines
-    `prepare` and `aggregate`, `FEATURES` for other inputs than texts, and its variants (`config_name`) in
-    `CONFIG_NAMES`; the first is the default.
+    `prepare` and `aggregate`, explains its scores in `SCORES`, and has `FEATURES` for other inputs than texts, and its
+    variants (`config_name`) in `CONFIG_NAMES`; the first is the default.
     """
 
     CONFIG_NAMES: tuple[str, ...] = ("default",)
+    # By the names of the scores, in which "*" stands for any text.
+    SCORES: Mapping[str, Score] = {}
     FEATURES = Features({"predictions": Value("string"), "references": Value("string")})
     # Whether the scores describe a set without duplicates, see `bootstrap`.
     DISTINCT = False

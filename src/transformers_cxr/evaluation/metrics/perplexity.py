@@ -10,7 +10,7 @@ from datasets import Features, Value
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .metric import CxrMetric
+from .metric import CxrMetric, Score
 
 
 class Perplexity(CxrMetric):
@@ -39,6 +39,23 @@ class Perplexity(CxrMetric):
     """
 
     FEATURES = Features({"predictions": Value("string")})
+    SCORES = {
+        "perplexity_ratio": Score(
+            "Perplexity after and before",
+            "Perplexity divided by that of the model before fine-tuning; above 1 if language was lost.",
+            higher_is_better=False,
+        ),
+        "*perplexity": Score(
+            "Perplexity",
+            "How many tokens the model hesitates between, at least 1. base: before fine-tuning.",
+            higher_is_better=False,
+        ),
+        "*bits_per_byte": Score(
+            "Bits per byte",
+            "Length of the texts in the code of the model; comparable between tokenizers.",
+            higher_is_better=False,
+        ),
+    }
 
     def __init__(
         self,

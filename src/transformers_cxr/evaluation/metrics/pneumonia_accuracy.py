@@ -12,7 +12,7 @@ from datasets import Features, Image, Value
 from ...classifiers import XrayClassifier
 from ...reports.statements import etiology_of_report, finding_of_report
 from .image_labels import probabilities_of
-from .metric import CxrMetric
+from .metric import CxrMetric, Score
 
 
 class PneumoniaAccuracy(CxrMetric):
@@ -38,6 +38,19 @@ class PneumoniaAccuracy(CxrMetric):
     """
 
     LABELS = ("Pneumonia", "Bacterial Pneumonia")
+    SCORES = {
+        "finding_balanced_accuracy": Score(
+            "Normal or pneumonia",
+            "Share of the right outputs for normal references and for references with pneumonia, averaged (balanced "
+            "accuracy). 0.5 by chance, 1 is perfect.",
+            chance=0.5,
+        ),
+        "etiology_balanced_accuracy": Score(
+            "Bacterial or viral",
+            "Share of the right outputs for bacterial and for viral pneumonia, averaged. 0.5 by chance, 1 is perfect.",
+            chance=0.5,
+        ),
+    }
 
     def __init__(self, classifier: XrayClassifier | None = None, **kwargs):
         if classifier is not None:

@@ -8,7 +8,7 @@ from itertools import combinations
 from datasets import Features, Image, List
 
 from ...llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor
-from .metric import CxrMetric
+from .metric import CxrMetric, Score
 from .reconstruction import image_distances
 
 
@@ -20,6 +20,13 @@ class PromptDiversity(CxrMetric):
     """
 
     FEATURES = Features({"predictions": List(Image())})
+    SCORES = {
+        "ms_ssim": Score(
+            "Similarity of images of one report",
+            "MS-SSIM of pairs of generated images of a report, at most 1; lower is more diverse.",
+            higher_is_better=False,
+        )
+    }
 
     def prepare(self, predictions: Sequence[Sequence], references: None = None) -> list[dict[str, float]]:
         processor = LlmCxrImageProcessor(do_convert_rgb=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .metric import CxrMetric
+from .metric import CxrMetric, Score
 
 # The weights that each metric downloads; radeval's own errors do not name them.
 _DOWNLOADS = {
@@ -37,6 +37,13 @@ class RadEvalScore(CxrMetric):
     """
 
     CONFIG_NAMES = tuple(_DOWNLOADS)
+    SCORES = {
+        "radgraph_*": Score("RadGraph-F1", "F1 of clinical entities and their relations, in [0, 1]."),
+        "radcliq_v1": Score("RadCliQ", "Estimated number of errors in a report.", higher_is_better=False),
+        "green": Score("GREEN", "Share of the findings that a language model judges as right, in [0, 1]."),
+        "ratescore": Score("RaTEScore", "Similarity of the medical entities of the reports, in [0, 1]."),
+        "bertscore": Score("BERTScore", "Similarity of the words of the reports in context, at most 1."),
+    }
 
     def prepare(self, predictions: Sequence[str], references: Sequence[str]) -> list[dict[str, float]]:
         try:

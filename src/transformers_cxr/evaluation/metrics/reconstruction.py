@@ -10,10 +10,29 @@ import torch
 
 from ...llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor
 from ...llm_cxr.modeling_cxr_vq_tokenizer import CXRVQTokenizer
+from .metric import Score
 
 RECONSTRUCTION_NOTICE = "Reconstructed by a VQ-GAN. Synthetic images, for research only, not for clinical use."
 # The last of five scales must have more than 10 pixels for the window of 11.
 MIN_SIDE_OF_MS_SSIM = 176
+
+SCORES = {
+    "psnr": Score("PSNR", "Peak signal-to-noise ratio of reconstructions, in dB."),
+    "ssim": Score("SSIM", "Structural similarity of reconstructions, at most 1."),
+    "ms_ssim": Score("MS-SSIM", "Structural similarity of reconstructions at five scales, at most 1."),
+    "spectral_ratio_*": Score(
+        "Sharpness",
+        "Energy of reconstructions as a share of that of the X-rays, over the spatial frequencies: their mean, and "
+        "that of the worst. Below 1: blurred; above 1: invented texture.",
+        higher_is_better=None,
+    ),
+    "codebook_usage": Score("Codes in use", "Share of the codebook that these X-rays use.", higher_is_better=None),
+    "codebook_perplexity": Score(
+        "Perplexity of codes",
+        "Effective number of different codes, at most the size of the codebook.",
+        higher_is_better=None,
+    ),
+}
 
 
 def image_distances(

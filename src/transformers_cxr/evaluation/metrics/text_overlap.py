@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .metric import CxrMetric
+from .metric import CxrMetric, Score
 
 try:
     from nltk.tokenize import TreebankWordTokenizer
@@ -45,6 +45,17 @@ class TextOverlap(CxrMetric):
 
     A unit is a `dict` of `bleu` (counts of matching n-grams, in the format of pycocoevalcap), `rouge_l` and `cider`.
     """
+
+    SCORES = {
+        "bleu_*": Score(
+            "BLEU", "Precision of sequences of up to 1, 2, 3 or 4 words, in [0, 1]. Rewards wording, not truth."
+        ),
+        "rouge_l": Score(
+            "ROUGE-L",
+            "Words in common with the reference in the same order, in [0, 1]. It rewards wording, not truth.",
+        ),
+        "cider": Score("CIDEr", "Words in common with the reference, in [0, 10]; rare ones count more."),
+    }
 
     def prepare(self, predictions: Sequence[str], references: Sequence[str]) -> list[dict]:
         predictions = {i: [" ".join(tokenize(report))] for i, report in enumerate(predictions)}

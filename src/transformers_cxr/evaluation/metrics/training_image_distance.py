@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from .image_features import ImageFeatures
-from .metric import IMAGE_PAIRS, CxrMetric
+from .metric import IMAGE_PAIRS, CxrMetric, Score
 
 
 class TrainingImageDistance(CxrMetric):
@@ -32,6 +32,30 @@ class TrainingImageDistance(CxrMetric):
     """
 
     FEATURES = IMAGE_PAIRS
+    SCORES = {
+        "nearest_distance_real": Score(
+            "Distance of real X-rays to training images",
+            "Median distance of a held-out real X-ray to the nearest training image.",
+            higher_is_better=None,
+        ),
+        "nearest_distance": Score(
+            "Distance to training images",
+            "Median distance of a generated X-ray to the nearest training image.",
+            higher_is_better=None,
+        ),
+        "closer_than_real": Score(
+            "Closer to training images than real",
+            "Probability that a generated X-ray is closer to the training images than a held-out real one. 0.5 "
+            "without memorization, 1 for copies.",
+            higher_is_better=False,
+        ),
+        "share_below_real": Score(
+            "Closest to training images",
+            "Share of the generated X-rays that are closer to a training image than every held-out real one; 0 "
+            "without copies.",
+            higher_is_better=False,
+        ),
+    }
 
     def __init__(self, features: ImageFeatures, training_images: Sequence, **kwargs):
         super().__init__(**kwargs)

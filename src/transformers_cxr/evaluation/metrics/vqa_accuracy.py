@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ..results.intervals import means
-from .metric import CxrMetric
+from .metric import CxrMetric, Score
 
 
 class VqaAccuracy(CxrMetric):
@@ -23,6 +23,21 @@ class VqaAccuracy(CxrMetric):
 
     A unit is a `dict` of the scores of an answer, the yes-no score under the word of its reference.
     """
+
+    SCORES = {
+        "exact_match": Score(
+            "Exact match",
+            "Share of the answers that equal their reference, ignoring case, punctuation and articles.",
+            chance=0,
+        ),
+        "yes_no_balanced_accuracy": Score(
+            "Yes or no",
+            "Share of the right answers to questions whose answer is yes and to those whose answer is no, averaged. "
+            "0.5 by chance, 1 is perfect.",
+            chance=0.5,
+        ),
+        "token_f1": Score("Words of answers", "Mean F1 of the words that an answer shares with its reference."),
+    }
 
     def prepare(self, predictions: Sequence[str], references: Sequence[str]) -> list[dict[str, float]]:
         units = []

@@ -1,27 +1,27 @@
-"""Results in Markdown files: tables and metadata of a model card, or selected rows of any document."""
+"""Results in Markdown files: numbers and metadata of a model card, or selected rows of any document."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Sequence
-from fnmatch import fnmatch
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard
 
 from ..tasks import TASKS
-from .tables import Result, defined_results, format_number, markdown_table, read_run, results_to_markdown
+from .headlines import full_title, headlines
+from .sections import results_to_markdown, shown_results, summary
+from .tables import Result, format_number, markdown_table, read_run
 
-# `<!-- metrics -->` gets all tables, `<!-- metrics: report/kermany/f1_micro, vqa/all/exact_match -->` these rows.
+# `<!-- metrics -->` gets all results, `<!-- metrics: report/kermany/f1_micro, vqa/all/exact_match -->` these rows.
 _SECTION = re.compile(r"(<!-- metrics(?P<names>:[^>]*)? -->\n)(.*?)(<!-- end of metrics -->)", re.DOTALL)
 
 
 def update_document(path: str | Path, run: str | Path) -> None:
     """
-    Write results between `<!-- metrics -->` and `<!-- end of metrics -->` of a Markdown file: all tables, without
-    metrics that no group defines, or, if the first marker names rows (`<!-- metrics: TASK/GROUP/METRIC, ... -->`), one
-    table of these.
+    Write results between `<!-- metrics -->` and `<!-- end of metrics -->` of a Markdown file: [`card_results`] or, if
+    the first marker names rows (`<!-- metrics: TASK/GROUP/METRIC, ... -->`), one table of these.
 
     Args:
         path (`str` or `Path`), run (`str` or `Path`):
@@ -37,7 +37,7 @@ def update_document(path: str | Path, run: str | Path) -> None:
 
 def update_model_card(path: str | Path, run: str | Path) -> None:
     """
-    Write results into a model card: tables as in [`update_document`], and the main metrics of each task as
+    Write results into a model card: text as in [`update_document`], and the ten most important results as
     `model-index` metadata, which the Hub reads.
 
     Args:
@@ -62,28 +62,18 @@ def update_model_card(path: str | Path, run: str | Path) -> None:
             dataset_split=", ".join(arguments["split"]),
             metric_type=result.metric,
             # The Hub merges results of the same type of task and dataset.
-            metric_name=f"{result.task}: {result.metric.replace('_', ' ')}",
+            metric_name=full_title(result.task, result.metric),
             metric_value=round(result.estimate.value, 4),
         )
-        for result in main_results(content["results"])
+        for result in headlines(content["results"])
     ]
     card.save(path)
 
 
-def main_results(results: Sequence[Result]) -> list[Result]:
-    """
-    Return the main metrics of each task for the source with the most examples: averages over different sources say
-    little.
-    """
-    main = []
-    for name, task in TASKS.items():
-        own = [result for result in results if result.task == name]
-        sources = {r.group: r.estimate.units for r in own if r.group != "all" and ": " not in r.group}
-        group = max(sources, key=sources.get, default="all")
-        defined = [r for r in own if r.group == group and not math.isnan(r.estimate.value)]
-        for metric in task.main_metrics:
-            main += [r for r in defined if fnmatch(r.metric, metric)]
-    return main
+def card_results(results: Sequence[Result]) -> str:
+    """Return the results in a model card: the [`summary`], and all tables folded."""
+    tables = results_to_markdown(shown_results(results), "###")
+    return f"{summary(results)}\n\n<details>\n<summary>All numbers</summary>\n\n{tables}\n</details>"
 
 
 def _fill(text: str, results: Sequence[Result], path: str) -> str:
@@ -92,7 +82,7 @@ def _fill(text: str, results: Sequence[Result], path: str) -> str:
 
     def section(match: re.Match) -> str:
         if match["names"] is None:
-            return f"{match[1]}{results_to_markdown(defined_results(results), '###')}\n{match[4]}"
+            return f"{match[1]}{card_results(results)}\n{match[4]}"
         known = {f"{r.task}/{r.group}/{r.metric}": r.estimate for r in results}
         rows = []
         for name in (name.strip() for name in match["names"][1:].split(",")):

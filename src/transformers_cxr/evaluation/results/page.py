@@ -1,72 +1,126 @@
-"""A self-contained HTML page of an evaluation: tables, plots, and samples beside their references."""
+"""Self-contained HTML pages of an evaluation and of a comparison: what matters first, then samples, plots, tables."""
 
 from __future__ import annotations
 
 import base64
+import inspect
 import io
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import jinja2
 import PIL.Image
 
-from .plots import plot
-from .tables import Result, defined_results, table_of
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-TEMPLATE = Path(__file__).with_name("page.html")
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Images and texts that are shown together, by title."""
-
-    images: Mapping[str, PIL.Image.Image]
-    texts: Mapping[str, str]
+from ..examples import Sample
+from ..tasks import TASKS
+from .comparison import HEADER, NO_CHANGE, Change, change_sentences, main_changes
+from .headlines import NO_VERDICT, RULE, explain, full_title, headlines, task_title, verdict
+from .plots import task_plots
+from .sections import Table, shown_results, task_tables
+from .tables import Result, format_number
 
 
-def html_report(facts: Mapping[str, str], results: Sequence[Result], samples: Sequence[Sample] = ()) -> str:
+def html_report(
+    title: str,
+    facts: Mapping[str, str],
+    results: Sequence[Result],
+    samples: Mapping[str, Sequence[Sample]] | None = None,
+) -> str:
     """
-    Return the page. It loads nothing and has no script.
+    Return the page of an evaluation. It loads nothing and has no script.
 
     Args:
-        facts (`Mapping[str, str]`):
-            Names and values that describe the evaluation.
+        title (`str`), facts (`Mapping[str, str]`):
+            Heading, and names and values that say what was evaluated.
         results (`Sequence[Result]`):
             The results.
-        samples (`Sequence[Sample]`, *optional*):
-            Outputs of the model beside their references.
+        samples (`Mapping[str, Sequence[Sample]]`, *optional*):
+            Outputs of the model beside their references, by task.
     """
+    shown, cards = shown_results(results), []
+    for result in headlines(results, 5):
+        _, score, _ = explain(result.task, result.metric)
+        low, high = format_number(result.estimate.low), format_number(result.estimate.high)
+        card = {"title": full_title(result.task, result.metric), "estimate": result.estimate, "chance": score.chance}
+        card["interval"] = "" if math.isnan(result.estimate.low) else f"{low} to {high}"
+        on = "" if result.group == "all" else f"{result.group}, "
+        cards.append(card | {"on": f"{on}{result.estimate.units} examples"})
     sections = []
     for task in dict.fromkeys(result.task for result in results):
-        own = [result for result in results if result.task == task]
-        defined = defined_results(own)
-        header, rows = table_of(defined, task)
-        undefined = sorted({result.metric for result in own} - {result.metric for result in defined})
-        plots = {title: _svg(figure) for title, figure in plot(own).items()}
-        sections.append({"task": task, "header": header, "rows": rows, "plots": plots, "undefined": undefined})
-    shown = [
-        {"images": {title: _data_uri(image) for title, image in sample.images.items()}, "texts": sample.texts}
-        for sample in samples
-    ]
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(facts=facts, sections=sections, samples=shown)
+        defined = {r.metric for r in results if r.task == task and not math.isnan(r.estimate.value)}
+        sections.append(
+            {
+                "task": task,
+                "title": task_title(task),
+                "description": inspect.getdoc(TASKS[task]).partition("\n")[0] if task in TASKS else "",
+                "plots": task_plots(shown, task),
+                "tables": task_tables(shown, task),
+                "num_undefined": len({r.metric for r in results if r.task == task} - defined),
+            }
+        )
+    return _render(
+        "page.html",
+        title=title,
+        facts=facts,
+        verdict=verdict(results),
+        no_verdict=NO_VERDICT,
+        rule=RULE,
+        cards=cards,
+        samples={task_title(task): list(map(_shown, own)) for task, own in (samples or {}).items() if own},
+        sections=sections,
+    )
 
 
-def _svg(figure: Figure) -> str:
-    import matplotlib
+def html_comparison(
+    facts: Mapping[str, str | Path], changes: Sequence[Change], samples: Mapping[str, Sequence[Sample]]
+) -> str:
+    """
+    Return the page of a comparison: what changed, samples whose outputs differ, and all differences.
 
-    file = io.StringIO()
-    # Fixed ids and no date, so that equal figures give equal pages.
-    with matplotlib.rc_context({"svg.hashsalt": "transformers-cxr", "font.size": 8}):
-        figure.savefig(file, format="svg", metadata={"Date": None})
-    svg = file.getvalue()
-    return jinja2.utils.markupsafe.Markup(svg[svg.index("<svg") :])
+    Args:
+        facts (`Mapping[str, str | Path]`):
+            What was compared.
+        changes (`Sequence[Change]`), samples (`Mapping[str, Sequence[Sample]]`):
+            Results of [`compare_runs`] and of [`changed_samples`].
+    """
+    differences = shown_results([Result(c.task, "all", c.metric, c.difference) for c in changes])
+    names = {(result.task, result.metric) for result in differences}
+    shown = sorted((c for c in changes if (c.task, c.metric) in names), key=lambda change: not change.is_clear)
+    tables = {}
+    for task in dict.fromkeys(change.task for change in changes):
+        own = [change for change in shown if change.task == task]
+        meanings = {score.title: score.meaning for _, score, _ in (explain(task, change.metric) for change in own)}
+        tables[task_title(task)] = Table(
+            f"{len(own)} metrics", meanings, [*HEADER, "change"], [[*c.cells, c.kind] for c in own]
+        )
+    return _render(
+        "comparison.html",
+        title="Comparison of two evaluations",
+        facts=facts,
+        sentences=change_sentences(changes),
+        no_change=NO_CHANGE,
+        main=main_changes(changes),
+        count=len(shown),
+        samples={task_title(task): list(map(_shown, own)) for task, own in samples.items() if own},
+        tables=tables,
+    )
+
+
+def _render(template: str, **values) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
+    environment.filters |= {"number": format_number, "percent": lambda share: f"{100 * share:.1f}%"}
+    return environment.get_template(template).render(**values)
+
+
+def _shown(sample: Sample) -> dict:
+    images = {title: _data_uri(image) for title, image in sample.images.items()}
+    return {"images": images, "texts": sample.texts, "marks": sample.marks}
 
 
 def _data_uri(image: PIL.Image.Image) -> str:

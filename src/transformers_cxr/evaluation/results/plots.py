@@ -1,66 +1,78 @@
-"""Plots of the results of an evaluation."""
+"""Plots of the results of an evaluation, as data that the pages show in HTML."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+from ..tasks import TASKS
+from .headlines import explain, main_results, metric_title, sources_of
+from .intervals import Estimate
 from .tables import Result
 
-try:
-    from matplotlib.figure import Figure
-except ImportError as error:
-    raise ImportError("Plots need matplotlib: `pip install transformers-cxr[evaluate]`.") from error
 
-
-def plot(results: Sequence[Result]) -> dict[str, Figure]:
+@dataclass(frozen=True)
+class Plot:
     """
-    Plot the metrics of a task that are in [0, 1]. If all groups are named "NAME LEVEL", as "blur 3", the plots show
-    the metrics against the level, one plot per name; level 0 belongs to all. Otherwise one plot shows values and
-    intervals of the first group, if it has at least two.
+    Values in [0, 1] with their intervals.
 
-    Returns:
-        `dict[str, Figure]`: plots by title.
+    title (`str`): what it shows.
+    rows (`list[tuple[str, Estimate]]`): the values by name, or by level for a curve.
+    is_curve (`bool`): whether the rows are points of a curve.
+    chance (`float`, *optional*): value by chance.
     """
-    if results and all(re.fullmatch(r"\w+ \d", result.group) for result in results):
-        return _curves(results)
-    group = next((r.group for r in results), "")
-    own = [r for r in results if r.group == group and 0 <= r.estimate.low <= r.estimate.high <= 1]
-    if len(own) < 2:
-        return {}
-    figure = Figure(figsize=(5, 0.6 + 0.2 * len(own)), layout="constrained")
-    axes = figure.add_subplot()
-    estimates = [r.estimate for r in own]
-    # A percentile interval may lie beside its value.
-    ends = [[max(0, e.value - e.low) for e in estimates], [max(0, e.high - e.value) for e in estimates]]
-    axes.errorbar([e.value for e in estimates], range(len(own)), xerr=ends, fmt="o", markersize=4)
-    axes.set_yticks(range(len(own)), [r.metric for r in own], fontsize=8)
-    axes.set_ylim(len(own), -1)
-    axes.set_xlim(-0.02, 1.02)
-    axes.grid(axis="x", alpha=0.5)
-    return {group: figure}
+
+    title: str
+    rows: list[tuple[str, Estimate]]
+    is_curve: bool = False
+    chance: float | None = None
 
 
-def _curves(results: Sequence[Result]) -> dict[str, Figure]:
-    metrics = dict.fromkeys(r.metric for r in results)
-    metrics = [m for m in metrics if all(0 <= r.estimate.value <= 1 for r in results if r.metric == m)]
-    figures = {}
-    for name in dict.fromkeys(r.group[:-2] for r in results if not r.group.endswith(" 0")):
-        figures[name] = Figure(figsize=(5, 3), layout="constrained")
-        axes = figures[name].add_subplot()
-        for metric in metrics:
-            curve = {
-                int(r.group[-1]): r.estimate
-                for r in results
-                if r.metric == metric and (r.group.endswith(" 0") or r.group[:-2] == name)
-            }
-            levels = sorted(curve)
-            (line,) = axes.plot(levels, [curve[i].value for i in levels], "o-", markersize=3, label=metric)
-            low, high = ([getattr(curve[i], end) for i in levels] for end in ("low", "high"))
-            axes.fill_between(levels, low, high, alpha=0.15, color=line.get_color())
-        axes.set_ylim(-0.02, 1.02)
-        axes.set_xlabel(f"level of {name}")
-        axes.grid(alpha=0.5)
-        if metrics:
-            axes.legend(fontsize=7, loc="lower left")
-    return figures
+def task_plots(results: Sequence[Result], task: str) -> list[Plot]:
+    """
+    Return the plots of a task: of the metrics with a value by chance, the first headline metric by group, and the
+    first family, such as the F1 of each finding, for each source. If all groups are named "NAME LEVEL", as "blur 3", a
+    plot is the curve of the first metric over the levels of a name; level 0 belongs to all.
+    """
+    own = [result for result in results if result.task == task and _is_share(result.estimate)]
+    if not own or task not in TASKS:
+        return []
+    if all(re.fullmatch(r"\w+ \d", result.group) for result in own):
+        return _curves([result for result in own if result.metric == own[0].metric])
+    plots, sources = [], sources_of(results, task)
+    main = [r.metric for r in main_results(own, task, sources[0]) if explain(task, r.metric)[1].chance is not None]
+    for metric in main[:1]:
+        rows = [(r.group, r.estimate) for r in own if r.metric == metric and r.group != "all"]
+        if len(rows) > 1:
+            plots.append(Plot(f"{metric_title(task, metric)} by group", rows, chance=explain(task, metric)[1].chance))
+    families: dict[str, list[Result]] = {}
+    for result in own:
+        pattern, score, _ = explain(task, result.metric)
+        if "*" in pattern and score.chance is not None and not result.metric.endswith("_uncertain_negative"):
+            families.setdefault(pattern, []).append(result)
+    for family in list(families.values())[:1]:
+        _, score, _ = explain(task, family[0].metric)
+        for source in sources:
+            rows = [(explain(task, r.metric)[2], r.estimate) for r in family if r.group == source]
+            if len(rows) > 2:
+                title = score.title if source == "all" else f"{score.title}, {source}"
+                plots.append(Plot(title, rows, chance=score.chance))
+    return plots
+
+
+def _curves(results: Sequence[Result]) -> list[Plot]:
+    title = metric_title(results[0].task, results[0].metric)
+    start = [("0", r.estimate) for r in results if r.group.endswith(" 0")]
+    curves: dict[str, list[tuple[str, Estimate]]] = {}
+    for result in results:
+        name, level = result.group.split(" ")
+        if level != "0":
+            curves.setdefault(name, list(start)).append((level, result.estimate))
+    chance = explain(results[0].task, results[0].metric)[1].chance
+    plots = [Plot(f"{title}, {name}", rows, is_curve=True, chance=chance) for name, rows in curves.items()]
+    return [plot for plot in plots if len(plot.rows) > 1]
+
+
+def _is_share(estimate: Estimate) -> bool:
+    return 0 <= estimate.low <= estimate.high <= 1 and 0 <= estimate.value <= 1

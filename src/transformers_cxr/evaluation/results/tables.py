@@ -1,4 +1,4 @@
-"""Results of an evaluation as JSON and as Markdown tables."""
+"""Results of an evaluation: JSON files, formats of numbers, and Markdown tables."""
 
 from __future__ import annotations
 
@@ -58,46 +58,20 @@ def read_run(folder: str | Path) -> dict:
     return run
 
 
-def defined_results(results: Iterable[Result]) -> list[Result]:
-    """Return the results without metrics that no group of their task defines."""
-    defined = {(result.task, result.metric) for result in results if not math.isnan(result.estimate.value)}
-    return [result for result in results if (result.task, result.metric) in defined]
-
-
 def format_number(value: float) -> str:
-    """Return four significant digits, or "not defined" for NaN."""
-    return "not defined" if math.isnan(value) else f"{value:.4g}"
+    """Return three significant digits, more for numbers above 1,000, or "not defined" for NaN."""
+    if math.isnan(value):
+        return "not defined"
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def format_interval(estimate: Estimate) -> str:
-    """Return a value with its interval, such as "0.7363 [0.701, 0.77]"."""
+    """Return a value with its interval, such as "0.736 [0.701, 0.77]"."""
     value, low, high = map(format_number, (estimate.value, estimate.low, estimate.high))
     return value if math.isnan(estimate.low) else f"{value} [{low}, {high}]"
-
-
-def table_of(results: Sequence[Result], task: str) -> tuple[list[str], list[list[str]]]:
-    """
-    Return header and rows of the table of a task: one row per metric and one column per group. A task with more groups
-    than metrics has one row per group.
-    """
-    own = [result for result in results if result.task == task]
-    cells = {(result.group, result.metric): format_interval(result.estimate) for result in own}
-    counts = {r.group: f"{r.estimate.units} ({r.estimate.patients})" for r in own}
-    metrics = list(dict.fromkeys(result.metric for result in own))
-    if len(counts) > len(metrics):
-        rows = [[group, n, *(cells.get((group, metric), "") for metric in metrics)] for group, n in counts.items()]
-        return ["group", "n (patients)", *metrics], rows
-    rows = [[metric, *(cells.get((group, metric), "") for group in counts)] for metric in metrics]
-    return ["metric", *(f"{group}, n = {n}" for group, n in counts.items())], rows
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a Markdown table, with `|` in cells escaped."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-def results_to_markdown(results: Sequence[Result], heading: str = "##") -> str:
-    """Return one table per task, under its heading."""
-    tasks = dict.fromkeys(result.task for result in results)
-    return "\n".join(f"{heading} {task}\n\n{markdown_table(*table_of(results, task))}\n" for task in tasks)

@@ -18,7 +18,7 @@ from ...data.store import open_records
 from ...llm_cxr.generation_llm_cxr import generate_image
 from ...llm_cxr.image_processing_llm_cxr import save_image
 from ..arguments import EvaluationArguments
-from ..examples import Example, rows_by
+from ..examples import Example, Sample, rows_by
 from ..metrics import (
     ImageDistribution,
     ImageLabels,
@@ -28,7 +28,6 @@ from ..metrics import (
     load_image_features,
 )
 from ..metrics.image_features import pixel_batches
-from ..results.page import Sample
 from .report import record_reports
 from .task import Task, processed_image
 
@@ -38,13 +37,21 @@ class ImageTask(Task):
 
     name = "image"
     hub_task = "text-to-image"
+    title = "Generated X-rays"
     main_metrics = (
         "finding_balanced_accuracy",
         "etiology_balanced_accuracy",
         "f1_macro",
-        "*_fid",
+        "*_fid_ratio",
         "*_closer_than_real",
+        "*_fid",
     )
+    # With the prefixes of `metrics`.
+    scores = {
+        f"*{name}": score
+        for metric in (PneumoniaAccuracy, ImageLabels, ImageDistribution, TrainingImageDistance)
+        for name, score in metric.SCORES.items()
+    }
     settings = ("guidance_scale", "top_p")
     is_comparable = True
 
@@ -104,10 +111,10 @@ class ImageTask(Task):
                 measurements.append(metric.measure(generated, real, prefix))
         return measurements
 
-    def samples(self, examples, outputs, processor):
+    def samples(self, examples, outputs, image_processor):
         return [
             Sample(
-                {"X-ray": processed_image(example.image_path, processor), "generated": PIL.Image.open(path)},
+                {"X-ray": processed_image(example.image_path, image_processor), "generated": PIL.Image.open(path)},
                 {"report": example.prompt},
             )
             for example, path in zip(examples, outputs)

@@ -16,7 +16,9 @@ class LanguageTask(Task):
 
     name = "language"
     hub_task = "text-generation"
+    title = "Language"
     main_metrics = ("perplexity", "perplexity_ratio")
+    scores = Perplexity.SCORES
     generate = None
 
     def examples(self, records):

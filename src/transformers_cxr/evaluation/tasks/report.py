@@ -5,9 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from ...data.conversations import label_report
 from ...data.records import StudyRecord
+from ...reports.labeler import CHEXPERT_LABELS, POSITIVE, UNCERTAIN, RuleLabeler
 from ...reports.sections import compose_report
+from ...reports.statements import etiology_of_report
 from ..arguments import EvaluationArguments
 from ..examples import Example
 from ..metrics import CheXpertLabels, Meteor, PneumoniaAccuracy, RadEvalScore, TextOverlap
@@ -19,7 +23,11 @@ class ReportTask(TextTask):
 
     name = "report"
     hub_task = "image-to-text"
+    title = "Reports"
     main_metrics = ("finding_balanced_accuracy", "etiology_balanced_accuracy", "f1_micro_14", "f1_macro_14", "rouge_l")
+    scores = (
+        PneumoniaAccuracy.SCORES | CheXpertLabels.SCORES | TextOverlap.SCORES | Meteor.SCORES | RadEvalScore.SCORES
+    )
 
     def examples(self, records):
         return self.sample(
@@ -35,6 +43,19 @@ class ReportTask(TextTask):
         metrics += [RadEvalScore(name) for name in self.arguments.radeval]
         references = [example.reference for example in examples]
         return [metric.measure(outputs, references) for metric in metrics]
+
+    def marks(self, example, output):
+        labels = np.isin(RuleLabeler()([output, example.reference]), (POSITIVE, UNCERTAIN))
+        marks = {}
+        for label, is_generated, is_reference in zip(CHEXPERT_LABELS, *labels):
+            if is_generated or is_reference:
+                difference = "not in the reference" if is_generated else "missed"
+                is_same = bool(is_generated == is_reference)
+                marks[f"{label}: {'in both' if is_same else difference}"] = is_same
+        if example.label_derived and (cause := etiology_of_report(example.reference)):
+            found = etiology_of_report(output)
+            marks[f"{cause} cause: {'in both' if found == cause else 'missed'}".capitalize()] = found == cause
+        return marks
 
 
 def record_reports(

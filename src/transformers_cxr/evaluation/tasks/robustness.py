@@ -18,6 +18,7 @@ class RobustnessTask(ReportTask):
     """Reports of X-rays under corruptions of five levels, and without any ("none 0")."""
 
     name = "robustness"
+    title = "Robustness of reports"
     main_metrics = ()
     is_comparable = False
     samples = Task.samples

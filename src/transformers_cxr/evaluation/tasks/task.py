@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +12,12 @@ import PIL.Image
 
 from ...data.records import StudyRecord
 from ...llm_cxr.generation_llm_cxr import generate_text
+from ...llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor
 from ...llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
 from ...llm_cxr.processing_llm_cxr import LlmCxrProcessor
 from ..arguments import EvaluationArguments
-from ..examples import Example, rows_by
-from ..metrics import Measurement
-from ..results.page import Sample
+from ..examples import Example, Sample, rows_by
+from ..metrics import Measurement, Score
 
 
 class Task(ABC):
@@ -26,8 +26,12 @@ class Task(ABC):
 
     Class attributes:
         name (`str`): name of the task in options and results.
+        title (`str`): its name in words. The first line of the docstring is its description.
         hub_task (`str`): task of the Hub for the metadata of a model card.
-        main_metrics (`tuple[str, ...]`): the most important metrics, with wildcards such as "*_fid".
+        main_metrics (`tuple[str, ...]`): the headline metrics, the most important first, with wildcards such as
+            "*_fid".
+        scores (`Mapping[str, Score]`): explanations of the metrics by their names with wildcards; the first that
+            matches counts.
         settings (`tuple[str, ...]`): arguments that outputs depend on, beside model, records, sections and seed.
         is_comparable (`bool`): whether `compare` compares two runs, for which `metrics` must not need a model.
 
@@ -37,8 +41,10 @@ class Task(ABC):
     """
 
     name: str
+    title: str
     hub_task: str
     main_metrics: tuple[str, ...] = ()
+    scores: Mapping[str, Score] = {}
     settings: tuple[str, ...] = ()
     is_comparable = False
 
@@ -85,7 +91,9 @@ class Task(ABC):
     ) -> list[Measurement]:
         """Measure the outputs. Without a model, measurements that need one are left out."""
 
-    def samples(self, examples: Sequence[Example], outputs: list, processor: LlmCxrProcessor) -> list[Sample]:
+    def samples(
+        self, examples: Sequence[Example], outputs: list, image_processor: LlmCxrImageProcessor
+    ) -> list[Sample]:
         """Return outputs beside their references for the page."""
         return []
 
@@ -107,13 +115,18 @@ class TextTask(Task):
             model, processor, instruction=instruction, max_new_tokens=max_new_tokens, do_sample=False, **images
         )
 
-    def samples(self, examples, outputs, processor):
+    def samples(self, examples, outputs, image_processor):
         samples = []
         for example, output in zip(examples, outputs):
             texts = {"prompt": example.prompt, "reference": example.reference, "generated": output}
             texts = {title: text for title, text in texts.items() if text}
-            samples.append(Sample({"X-ray": processed_image(example.image_path, processor)}, texts))
+            images = {"X-ray": processed_image(example.image_path, image_processor)}
+            samples.append(Sample(images, texts, self.marks(example, output)))
         return samples
+
+    def marks(self, example: Example, output: str) -> dict[str, bool]:
+        """Return what is right and wrong in an output, see [`Sample`]."""
+        return {}
 
 
 def has_report(record: StudyRecord) -> bool:
@@ -129,7 +142,6 @@ def images_of(records: Sequence[StudyRecord]) -> list[StudyRecord]:
     return list(unique.values())
 
 
-def processed_image(path: Path, processor: LlmCxrProcessor) -> PIL.Image.Image:
+def processed_image(path: Path, image_processor: LlmCxrImageProcessor) -> PIL.Image.Image:
     """Return an X-ray as the model sees it."""
-    image_processor = processor.image_processor
     return image_processor.postprocess(image_processor([path], return_tensors="pt").pixel_values)[0]

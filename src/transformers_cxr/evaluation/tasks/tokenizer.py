@@ -8,7 +8,7 @@ import torch
 from ..examples import Example
 from ..metrics import Measurement
 from ..metrics.image_features import pixel_batches
-from ..metrics.reconstruction import aggregate_reconstructions, codebook_statistics, reconstruction_units
+from ..metrics.reconstruction import SCORES, aggregate_reconstructions, codebook_statistics, reconstruction_units
 from .task import Task, images_of
 
 
@@ -17,7 +17,9 @@ class TokenizerTask(Task):
 
     name = "tokenizer"
     hub_task = "image-to-image"
+    title = "Image tokenizer"
     main_metrics = ("psnr", "ms_ssim")
+    scores = SCORES
 
     def examples(self, records):
         return self.sample([Example.from_record(record, "") for record in images_of(records)])

@@ -18,7 +18,9 @@ class VqaTask(TextTask):
 
     name = "vqa"
     hub_task = "visual-question-answering"
+    title = "Answers"
     main_metrics = ("exact_match", "yes_no_balanced_accuracy")
+    scores = VqaAccuracy.SCORES
 
     def examples(self, records):
         examples = record_questions(records) or label_derived_questions(records, self.arguments.seed)
@@ -30,6 +32,10 @@ class VqaTask(TextTask):
 
     def metrics(self, examples, outputs, model=None, processor=None):
         return [VqaAccuracy().measure(outputs, [example.reference for example in examples])]
+
+    def marks(self, example, output):
+        (scores,) = VqaAccuracy().prepare([output], [example.reference])
+        return {"as the reference": True} if scores["exact_match"] else {"not as the reference": False}
 
 
 def record_questions(records: Sequence[StudyRecord]) -> list[Example]:

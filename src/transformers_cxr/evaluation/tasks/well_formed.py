@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ...llm_cxr.generation_llm_cxr import image_request
-from ..metrics import Measurement
+from ..metrics import Measurement, Score
 from ..results.intervals import means
 from .image import example_seed, image_examples
 from .task import Task
@@ -18,7 +18,9 @@ class WellFormedTask(Task):
 
     name = "well-formed"
     hub_task = "text-to-image"
+    title = "Well-formed images"
     main_metrics = ("well_formed",)
+    scores = {"well_formed": Score("Complete", "Share of the images that are complete.", chance=0)}
 
     def examples(self, records):
         return self.sample(image_examples(records, self.arguments), self.arguments.num_generated)
