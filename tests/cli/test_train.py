@@ -108,7 +108,7 @@ def test_a_table_becomes_a_trained_checkpoint_that_is_evaluated(finished):
     folder, result = finished
     rows = {line.split(" | ")[0]: line.split(" | ") for line in result.stdout.splitlines() if line.startswith("|")}
     _, before, after, *_ = rows["| eval_loss"]
-    assert float(after) < float(before) and "| report: rouge_l" in rows and "final" in result.stdout
+    assert float(after) < float(before) and "| Reports: ROUGE-L" in rows and "final" in result.stdout
     model, processor = (auto.from_pretrained(folder / "final") for auto in (AutoModel, AutoProcessor))
     model.check_processor(processor)
     assert {len(codes) for codes in load_records(folder / "records.parquet")["codes"]} == {16}

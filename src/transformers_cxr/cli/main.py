@@ -49,7 +49,7 @@ Chest X-rays and language models. For research only. To begin:
   transformers-cxr ask XRAY.png "Is there pneumonia?"  answer a question about it
   transformers-cxr generate "Normal chest X-ray."      generate X-rays from a text
   transformers-cxr demo                                all of this in the browser
-  transformers-cxr train runs/mine --table xrays.csv   fine-tune the checkpoint on X-rays of your own
+  transformers-cxr train --table reports.csv           fine-tune the checkpoint on X-rays of your own
   transformers-cxr info                                what the checkpoint is and knows
 
 All commands: transformers-cxr --help. Options and examples of one: transformers-cxr COMMAND --help."""

@@ -285,21 +285,13 @@ def _finetune(
 def _comparison(losses: dict[str, tuple[float, float]], before: Path, after: Path, num_resamples: int) -> str:
     """Return the validation losses and main metrics before and after as a Markdown table."""
     from ..evaluation import compare_runs
-    from ..evaluation.results.tables import format_interval, format_number, markdown_table, read_run
-    from ..evaluation.tasks import TASKS
+    from ..evaluation.results.comparison import main_changes
+    from ..evaluation.results.tables import format_number, markdown_table
 
     rows = [
         [name, *map(format_number, values), format_number(values[1] - values[0]), ""]
         for name, values in losses.items()
     ]
-    values = [
-        {(r.task, r.group, r.metric): r.estimate.value for r in read_run(run)["results"]} for run in (before, after)
-    ]
-    for result, p_value in compare_runs(before, after, num_resamples):
-        if result.metric in TASKS[result.task].main_metrics:
-            key = (result.task, result.group, result.metric)
-            numbers = [format_number(run[key]) for run in values]
-            rows.append(
-                [f"{result.task}: {result.metric}", *numbers, format_interval(result.estimate), format_number(p_value)]
-            )
+    for change in main_changes(compare_runs(before, after, num_resamples)):
+        rows.append([change.title, *change.cells[1:]])
     return markdown_table(["validation", "before", "after", "difference", "p"], rows)

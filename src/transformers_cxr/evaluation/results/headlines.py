@@ -69,12 +69,14 @@ def main_results(results: Sequence[Result], task: str, source: str) -> list[Resu
 
 def headlines(results: Sequence[Result], count: int = NUM_HEADLINES) -> list[Result]:
     """
-    Return the most important results: the first headline metric of each task, then the second ones, and so on, for the
-    source with the most examples. Averages over different sources say little.
+    Return the most important results in the order of the tasks: of the first headline metric of each task, then the
+    second ones, and so on, the first `count`, for the source with the most examples. Averages over different sources
+    say little.
     """
-    tasks = dict.fromkeys(result.task for result in results)
+    tasks = list(dict.fromkeys(result.task for result in results))
     main = [main_results(results, task, sources_of(results, task)[0]) for task in tasks]
-    return [result for result in chain(*zip_longest(*main)) if result is not None][:count]
+    chosen = [result for result in chain(*zip_longest(*main)) if result is not None][:count]
+    return sorted(chosen, key=lambda result: tasks.index(result.task))
 
 
 def verdict(results: Sequence[Result]) -> dict[str, list[str]]:

@@ -53,7 +53,7 @@ def html_report(
             {
                 "task": task,
                 "title": task_title(task),
-                "description": inspect.getdoc(TASKS[task]).partition("\n")[0] if task in TASKS else "",
+                "description": _description(task),
                 "plots": task_plots(shown, task),
                 "tables": task_tables(shown, task),
                 "num_undefined": len({r.metric for r in results if r.task == task} - defined),
@@ -70,6 +70,11 @@ def html_report(
         samples={task_title(task): list(map(_shown, own)) for task, own in (samples or {}).items() if own},
         sections=sections,
     )
+
+
+def _description(task: str) -> str:
+    """Return the first line of the docstring of a task, without marks of code."""
+    return inspect.getdoc(TASKS[task]).partition("\n")[0].replace("`", "") if task in TASKS else ""
 
 
 def html_comparison(
@@ -90,7 +95,8 @@ def html_comparison(
     tables = {}
     for task in dict.fromkeys(change.task for change in changes):
         own = [change for change in shown if change.task == task]
-        meanings = {score.title: score.meaning for _, score, _ in (explain(task, change.metric) for change in own)}
+        scores = dict(explain(task, change.metric)[:2] for change in own)
+        meanings = [(score.title, name, score.meaning) for name, score in scores.items()]
         tables[task_title(task)] = Table(
             f"{len(own)} metrics", meanings, [*HEADER, "change"], [[*c.cells, c.kind] for c in own]
         )

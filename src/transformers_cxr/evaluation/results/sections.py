@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -16,11 +17,11 @@ class Table:
     A table of results of a task.
 
     title (`str`), header (`list[str]`), rows (`list[list[str]]`): what it shows; the first cell of a row is its name.
-    meanings (`dict[str, str]`): explanation of each metric by title and name.
+    meanings (`list[tuple[str, str, str]]`): title, name and explanation of each metric.
     """
 
     title: str
-    meanings: dict[str, str]
+    meanings: list[tuple[str, str, str]]
     header: list[str]
     rows: list[list[str]]
 
@@ -75,10 +76,8 @@ def _table(
     own = [result for result in results if result.metric in names]
     cells = {(result.group, result.metric): format_interval(result.estimate) for result in own}
     counts = {r.group: f"{r.estimate.units} ({r.estimate.patients})" for r in own}
-    meanings = {}
-    for metric, name in explained.items():
-        _, score, _ = explain(task, metric)
-        meanings[f"{score.title} ({name})"] = score.meaning
+    scores = {name: explain(task, metric)[1] for metric, name in explained.items()}
+    meanings = [(score.title, name, score.meaning) for name, score in scores.items()]
     if len(counts) > len(names):
         header = ["group", "n (patients)", *names.values()]
         rows = [[group, n, *(cells.get((group, metric), "") for metric in names)] for group, n in counts.items()]
@@ -97,7 +96,7 @@ def summary(results: Sequence[Result]) -> str:
         title = metric_title(result.task, result.metric)
         rows.append([task_title(result.task), title, result.group, value, interval, str(result.estimate.units)])
     table = markdown_table(["task", "metric", "on", "value", "95 % interval", "n"], rows)
-    return f"{verdict_sentence(results)}\n\n{table}"
+    return f"{textwrap.fill(verdict_sentence(results), 120)}\n\n{table}"
 
 
 def results_to_markdown(results: Sequence[Result], heading: str = "##") -> str:
@@ -107,6 +106,7 @@ def results_to_markdown(results: Sequence[Result], heading: str = "##") -> str:
         lines.append(f"{heading} {task_title(task)}\n")
         for table in task_tables(results, task):
             lines.append(f"{heading}# {table.title}\n")
-            lines += [f"- **{name}**: {meaning}" for name, meaning in table.meanings.items() if meaning]
+            for title, name, meaning in table.meanings:
+                lines.append(textwrap.fill(f"- **{title}** (`{name}`): {meaning}", 120, subsequent_indent="  "))
             lines.append(f"\n{markdown_table(table.header, table.rows)}\n")
     return "\n".join(lines)

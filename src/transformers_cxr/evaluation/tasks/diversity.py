@@ -16,7 +16,7 @@ class DiversityTask(Task):
 
     name = "diversity"
     hub_task = "text-to-image"
-    title = "Diversity of generated X-rays"
+    title = "Diversity"
     main_metrics = ("ms_ssim",)
     scores = PromptDiversity.SCORES
     settings = ("guidance_scale", "top_p")
