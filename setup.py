@@ -38,7 +38,6 @@ EXTRAS_REQUIRE = {
     "rl": ["trl>=1.16"],
     "evaluate": [
         "evaluate>=0.4.6",
-        "matplotlib>=3.10",
         "nltk>=3.9.1",
         "prdc>=0.2",
         "pycocoevalcap>=1.2",

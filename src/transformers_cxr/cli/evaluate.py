@@ -59,12 +59,14 @@ def compare(
     from ..evaluation import compare_runs
     from ..evaluation.results.comparison import change_summary, changed_samples
     from ..evaluation.results.page import html_comparison
+    from ..evaluation.results.tables import read_run
     from ..files import atomic_write
 
     changes = compare_runs(first, second, num_resamples, seed)
     typer.echo(change_summary(changes))
     if output is not None:
-        page = html_comparison({"First": first, "Second": second}, changes, changed_samples(first, second))
+        facts = {name: f"{read_run(run)['model']}, {run}" for name, run in (("First", first), ("Second", second))}
+        page = html_comparison(facts, changes, changed_samples(first, second))
         with atomic_write(output, overwrite=False) as partial:
             partial.write_text(page + "\n", encoding="utf-8")
         typer.echo(f"\nAll differences and samples in {output}.")

@@ -78,14 +78,14 @@ def _description(task: str) -> str:
 
 
 def html_comparison(
-    facts: Mapping[str, str | Path], changes: Sequence[Change], samples: Mapping[str, Sequence[Sample]]
+    facts: Mapping[str, str], changes: Sequence[Change], samples: Mapping[str, Sequence[Sample]]
 ) -> str:
     """
     Return the page of a comparison: what changed, samples whose outputs differ, and all differences.
 
     Args:
-        facts (`Mapping[str, str | Path]`):
-            What was compared.
+        facts (`Mapping[str, str]`):
+            Names and values that say what was compared.
         changes (`Sequence[Change]`), samples (`Mapping[str, Sequence[Sample]]`):
             Results of [`compare_runs`] and of [`changed_samples`].
     """
@@ -106,7 +106,7 @@ def html_comparison(
         facts=facts,
         sentences=change_sentences(changes),
         no_change=NO_CHANGE,
-        main=main_changes(changes),
+        main=sorted(main_changes(changes), key=lambda change: not change.is_clear),
         count=len(shown),
         samples={task_title(task): list(map(_shown, own)) for task, own in samples.items() if own},
         tables=tables,
