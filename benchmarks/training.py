@@ -8,11 +8,11 @@ Training of the language model: packing against padding, bf16 against fp32, and 
 conversations with the ratios of stage 1 of the paper (30/30/20/20): label-derived reports, images and questions on
 random codes, and texts of 20 to 400 words, read from Parquet files.
 
-For each setting, a process loads the model and trains one step while its memory is measured. Then the settings
-alternate for `--repeats` rounds of `--steps` optimizer steps (AdamW) on the same conversations. The table has medians.
-"Real tokens" excludes padding, "loss" is the mean of the first round, which starts at the same weights, and
-"difference" is the largest difference of a step from padding in fp32. "Peak memory" is what a step needs beside the
-loaded model.
+Padding is trained by Transformers' `Trainer`, packing by `InstructionTrainer`, both with AdamW. For each setting, a
+process loads the model and trains `--steps` steps while its memory is measured. Then the settings alternate for
+`--repeats` rounds of `--steps` steps on the same conversations. The table has medians. "Real tokens" excludes
+padding, "loss" is the mean of the first round, which starts at the same weights, and "difference" is the largest
+difference of a step from padding in fp32. "Peak memory" is what training needs beside the loaded model.
 
 The data pipeline reads, tokenizes and packs in one process, as a worker of a DataLoader does.
 """
@@ -33,7 +33,7 @@ import transformers
 from alternating import PeakMemory, measure
 from datasets import Dataset
 from torch.utils.data import DataLoader
-from transformers import AutoProcessor, LlamaConfig
+from transformers import AutoProcessor, LlamaConfig, PrinterCallback, Trainer, TrainingArguments
 from transformers.utils import logging
 
 import transformers_cxr
@@ -41,7 +41,7 @@ from transformers_cxr import LlmCxrConfig, LlmCxrForCausalLM
 from transformers_cxr.data.mixture import STAGE_1, stage_mixture
 from transformers_cxr.data.records import StudyRecord
 from transformers_cxr.data.store import load_records, write_records
-from transformers_cxr.training import InstructionCollator, InstructionDataset
+from transformers_cxr.training import InstructionCollator, InstructionDataset, InstructionTrainer
 
 WORDS = "the lungs are clear and there is no pleural effusion or pneumothorax seen on this view".split()
 NUM_RECORDS = 500
@@ -50,12 +50,12 @@ NUM_RECORDS = 500
 @dataclass(frozen=True)
 class Setting:
     model: str
-    packing: str | None
+    packing: bool
     dtype: str
 
     @property
     def name(self) -> str:
-        return f"{'padding' if self.packing is None else 'packing'}, {self.dtype}"
+        return f"{'packing' if self.packing else 'padding'}, {self.dtype}"
 
 
 @dataclass
@@ -117,44 +117,40 @@ def load_model(args: argparse.Namespace, name: str) -> LlmCxrForCausalLM:
 
 
 def work(connection: Connection, args: argparse.Namespace, setting: Setting) -> None:
-    """Send the peak memory of a step in bytes, then a [`Round`] for each message that is not `None`."""
+    """Send the peak memory of training in bytes, then a [`Round`] for each message that is not `None`."""
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    device = torch.device(args.device)
-    model = load_model(args, setting.model).to(device).train()
+    model = load_model(args, setting.model).to(args.device)
     dataset = load_dataset(args, args.steps * args.batch_size)
-    collator = InstructionCollator(dataset.processor.tokenizer.pad_token_id, setting.packing)
-    batches = list(DataLoader(dataset, args.batch_size, collate_fn=collator))
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=args.learning_rate)
+    collator = InstructionCollator(dataset.processor.tokenizer.pad_token_id, setting.packing, setting.packing)
+    settings = TrainingArguments(
+        output_dir=args.data, max_steps=args.steps, per_device_train_batch_size=args.batch_size,
+        learning_rate=args.learning_rate, lr_scheduler_type="constant", bf16=setting.dtype == "bf16",
+        train_sampling_strategy="sequential", remove_unused_columns=False, save_strategy="no", logging_steps=1,
+        report_to="none", disable_tqdm=True, use_cpu=args.device == "cpu",
+    )  # fmt: skip
+    trainer_class = InstructionTrainer if setting.packing else Trainer
 
-    def step(batch: dict[str, torch.Tensor]) -> float:
-        batch = {name: tensor.to(device) for name, tensor in batch.items()}
-        with torch.autocast(device.type, torch.bfloat16, enabled=setting.dtype == "bf16"):
-            loss = model(**batch).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss.item()
+    def train() -> Round:
+        trainer = trainer_class(model, settings, collator, dataset)
+        trainer.remove_callback(PrinterCallback)
+        seconds = trainer.train().metrics["train_runtime"]
+        return Round(seconds, [entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
 
-    longest = max(batches, key=lambda batch: batch["input_ids"].numel())
     start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with PeakMemory(device) as memory:
-        step(longest)
+    with PeakMemory(torch.device(args.device)) as memory:
+        train()
     model.load_state_dict(start)
-    optimizer = torch.optim.AdamW(trained, lr=args.learning_rate)
     connection.send(memory.bytes)
     while connection.recv() is not None:
-        began = time.perf_counter()
-        losses = [step(batch) for batch in batches]
-        connection.send(Round(time.perf_counter() - began, losses))
+        connection.send(train())
 
 
 def pipeline_rate(args: argparse.Namespace) -> float:
     """Return the conversations per second that one process reads, tokenizes and packs, the median of the rounds."""
     number = args.pipeline_batches * args.batch_size
     dataset = load_dataset(args, number * args.repeats + args.batch_size)
-    collator = InstructionCollator(dataset.processor.tokenizer.pad_token_id, "rows")
+    collator = InstructionCollator(dataset.processor.tokenizer.pad_token_id, packing=True)
     batches = iter(DataLoader(dataset, args.batch_size, collate_fn=collator))
     next(batches)
     rates = []
@@ -172,11 +168,8 @@ def main(args: argparse.Namespace) -> None:
     dataset = load_dataset(args, args.steps * args.batch_size)
     examples = [dataset[i] for i in range(len(dataset))]
     real_tokens = sum(len(example["input_ids"]) for example in examples)
-    slots = {}
-    for packing in (None, "rows"):
-        collate = InstructionCollator(0, packing)
-        batches = [examples[i : i + args.batch_size] for i in range(0, len(examples), args.batch_size)]
-        slots[packing] = sum(collate(batch)["input_ids"].numel() for batch in batches)
+    batches = [examples[i : i + args.batch_size] for i in range(0, len(examples), args.batch_size)]
+    padded_tokens = sum(InstructionCollator(0)(batch)["input_ids"].numel() for batch in batches)
     rate = pipeline_rate(args)
 
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
@@ -191,17 +184,18 @@ def main(args: argparse.Namespace) -> None:
     print("|---|---|---|---|---|---|---|---|---|---|")
     results = []
     for model in args.models:
-        settings = [Setting(model, packing, dtype) for dtype in ("fp32", "bf16") for packing in (None, "rows")]
+        settings = [Setting(model, packing, dtype) for dtype in ("fp32", "bf16") for packing in (False, True)]
         measured = measure(work, args, settings)
         (_, base_peak, base_rounds) = measured[0]
         seconds = {setting: statistics.median(r.seconds for r in rounds) for setting, _, rounds in measured}
         for setting, peak, rounds in measured:
             difference = max(abs(a - b) for a, b in zip(rounds[0].losses, base_rounds[0].losses))
             need = len(examples) / seconds[setting]
+            padding = 0 if setting.packing else 1 - real_tokens / padded_tokens
             print(
                 f"| {model} | {setting.name} | {real_tokens / seconds[setting]:.0f} | "
                 f"{seconds[settings[0]] / seconds[setting]:.2f} | "
-                f"{1 - real_tokens / slots[setting.packing]:.0%} | {peak / 2**20:.0f} MiB | {peak / base_peak:.2f} | "
+                f"{padding:.0%} | {peak / 2**20:.0f} MiB | {peak / base_peak:.2f} | "
                 f"{statistics.mean(rounds[0].losses):.4f} | {difference:.1e} | {rate / need:.1f} |",
                 flush=True,
             )

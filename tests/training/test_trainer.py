@@ -26,7 +26,7 @@ def smoothed_loss(outputs, labels, num_items_in_batch):
 @pytest.fixture
 def make_trainer(tiny_model, records, tmp_path):
     def make_trainer(
-        records=records, model=tiny_model[0], packing=None, compute_loss_func=None, max_length=None, **settings
+        records=records, model=tiny_model[0], packing=False, compute_loss_func=None, max_length=None, **settings
     ):
         arguments = TrainingArguments(
             output_dir=str(tmp_path / "run"), max_steps=settings.pop("max_steps", 2), per_device_train_batch_size=2,
@@ -70,7 +70,7 @@ def mean_losses(rows, name):
     return means
 
 
-@pytest.mark.parametrize("packing", [None, "one_row"])
+@pytest.mark.parametrize("packing", [False, True])
 def test_losses_are_means_over_the_response_tokens_of_each_task(make_trainer, tiny_model, records, packing):
     alone = losses_alone(*tiny_model, records)
     trainer = make_trainer(packing=packing, learning_rate=0.0)
@@ -89,7 +89,7 @@ def test_losses_are_means_over_the_response_tokens_of_each_task(make_trainer, ti
 def test_packed_training_gives_the_weights_of_padded_training(make_trainer, tiny_model):
     start = copy.deepcopy(tiny_model[0].state_dict())
     trained = []
-    for packing in (None, "rows"):
+    for packing in (False, True):
         tiny_model[0].load_state_dict(start)
         make_trainer(packing=packing, learning_rate=1e-2, optim="sgd").train()
         trained.append(copy.deepcopy(tiny_model[0].state_dict()))
@@ -108,7 +108,7 @@ def test_skipped_conversations_are_counted(make_trainer, records, conversation):
 @pytest.mark.parametrize("custom", [{"label_smoothing_factor": 0.1}, {"compute_loss_func": smoothed_loss}], ids=str)
 def test_label_smoothing_and_a_custom_loss_keep_the_losses_of_the_tasks(make_trainer, tiny_model, records, custom):
     model, processor = tiny_model
-    trainer = make_trainer(packing="rows", learning_rate=0.0, max_steps=1, **custom)
+    trainer = make_trainer(packing=True, learning_rate=0.0, max_steps=1, **custom)
     trainer.train()
     (logged,) = logged_losses(trainer)
     examples = list(InstructionDataset(records[:4], processor))
@@ -122,7 +122,11 @@ def test_label_smoothing_and_a_custom_loss_keep_the_losses_of_the_tasks(make_tra
     assert float(logged["loss_vqa"]) == pytest.approx(means["loss_vqa"], rel=1e-5)
 
 
-def test_packing_in_rows_with_flash_attention_is_an_error(make_trainer, tiny_model):
-    tiny_model[0].config.text_config._attn_implementation = "flash_attention_2"
-    with pytest.raises(ValueError, match="Packing with 'flash_attention_2' works in a single row only"):
-        make_trainer(packing="rows")
+def test_packed_training_computes_the_logits_of_the_responses_alone(make_trainer, tiny_model, records):
+    shapes = []
+    head = tiny_model[0].lm_head.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape[:2]))
+    with head:
+        make_trainer(packing=True, max_steps=1).train()
+    lengths = [tokens for _, _, tokens in losses_alone(*tiny_model, records[:4])]
+    assert shapes[:2] == [(1, lengths[0] + lengths[1]), (1, lengths[2] + lengths[3])]
+    assert tiny_model[0].config.text_config._attn_implementation == "packed_sdpa"

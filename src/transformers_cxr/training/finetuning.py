@@ -59,7 +59,7 @@ class DataArguments:
 
     max_length: int = field(default=0, metadata={"help": "maximum number of tokens; default: the context"})
     skip_too_long: bool = field(default=False, metadata={"help": "skip longer conversations; default: an error"})
-    packing: bool = field(default=False, metadata={"help": "pack several conversations into a row"})
+    packing: bool = field(default=False, metadata={"help": "pack the conversations of a batch into a row"})
 
     def result_settings(self) -> dict[str, Any]:
         """Return the settings that the trained weights depend on: the content of the files, not their paths."""
@@ -138,9 +138,8 @@ def build_trainer(
     if not (training_args.fsdp or is_deepspeed_zero3_enabled()):
         for path in filter(None, (data_args.records, data_args.questions)):
             check_tokenizer(load_records(path), model.vq_tokenizer)
-    text_config = model.config.text_config
     # Not every backbone has a maximum.
-    max_length = data_args.max_length or getattr(text_config, "max_position_embeddings", None)
+    max_length = data_args.max_length or getattr(model.config.text_config, "max_position_embeddings", None)
     train_dataset = InstructionDataset(
         train,
         processor,
@@ -154,9 +153,6 @@ def build_trainer(
         eval_dataset = InstructionDataset(evaluation, processor, max_length, data_args.skip_too_long)
         if data_args.skip_too_long:
             eval_dataset = eval_dataset.drop_too_long()
-    packing = None
-    if data_args.packing:
-        packing = "one_row" if "flash" in text_config._attn_implementation else "rows"
     # The columns are not arguments of the model.
     training_args.remove_unused_columns = False
     trainer = InstructionTrainer(
@@ -164,7 +160,7 @@ def build_trainer(
         args=training_args,
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
-        data_collator=InstructionCollator(processor.tokenizer.pad_token_id, packing, return_tasks=True),
+        data_collator=InstructionCollator(processor.tokenizer.pad_token_id, data_args.packing, return_tasks=True),
         processing_class=processor,
     )
     if training_args.fsdp and not trainer.is_fsdp_enabled:

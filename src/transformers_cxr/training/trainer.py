@@ -19,18 +19,16 @@ class InstructionTrainer(ResumedTrainerMixin, Trainer):
     conversation once, and `eval_loss` is the mean over all response tokens. `skipped_conversations` is the number of
     conversations that were too long so far.
 
-    The arguments are those of `Trainer`. The collator is an [`InstructionCollator`] with `return_tasks=True`.
+    With packing, training computes the logits of the responses alone, and the attention "sdpa" becomes "packed_sdpa",
+    which computes each conversation by itself.
 
-    Raises:
-        ValueError: packing in several rows with flash attention, which separates packed conversations in a single row
-            only.
+    The arguments are those of `Trainer`. The collator is an [`InstructionCollator`] with `return_tasks=True`.
     """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        attention = self.model.config.text_config._attn_implementation
-        if self.data_collator.packing == "rows" and "flash" in attention:
-            raise ValueError(f"Packing with '{attention}' works in a single row only. Set the packing to 'one_row'.")
+        if self.data_collator.packing and self.model.config.text_config._attn_implementation == "sdpa":
+            self.model.set_attn_implementation({"text_config": "packed_sdpa"})
         # Columns: summed loss, response tokens and skipped conversations of each task.
         self._train_totals = torch.zeros(len(TASKS), 3, dtype=torch.double, device=self.args.device)
         self._num_skipped = 0
@@ -43,10 +41,16 @@ class InstructionTrainer(ResumedTrainerMixin, Trainer):
             inputs["input_ids"], _, inputs["labels"], _ = unwrapped.replace_image_placeholders(
                 inputs.pop("pixel_values"), inputs["input_ids"], labels=inputs["labels"]
             )
-        # `Trainer.compute_loss` removes them for label smoothing or a custom loss.
-        labels = inputs["labels"]
+        targets = F.pad(inputs["labels"][:, 1:], (0, 1), value=-100)
+        # Label smoothing and a custom loss need the logits of all tokens.
+        default_loss = self.label_smoother is None and self.compute_loss_func is None
+        if self.data_collator.packing and model.training and default_loss:
+            kept = (targets[0] != -100).nonzero().flatten()
+            targets, examples = targets[:, kept], examples[:, kept]
+            del inputs["labels"]
+            inputs |= {"shift_labels": targets, "logits_to_keep": kept}
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
-        sums, counts = example_losses(outputs["logits"], labels, examples, len(tasks))
+        sums, counts = example_losses(outputs["logits"], targets, examples, len(tasks))
         self._batch_tasks, self._batch_totals = tasks, torch.stack((sums, counts, skipped.double()), dim=1)
         if model.training:
             self._train_totals.index_add_(0, tasks, self._batch_totals)
@@ -80,21 +84,20 @@ class InstructionTrainer(ResumedTrainerMixin, Trainer):
 
 @torch.no_grad()
 def example_losses(
-    logits: torch.FloatTensor, labels: torch.LongTensor, examples: torch.LongTensor, num_examples: int
+    logits: torch.FloatTensor, targets: torch.LongTensor, examples: torch.LongTensor, num_examples: int
 ) -> tuple[torch.DoubleTensor, torch.DoubleTensor]:
     """
     Return the summed cross-entropy and the number of response tokens of each example of a batch.
 
     Args:
         logits (`torch.FloatTensor` of shape `(num_rows, row_length, vocab_size)`): output of the model.
-        labels (`torch.LongTensor` of shape `(num_rows, row_length)`): labels, -100 outside of responses.
+        targets (`torch.LongTensor` of shape `(num_rows, row_length)`): next tokens, -100 outside of responses.
         examples (`torch.LongTensor` of shape `(num_rows, row_length)`): example of each token.
         num_examples (`int`): number of examples.
 
     Returns:
         Two `torch.DoubleTensor` of shape `(num_examples,)`: losses in nats, and numbers of tokens.
     """
-    targets = F.pad(labels[:, 1:], (0, 1), value=-100)
     is_response = targets != -100
     losses = F.cross_entropy(logits[is_response].float(), targets[is_response], reduction="none").double()
     examples = examples[is_response]
