@@ -23,7 +23,7 @@ lowest.txt: setup.py
 
 bench: $(VENV)/installed
 	$(RUN) benchmarks/import_time.py
-	$(RUN) benchmarks/generate_image.py
+	$(RUN) benchmarks/generate_image.py --models embedded
 
 docs: $(VENV)/installed-for-docs
 	$(RUN) -m mkdocs build --strict

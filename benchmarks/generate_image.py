@@ -1,5 +1,5 @@
 """
-Image generation by `generate_image`, compared with `generate` and with resampling.
+Image generation by `generate_image`, compared with `generate` and with the official way.
 
     python benchmarks/generate_image.py
     python benchmarks/generate_image.py --models embedded --num_images 1 8 --repeats 5 --output image.json
@@ -11,21 +11,29 @@ itself with `--models embedded --checkpoint FOLDER`.
 
 Methods, all at temperature 1 and top-p 0.92, each including the decoding to pixels:
 
-- `generate_image`: `model.generate_image`, all images in one batch.
+- `resampling`, the official way: `generate` without the grammar, one image at a time, repeated until exactly as many
+  codes came out as an image has. The released code of LLM-CXR (arXiv 2305.11490) works this way. A random model
+  practically never succeeds, so there one attempt is made and its time reported. In the token layout of the release
+  the model also writes the tokens around an image, and an attempt ends when a whole image could be complete; the
+  released code continues to 512 tokens, so its failed attempts take longer.
 - `generate`: `model.generate` under the image grammar, all images in one batch.
-- `resampling`: `generate` without the grammar, one image at a time, repeated until exactly as many codes came out as
-  an image has. The released code of LLM-CXR (arXiv 2305.11490) works this way. A random model practically never
-  succeeds, so there one attempt per image is made and its time reported. In the token layout of the release the model
-  also writes the tokens around an image, and an attempt ends when a whole image could be complete; the released code
-  continues to 512 tokens, so its failed attempts take longer.
+- `generate_image`: `model.generate_image`, all images in one batch.
+- `compiled`: the same with `compile_config=CompileConfig()`.
 
-Each method runs in its own process: it loads the model and generates once to warm up while its memory is measured;
-then the methods alternate for `--repeats` rounds. The table gives medians. "Time / generate" is the seconds per image
-relative to `generate`, "peak memory" the memory above the loaded model, "whole images" the number of images and
-attempts in all rounds.
+Each method runs in its own process. It loads the model and warms up with a few codes, which also compiles the step;
+then the methods of a model alternate for `--repeats` rounds. The table gives medians:
+
+- "x official way": how many times as fast as `resampling`, at least.
+- "memory floor": the share of the time in which the processor would read the weights that a code needs (the backbone
+  without its embeddings, and the rows of the head for the codes) once for each of the codes.
+- "start": seconds of the warm-up. Inductor keeps compiled code on the disk, so a second run is faster; set
+  `TORCHINDUCTOR_FORCE_DISABLE_CACHES=1` to compile anew.
+- "peak memory": memory above that after the warm-up.
+- "whole images": the number of images and attempts in all rounds.
 """
 
 import argparse
+import contextlib
 import statistics
 import time
 from dataclasses import asdict, dataclass
@@ -35,7 +43,8 @@ import torch
 import torch.nn.functional as F
 import transformers
 from alternating import PeakMemory, measure, write_results
-from transformers import AutoProcessor, GenerationMixin, GPTNeoXConfig, LlamaConfig
+from transformers import AutoProcessor, CompileConfig, GenerationMixin, GPTNeoXConfig, LlamaConfig
+from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging
 
 import transformers_cxr
@@ -68,18 +77,14 @@ class Run:
     """
     images (`int`): number of whole images.
     attempts (`int`): number of attempts.
-    tokens (`int`): generated tokens, including those of failed attempts.
     seconds (`float`): wall time.
+    peak_memory_bytes (`int`): peak memory above that at the start.
     """
 
     images: int
     attempts: int
-    tokens: int
     seconds: float = 0.0
-
-    @property
-    def seconds_an_image(self) -> float:
-        return self.seconds / self.images if self.images else float("inf")
+    peak_memory_bytes: int = 0
 
 
 def load_embedded(args: argparse.Namespace) -> tuple[LlmCxrForCausalLM, torch.LongTensor]:
@@ -149,12 +154,37 @@ def load_official(args: argparse.Namespace) -> tuple[LlmCxrForCausalLM, torch.Lo
     return model, prompt
 
 
-def run_generate_image(model: LlmCxrForCausalLM, prompt: torch.LongTensor, case: Case) -> Run:
-    codes = model.generate_image(prompt, num_images=case.num_images, **SAMPLING)
-    return Run(images=len(codes), attempts=len(codes), tokens=codes.numel())
+class WarmUpEnd(Exception):
+    """Ends a warm-up."""
 
 
-def run_generate(model: LlmCxrForCausalLM, prompt: torch.LongTensor, case: Case) -> Run:
+class WarmUp(BaseStreamer):
+    """Streamer that ends the generation after a few codes."""
+
+    def __init__(self):
+        self.steps = 0
+
+    def put(self, value):
+        self.steps += 1
+        if self.steps == 4:
+            raise WarmUpEnd
+
+    def end(self):
+        pass
+
+
+def run_generate_image(model: LlmCxrForCausalLM, prompt: torch.LongTensor, case: Case, **kwargs) -> Run:
+    codes = model.generate_image(prompt, num_images=case.num_images, **SAMPLING, **kwargs)
+    with torch.no_grad():
+        model.vq_tokenizer.decode(codes)
+    return Run(images=len(codes), attempts=len(codes))
+
+
+def run_compiled(model: LlmCxrForCausalLM, prompt: torch.LongTensor, case: Case, **kwargs) -> Run:
+    return run_generate_image(model, prompt, case, compile_config=CompileConfig(), **kwargs)
+
+
+def run_generate(model: LlmCxrForCausalLM, prompt: torch.LongTensor, case: Case, **kwargs) -> Run:
     num_codes = model.config.vq_config.num_image_tokens
     given_codes = 0
     if model.config.text_image_markers:
@@ -168,14 +198,15 @@ def run_generate(model: LlmCxrForCausalLM, prompt: torch.LongTensor, case: Case)
         num_return_sequences=case.num_images,
         pad_token_id=0,
         **SAMPLING,
+        **kwargs,
     )
     new_ids = ids[:, prompt.shape[1] - given_codes :]
     with torch.no_grad():
         images = model.decode_image_tokens(new_ids[:, :num_codes])
-    return Run(images=len(images), attempts=len(images), tokens=new_ids.numel())
+    return Run(images=len(images), attempts=len(images))
 
 
-def run_resampling(model: LlmCxrForCausalLM, prompt: torch.LongTensor, case: Case) -> Run:
+def run_resampling(model: LlmCxrForCausalLM, prompt: torch.LongTensor, case: Case, **kwargs) -> Run:
     config = model.config
     num_codes = config.vq_config.num_image_tokens
     codes_end = config.image_token_offset + config.vq_config.codebook_size
@@ -184,7 +215,7 @@ def run_resampling(model: LlmCxrForCausalLM, prompt: torch.LongTensor, case: Cas
         # The model also writes the `<` at the end of our prompt, and `### End` after the `>`.
         prompt = prompt[:, :-1]
         max_new_tokens, end_token_id = num_codes + 3, model.generation_config.eos_token_id
-    run = Run(images=0, attempts=0, tokens=0)
+    run = Run(images=0, attempts=0)
     while run.images < case.num_images and run.attempts < case.max_attempts * case.num_images:
         ids = GenerationMixin.generate(
             model,
@@ -194,11 +225,11 @@ def run_resampling(model: LlmCxrForCausalLM, prompt: torch.LongTensor, case: Cas
             eos_token_id=end_token_id,
             pad_token_id=0,
             **SAMPLING,
+            **kwargs,
         )
         new_ids = ids[0, prompt.shape[1] :]
         code_ids = new_ids[(new_ids >= config.image_token_offset) & (new_ids < codes_end)]
         run.attempts += 1
-        run.tokens += len(new_ids)
         if len(code_ids) == num_codes:
             with torch.no_grad():
                 model.decode_image_tokens(code_ids[None])
@@ -207,69 +238,89 @@ def run_resampling(model: LlmCxrForCausalLM, prompt: torch.LongTensor, case: Cas
 
 
 LOAD = {"embedded": load_embedded, "random": load_random, "official": load_official}
-RUN = {"generate": run_generate, "generate_image": run_generate_image, "resampling": run_resampling}
+RUN = {
+    "resampling": run_resampling,
+    "generate": run_generate,
+    "generate_image": run_generate_image,
+    "compiled": run_compiled,
+}
 
 
 def work(connection: Connection, args: argparse.Namespace, case: Case) -> None:
-    """Load, generate once and send the peak memory in bytes; then send a [`Run`] for each seed received."""
+    """Load, warm up and send the bytes of the weights and the seconds; then send a [`Run`] for each seed received."""
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     torch.manual_seed(0)
     model, prompt = LOAD[case.model](args)
-    # The first attempt of resampling reaches the peak.
-    with PeakMemory(model.device) as memory:
-        RUN[case.method](model, prompt, Case(case.model, case.method, case.num_images, max_attempts=1))
-    connection.send(memory.bytes)
+    start = time.perf_counter()
+    with contextlib.suppress(WarmUpEnd):
+        RUN[case.method](model, prompt, case, streamer=WarmUp())
+    connection.send((weight_bytes(model), time.perf_counter() - start))
     while (seed := connection.recv()) is not None:
         torch.manual_seed(seed)
         start = time.perf_counter()
-        run = RUN[case.method](model, prompt, case)
-        run.seconds = time.perf_counter() - start
+        with PeakMemory(model.device) as memory:
+            run = RUN[case.method](model, prompt, case)
+        run.seconds, run.peak_memory_bytes = time.perf_counter() - start, memory.bytes
         connection.send(run)
 
 
-def table_row(case: Case, peak: int, runs: list[Run], seconds_of: dict[str, float]) -> str:
-    seconds = seconds_of[case.method]
-    attempts, images = sum(run.attempts for run in runs), sum(run.images for run in runs)
-    tokens_per_second = statistics.median(run.tokens / run.seconds for run in runs)
-    time_cell, more = f"{seconds:.2f}", ""
-    if seconds == float("inf"):
-        seconds = statistics.median(run.seconds / run.attempts for run in runs)
-        time_cell, more = f"{seconds:.2f} an attempt, no image", "> "
-    ratios = " | ".join(f"{more}{seconds / seconds_of[method]:.2f}" for method in ("generate", "generate_image"))
-    return (
-        f"| {case.model} | {case.num_images} | {case.method} | {time_cell} | {ratios} | {tokens_per_second:.0f} | "
-        f"{peak / 2**20:.0f} MiB | {images} of {attempts} |"
-    )
+def weight_bytes(model: LlmCxrForCausalLM) -> int:
+    """Return the bytes of the weights that are read for each code."""
+    language_model, head = model.model.language_model, model.lm_head.weight
+    embeddings = {id(module.weight) for module in language_model.modules() if isinstance(module, torch.nn.Embedding)}
+    weights = [p for p in language_model.parameters() if id(p) not in embeddings]
+    return sum(p.nbytes for p in weights) + model.config.vq_config.codebook_size * head[0].nbytes
+
+
+def memory_bandwidth() -> float:
+    """Return the bytes per second at which the processor reads memory: the best of several sums of 512 MiB."""
+    values = torch.ones(2**27)
+    seconds = []
+    for _ in range(8):
+        start = time.perf_counter()
+        values.sum()
+        seconds.append(time.perf_counter() - start)
+    return values.nbytes / min(seconds)
 
 
 def main(args: argparse.Namespace) -> None:
-    groups = []
-    for model in args.models:
-        for num_images in args.num_images:
-            # One failed attempt of the random Llama is enough.
-            methods = [m for m in RUN if not (m == "resampling" and model == "random" and num_images > 1)]
-            attempts = args.max_attempts if model == "embedded" else 1
-            groups.append([Case(model, method, num_images, attempts) for method in methods])
-
-    print(f"torch {torch.__version__}, transformers {transformers.__version__}, {torch.get_num_threads()} threads\n")
-    ratios = "time / generate | time / generate_image"
-    print(f"| model | images | method | seconds per image | {ratios} | tokens/s | peak memory | whole images |")
+    bandwidth = memory_bandwidth()
+    print(
+        f"torch {torch.__version__}, transformers {transformers.__version__}, {torch.get_num_threads()} threads, "
+        f"{bandwidth / 1e9:.1f} GB/s\n"
+    )
+    columns = "seconds per image | x official way | memory floor | start | peak memory | whole images"
+    print(f"| model | images | method | {columns} |")
     print("|---|---|---|---|---|---|---|---|---|")
     results = []
-    for group in groups:
-        measured = measure(work, args, group)
-        seconds_of = {c.method: statistics.median(run.seconds_an_image for run in runs) for c, _, runs in measured}
-        for case, peak, runs in measured:
-            print(table_row(case, peak, runs, seconds_of), flush=True)
-            results.append({**asdict(case), "peak_memory_bytes": peak, "runs": [asdict(run) for run in runs]})
+    for model in args.models:
+        # A random model never succeeds in the official way: one failed attempt is enough.
+        cases = [Case(model, "resampling", 1, args.max_attempts if model == "embedded" else 1)]
+        cases += [Case(model, method, n, 1) for n in args.num_images for method in args.methods]
+        measured = measure(work, args, cases)
+        official = statistics.median(run.seconds / max(run.images, 1) for run in measured[0][2])
+        for case, (num_bytes, start), runs in measured:
+            seconds = statistics.median(run.seconds / max(run.images, 1) for run in runs)
+            attempts, images = sum(run.attempts for run in runs), sum(run.images for run in runs)
+            num_codes = LlmCxrConfig.from_pretrained(args.checkpoint).vq_config.num_image_tokens
+            floor = num_bytes * num_codes / bandwidth / case.num_images / seconds
+            peak = max(run.peak_memory_bytes for run in runs)
+            print(
+                f"| {case.model} | {case.num_images} | {case.method} | {seconds:.2f} | {official / seconds:.1f} | "
+                f"{floor:.0%} | {start:.1f} s | {peak / 2**20:.0f} MiB | {images} of {attempts} |",
+                flush=True,
+            )
+            results.append({**asdict(case), "start_seconds": start, "runs": [asdict(run) for run in runs]})
     write_results(args.output, results)
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=LOAD, default=["embedded", "random"])
-    parser.add_argument("--num_images", nargs="+", type=int, default=[1, 8], help="images generated at once")
+    parser.add_argument("--models", nargs="+", choices=LOAD, default=list(LOAD))
+    parser.add_argument("--num_images", nargs="+", type=int, default=[1, 8, 32], help="images generated at once")
+    methods = [name for name in RUN if name != "resampling"]
+    parser.add_argument("--methods", nargs="+", choices=methods, default=methods, help="methods beside `resampling`")
     parser.add_argument("--repeats", type=int, default=3, help="number of rounds")
     parser.add_argument("--max_attempts", type=int, default=20, help="attempts per image before resampling gives up")
     parser.add_argument("--checkpoint", help="checkpoint folder; default: the embedded one")

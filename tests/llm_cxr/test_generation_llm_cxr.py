@@ -6,7 +6,7 @@ import PIL.Image
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import AutoModelForCausalLM, Lfm2Config
+from transformers import AutoModelForCausalLM, CompileConfig, Lfm2Config
 
 from transformers_cxr import (
     ImageGrammarLogitsProcessor,
@@ -253,3 +253,43 @@ def test_prompt_is_prefilled_once_and_only_the_code_rows_are_computed(tiny_model
     model.generate_image(**inputs, num_images=3, seed=0)
     assert calls == [tuple(inputs.input_ids.shape)] + [(6, 1)] * (NUM_CODES - 1)
     assert not head_calls
+
+
+def test_a_compiled_step_gives_the_same_codes_and_is_compiled_once(tiny_model):
+    model, processor = tiny_model
+    graphs = []
+
+    def backend(graph, example_inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    config = CompileConfig(fullgraph=True, backend=backend, mode="default")
+    lengths = set()
+    for texts in (["Normal.", "Signs of viral pneumonia."], ["No effusion.", "Signs of a viral pneumonia."]):
+        inputs = prompts(processor, texts)
+        lengths.add(inputs.input_ids.shape[1])
+        negative_input_ids = prompts(processor, [""]).input_ids
+        kwargs = {"guidance_scale": 2.0, "negative_input_ids": negative_input_ids, "num_images": 2, "seed": 0}
+        codes = model.generate_image(**inputs, **kwargs)
+        assert torch.equal(model.generate_image(**inputs, **kwargs, compile_config=config), codes)
+        assert len(codes.unique(dim=0)) == 4
+    assert len(lengths) == 2 and len(graphs) == 1
+
+
+def test_callback_receives_the_codes_of_each_step_and_can_end_the_generation(tiny_model):
+    model, processor = tiny_model
+    steps = []
+
+    def callback(caller, step, callback_kwargs):
+        assert caller is model
+        steps.append((step, callback_kwargs["codes"].tolist()))
+        if step == 9 and len(steps) > NUM_CODES:
+            raise KeyboardInterrupt
+
+    codes = generate_image(
+        *tiny_model, "Normal.", 2, seed=0, output_type="codes", callback_on_step_end=callback
+    ).tolist()
+    assert steps == [(step, [row[: step + 1] for row in codes]) for step in range(NUM_CODES)]
+    with pytest.raises(KeyboardInterrupt):
+        generate_image(*tiny_model, "Normal.", seed=0, callback_on_step_end=callback)
+    assert len(steps) == NUM_CODES + 10

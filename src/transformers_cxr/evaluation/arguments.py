@@ -58,6 +58,7 @@ class EvaluationArguments:
         None, "Classifier-free guidance of generated images. Default: that of the checkpoint."
     )
     top_p: float | None = _argument(None, "`top_p` of generated images. Default: that of the checkpoint.")
+    torch_compile: bool = _argument(False, "Compile the generation of images: a later start, then faster.")
     classifier: str = _argument("", "Classifier for labels of generated images: a folder or a torchxrayvision name.")
     features: list[str] = _argument(
         [],

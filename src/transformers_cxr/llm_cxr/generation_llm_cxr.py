@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING
 
@@ -14,9 +14,11 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import (
     Cache,
+    CompileConfig,
     GenerationConfig,
     GenerationMixin,
     LogitsProcessorList,
+    StaticCache,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -152,6 +154,8 @@ class LlmCxrGenerationMixin(GenerationMixin):
         top_p: float | None = None,
         seed: int | Sequence[int] | None = None,
         streamer: BaseStreamer | None = None,
+        callback_on_step_end: Callable[[LlmCxrGenerationMixin, int, dict], object] | None = None,
+        compile_config: CompileConfig | None = None,
     ) -> torch.LongTensor:
         """
         Generate the codes of images. Each prompt is prefilled once for all its images, each step computes the logits
@@ -181,6 +185,14 @@ class LlmCxrGenerationMixin(GenerationMixin):
             streamer (`BaseStreamer`, *optional*):
                 Receives the codes of each step, a `torch.LongTensor` of shape `(batch_size * num_images,)` on the CPU,
                 and then `end()`. An error that it raises ends the generation.
+            callback_on_step_end (`Callable`, *optional*):
+                Called after each code as `callback_on_step_end(model, step, callback_kwargs)`, as in diffusers but
+                without a timestep. `callback_kwargs["codes"]` holds the codes so far, a `torch.LongTensor` of shape
+                `(batch_size * num_images, step + 1)` on the device of the model. Its result is ignored.
+            compile_config (`CompileConfig`, *optional*):
+                Compile the step of a code by `torch.compile` with these settings, over a static cache. The first call
+                takes up to a minute longer; later calls with as many images, also for prompts of another length, reuse
+                the compiled step. The codes are the same except for rounding. By default nothing is compiled.
 
         Returns:
             `torch.LongTensor` of shape `(batch_size * num_images, num_image_tokens)`: codes in raster order, each in
@@ -220,16 +232,26 @@ class LlmCxrGenerationMixin(GenerationMixin):
         rows = self._image_prompts(input_ids, attention_mask)
         if guidance_scale > 1:
             rows += self._image_prompts(negative_input_ids, None) * batch_size
-        prompt_ids, mask = _left_pad(rows, self.device)
-        self.check_context(prompt_ids.shape[1] + num_codes + 1)
+        length = max(map(len, rows))
+        self.check_context(length + num_codes + 1)
+        cache, cache_length, code_logits = None, length + num_codes, self._code_logits
+        if compile_config is not None:
+            # Rounded up, so that prompts of different lengths use the same compiled step.
+            cache_length = math.ceil(cache_length / num_codes) * num_codes
+            cache = StaticCache(self.config.text_config, max_cache_len=cache_length)
+            # Repeating a filled static cache would lose the fixed addresses that CUDA graphs need.
+            rows, num_images = [row for row in rows for _ in range(num_images)], 1
+            code_logits = torch.compile(code_logits, **compile_config.to_dict())
 
-        logits, cache = self._code_logits(prompt_ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), None)
+        prompt_ids, mask = _left_pad(rows, self.device)
+        logits, cache = self._code_logits(prompt_ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache)
         if num_images > 1:
             # Caches of every kind can be reordered, those of linear attention too.
             cache.reorder_cache(torch.arange(len(mask), device=self.device).repeat_interleave(num_images))
             logits = logits.repeat_interleave(num_images, dim=0)
             mask = mask.repeat_interleave(num_images, dim=0)
         positions = mask.sum(-1, keepdim=True)
+        mask = F.pad(mask, (0, cache_length - length), value=1)
         codes = torch.empty((total, num_codes), dtype=torch.long, device=self.device)
         for step in logging.tqdm(range(num_codes), desc="Generating", unit="code", disable=None):
             if guidance_scale > 1:
@@ -244,10 +266,12 @@ class LlmCxrGenerationMixin(GenerationMixin):
             codes[:, step] = next_codes
             if streamer is not None:
                 streamer.put(next_codes.cpu())
+            if callback_on_step_end is not None:
+                callback_on_step_end(self, step, {"codes": codes[:, : step + 1]})
             if step + 1 < num_codes:
                 next_ids = (next_codes + self.config.image_token_offset).repeat(len(mask) // total)
-                mask = F.pad(mask, (0, 1), value=1)
-                logits, cache = self._code_logits(next_ids[:, None], mask, positions + step, cache)
+                step_mask = mask[:, : length + step + 1] if compile_config is None else mask
+                logits, cache = code_logits(next_ids[:, None], step_mask, positions + step, cache)
         if streamer is not None:
             streamer.end()
         return codes
@@ -439,7 +463,7 @@ def generate_image(
             `"pil"` returns images, `"codes"` their codes.
         **kwargs:
             Arguments of [`LlmCxrForCausalLM.generate_image`]: `guidance_scale`, `temperature`, `top_k`, `top_p`,
-            `do_sample`, `seed`, `streamer`.
+            `do_sample`, `seed`, `streamer`, `callback_on_step_end`, `compile_config`.
 
     Returns:
         `list[PIL.Image.Image]`: `num_images` images of the first text, then of the second; each carries

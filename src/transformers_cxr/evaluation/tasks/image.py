@@ -10,6 +10,7 @@ import numpy as np
 import PIL.Image
 import torch
 from tqdm import tqdm
+from transformers import CompileConfig
 
 from ...checkpoints import find_device
 from ...classifiers import load_classifier
@@ -143,6 +144,7 @@ def generate_codes(
         seed=[example_seed(arguments.seed, example) + number for example in batch],
         guidance_scale=arguments.guidance_scale,
         top_p=arguments.top_p,
+        compile_config=CompileConfig() if arguments.torch_compile else None,
     )
     return codes.cpu().numpy().astype(np.uint16)
 
