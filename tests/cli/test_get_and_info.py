@@ -27,18 +27,19 @@ def test_info_says_in_ten_lines_what_a_checkpoint_is_and_knows(run, checkpoint_d
     assert result.exit_code == 0, result.stderr
     lines = result.stdout.splitlines()
     assert len(lines) <= 10 and re.search(r"llama, \d+\.\d M parameters", lines[1])
-    assert re.search(r"\d+ text tokens, 1,024 image codes", result.stdout)
+    assert re.search(r" \d{3} text tokens, 1,024 image codes", result.stdout)
     assert "gray, 256x256 pixels to 16x16 codes" in result.stdout and "guidance_scale 3.0" in result.stdout
     assert "no model card" in run("info", "--model", checkpoint_dir).stdout
     shutil.copytree(checkpoint_dir, tmp_path / "model")
     result = EvalResult(
         "image-to-text", "cxr", "cxr", "f1", 0.61239, metric_name="Reports: F1", dataset_config="site A"
     )
-    data = ModelCardData(model_name="model", license="apache-2.0", eval_results=[result])
+    data = ModelCardData(model_name="model", license="apache-2.0", datasets=["mimic-cxr"], eval_results=[result])
     (tmp_path / "model/README.md").write_text(f"---\n{data.to_yaml()}\n---\n# Model\n")
     lines = run("info", "--model", tmp_path / "model").stdout.splitlines()
-    assert len(lines) == 10 and lines[7].split(maxsplit=1)[1] == "Reports: F1 0.612 (cxr, site A)"
-    assert lines[8].split() == ["License", "apache-2.0"]
+    assert len(lines) == 10 and lines[7].split() == ["Trained", "on", "mimic-cxr"]
+    assert lines[8].split(maxsplit=1)[1] == "Reports: F1 0.612 (cxr, site A)"
+    assert lines[9].split() == ["License", "apache-2.0"]
 
 
 def test_info_prints_versions_devices_and_the_configuration(run, checkpoint_dir, monkeypatch):

@@ -51,12 +51,13 @@ def _describe(path: str | Path, config: PreTrainedConfig) -> dict[str, str]:
     processor, generation = AutoProcessor.from_pretrained(path), GenerationConfig.from_pretrained(path)
     text, vq = config.get_text_config(), config.vq_config
     size, vq_size = model.num_parameters(), model.vq_tokenizer.num_parameters()
+    dtype = str(config.dtype).removeprefix("torch.")
     image_generation = getattr(generation, "image_generation", {})
     settings = f"({', '.join(f'{name} {value}' for name, value in image_generation.items()) or 'no guidance'})"
     return {
-        "Language model": f"{text.model_type}, {(size - vq_size) / 1e6:,.1f} M parameters, {config.dtype}",
+        "Language model": f"{text.model_type}, {(size - vq_size) / 1e6:,.1f} M parameters, {dtype}",
         "Context": f"{text.max_position_embeddings:,} tokens; an X-ray takes {vq.num_image_tokens + 2}",
-        "Vocabulary": f"{len(processor.tokenizer):,} text tokens, {vq.codebook_size:,} image codes",
+        "Vocabulary": f"{config.image_token_offset:,} text tokens, {vq.codebook_size:,} image codes",
         "Image tokenizer": f"{vq_size / 1e6:,.1f} M parameters, {'gray' if vq.in_channels == 1 else 'RGB'}, "
         f"{vq.image_size}x{vq.image_size} pixels to {vq.grid_size}x{vq.grid_size} codes",
         "Prompt of reports": processor.report_instruction,
@@ -73,14 +74,15 @@ def _knowledge(path: str | Path) -> dict[str, str]:
     try:
         card = ModelCard.load(cached_file(path, "README.md")).data
     except OSError:
-        return {"Measured": "nothing: the checkpoint has no model card (README.md)"}
+        return {"Trained on": "not known: the checkpoint has no model card (README.md)"}
     results = card.eval_results or []
     measured = [f"{r.metric_name} {r.metric_value:.3g}" for r in results[:3]]
     on = [f" ({', '.join(filter(None, (r.dataset_name, r.dataset_config, r.dataset_split)))})" for r in results[:1]]
+    datasets = [card.datasets] if isinstance(card.datasets, str) else card.datasets or []
     return {
+        "Trained on": ", ".join(datasets) or "not named in the model card",
         "Measured": "; ".join(measured) + "".join(on) or "nothing: the model card has no results",
         "License": card.license or "not named in the model card",
-        "Limits": "research only, not for clinical use; see the model card, README.md of the checkpoint",
     }
 
 
