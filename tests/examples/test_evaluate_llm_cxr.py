@@ -24,7 +24,7 @@ def test_results_are_written_into_card_and_documents_with_a_picture(load_script,
     with load_script("examples/evaluate_llm_cxr.py") as script:
         documents = script.Documents(str(paths["card"]), [str(paths["readme"])], str(paths["picture"]))
         script.main(arguments, documents)
-    assert "model-index" in paths["card"].read_text() and "| psnr |" in paths["readme"].read_text()
+    assert "model-index" in paths["card"].read_text() and "| PSNR |" in paths["readme"].read_text()
     # Three X-rays, their reconstructions and two rows of generated images, with captions.
     sheet = PIL.Image.open(paths["picture"])
     assert (sheet.mode, sheet.size) == ("L", (8 * 32, 4 * (32 + 20))) and "generated" in sheet.info["Comment"].lower()

@@ -67,7 +67,7 @@ def test_a_document_gets_the_rows_that_it_names(run, tmp_path):
     for _ in range(2):
         update_document(path, run)
         assert marker in path.read_text() and path.read_text().count("\n| ") == 4
-        assert "| report | site A | f1_micro_14 | 0.612 | 0.612 to 0.612 | 20 |" in path.read_text()
+        assert "| Reports | F1 of findings (micro 14) | site A | 0.612 | 0.612 to 0.612 | 20 |" in path.read_text()
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +10,8 @@ from huggingface_hub import EvalResult, ModelCard
 
 from ..tasks import TASKS
 from .headlines import full_title, headlines
-from .sections import results_to_markdown, shown_results, summary
-from .tables import Result, format_number, markdown_table, read_run
+from .sections import results_to_markdown, shown_results, summary, table_of
+from .tables import Result, read_run
 
 # `<!-- metrics -->` gets all results, `<!-- metrics: report/kermany/f1_micro, vqa/all/exact_match -->` these rows.
 _SECTION = re.compile(r"(<!-- metrics(?P<names>:[^>]*)? -->\n)(.*?)(<!-- end of metrics -->)", re.DOTALL)
@@ -83,14 +82,10 @@ def _fill(text: str, results: Sequence[Result], path: str) -> str:
     def section(match: re.Match) -> str:
         if match["names"] is None:
             return f"{match[1]}{card_results(results)}\n{match[4]}"
-        known = {f"{r.task}/{r.group}/{r.metric}": r.estimate for r in results}
-        rows = []
-        for name in (name.strip() for name in match["names"][1:].split(",")):
-            if name not in known:
-                raise ValueError(f"'{path}' names '{name}', which is not among the results.")
-            value, low, high = (format_number(getattr(known[name], end)) for end in ("value", "low", "high"))
-            interval = "" if math.isnan(known[name].low) else f"{low} to {high}"
-            rows.append([*name.split("/", 2), value, interval, str(known[name].units)])
-        return f"{match[1]}{markdown_table(['task', 'on', 'metric', 'value', '95 % interval', 'n'], rows)}\n{match[4]}"
+        known = {f"{result.task}/{result.group}/{result.metric}": result for result in results}
+        names = [name.strip() for name in match["names"][1:].split(",")]
+        if unknown := [name for name in names if name not in known]:
+            raise ValueError(f"'{path}' names '{unknown[0]}', which is not among the results.")
+        return f"{match[1]}{table_of(known[name] for name in names)}\n{match[4]}"
 
     return _SECTION.sub(section, text)

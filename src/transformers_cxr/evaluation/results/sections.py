@@ -60,7 +60,8 @@ def task_tables(results: Sequence[Result], task: str) -> list[Table]:
     for metric in dict.fromkeys(result.metric for result in own):
         families.setdefault(explain(task, metric)[0], []).append(metric)
     alone = {metrics[0]: metric_title(task, metrics[0]) for metrics in families.values() if len(metrics) == 1}
-    tables = [_table(own, task, "Overview", alone, {name: name for name in alone})] if alone else []
+    overview = f"{task_title(task)}: overview"
+    tables = [_table(own, task, overview, alone, {name: name for name in alone})] if alone else []
     for pattern, metrics in families.items():
         if len(metrics) > 1:
             names = {metric: explain(task, metric)[2] or "model" for metric in metrics}
@@ -89,14 +90,18 @@ def _table(
 
 def summary(results: Sequence[Result]) -> str:
     """Return what is good and poor, and the ten [`headlines`] as a Markdown table."""
+    return f"{textwrap.fill(verdict_sentence(results), 120)}\n\n{table_of(headlines(results))}"
+
+
+def table_of(results: Iterable[Result]) -> str:
+    """Return a Markdown table with a row per result."""
     rows = []
-    for result in headlines(results):
+    for result in results:
         value, low, high = (format_number(getattr(result.estimate, end)) for end in ("value", "low", "high"))
         interval = "" if math.isnan(result.estimate.low) else f"{low} to {high}"
         title = metric_title(result.task, result.metric)
         rows.append([task_title(result.task), title, result.group, value, interval, str(result.estimate.units)])
-    table = markdown_table(["task", "metric", "on", "value", "95 % interval", "n"], rows)
-    return f"{textwrap.fill(verdict_sentence(results), 120)}\n\n{table}"
+    return markdown_table(["task", "metric", "on", "value", "95 % interval", "n"], rows)
 
 
 def results_to_markdown(results: Sequence[Result], heading: str = "##") -> str:
