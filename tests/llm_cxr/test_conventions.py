@@ -44,7 +44,7 @@ def test_embeddings_with_pixels_are_read_and_continued_as_their_ids(any_model, p
     expected = model(**inputs, labels=inputs.input_ids)
     output = model(inputs_embeds=embeddings, labels=inputs.input_ids, **rest)
     assert torch.equal(output.logits, expected.logits) and output.loss == expected.loss
-    features = model.get_image_features(inputs.pixel_values)
+    features = model.get_image_features(inputs.pixel_values).pooler_output
     assert features.shape == (3, NUM_CODES, model.config.text_config.hidden_size)
     settings = {"max_new_tokens": 6, "do_sample": False}
     new = model.generate(**inputs, **settings)[:, inputs.input_ids.shape[1] :]

@@ -33,7 +33,7 @@ def generate(
     ] = False,
     *,
     generation: options.ImageOptions,
-    model_options: options.ModelOptions,
+    model_options: options.ServedModelOptions,
 ):
     """
     Generate chest X-rays from texts.

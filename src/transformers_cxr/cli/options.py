@@ -18,6 +18,7 @@ from .errors import cli_errors
 if TYPE_CHECKING:
     from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
     from ..llm_cxr.processing_llm_cxr import LlmCxrProcessor
+    from ..serving.client import ServerModel
 
 
 class DtypeName(StrEnum):
@@ -59,6 +60,33 @@ class ModelOptions:
     def settings(self) -> dict[str, str | None]:
         """The options that change results."""
         return {"model": checkpoints.checkpoint_name(self.model), "dtype": self.dtype}
+
+
+@dataclass(frozen=True)
+class ServedModelOptions(ModelOptions):
+    """The checkpoint, run here or on a server."""
+
+    server: Annotated[
+        str | None,
+        typer.Option(help="URL of a server that runs the checkpoint, such as http://localhost:8000 of `vllm serve`."),
+    ] = None
+
+    def __post_init__(self):
+        if self.server and self.dtype:
+            raise typer.BadParameter("--dtype is for a model that runs here; a server has its own.")
+
+    def load(self) -> tuple[LlmCxrForCausalLM | ServerModel, LlmCxrProcessor]:
+        """Load the checkpoint, or find it on the server."""
+        if not self.server:
+            return super().load()
+        from ..serving.client import load_server_model
+
+        return load_server_model(self.server, self.model, self.device)
+
+    @property
+    def settings(self) -> dict[str, str | bool | None]:
+        """The options that change results: a server has random numbers of its own."""
+        return super().settings | ({"server": True} if self.server else {})
 
 
 @dataclass(frozen=True)

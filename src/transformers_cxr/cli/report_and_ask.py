@@ -19,7 +19,7 @@ def report(
     instruction: options.Instruction = None,
     *,
     generation: options.BatchTextOptions,
-    model_options: options.ModelOptions,
+    model_options: options.ServedModelOptions,
 ):
     """
     Write radiology reports of chest X-rays.
@@ -41,7 +41,7 @@ def ask(
     output: options.JsonLinesFile = None,
     *,
     generation: options.BatchTextOptions,
-    model_options: options.ModelOptions,
+    model_options: options.ServedModelOptions,
 ):
     """
     Answer a question about a chest X-ray.
@@ -64,7 +64,7 @@ def _write_texts(
     fields: tuple[str, str],
     output: Path | None,
     generation: options.BatchTextOptions,
-    model_options: options.ModelOptions,
+    model_options: options.ServedModelOptions,
 ) -> None:
     """Print a text for each image, or append it to a JSON Lines file; `fields` names the instruction and the text."""
     import torch

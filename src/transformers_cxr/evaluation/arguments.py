@@ -31,13 +31,16 @@ class EvaluationArguments:
         "findings+impression", "Sections of the reports of the records."
     )
     model: str = _argument("", "Checkpoint: a folder or a name on the Hub. Default: the embedded checkpoint.")
+    server: str = _argument(
+        "", "URL of a server that runs the checkpoint, such as http://localhost:8000 of `vllm serve`. Default: none."
+    )
     tasks: list[str] = _argument(
         [],
         "Tasks: report, image, diversity, vqa, language, tokenizer, well-formed, robustness. Default: all that have "
         "examples.",
     )
     limit: int | None = _argument(None, "Maximum number of examples of each task, for a quick look.")
-    batch_size: int = _argument(32, "Examples per batch.")
+    batch_size: int = _argument(32, "Examples per batch; with a server, requests at the same time.")
     num_resamples: int = _argument(1000, "Bootstrap resamples of the intervals; 0: no intervals.")
     seed: int = _argument(0, "Seed of all random choices.")
     # Reports and answers

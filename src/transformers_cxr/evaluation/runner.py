@@ -59,7 +59,14 @@ def run_evaluation(arguments: EvaluationArguments) -> list[Result] | None:
     folder, state = Path(arguments.output_dir), distributed_state()
     records = _read_records(arguments)
     examples = _examples_of_tasks(arguments, records)
-    model, processor = load_checkpoint(arguments.model, state.device)
+    # A server on this machine has the memory of the GPU.
+    model, processor = load_checkpoint(arguments.model, "cpu" if arguments.server else state.device)
+    server_model = None
+    if arguments.server:
+        from ..serving.client import ServerModel
+
+        server_model = ServerModel(arguments.server, model.config, model.generation_config, model.vq_tokenizer)
+        server_model.check_weights(model)
     unreadable = _unreadable_images(records, examples, processor.image_processor)
     for image, error in unreadable.items() if state.is_main_process else ():
         tqdm.write(f"Not read: {image}: {error}", file=sys.stderr)
@@ -70,9 +77,13 @@ def run_evaluation(arguments: EvaluationArguments) -> list[Result] | None:
     predictions = {}
     for task in filter(lambda task: task.generate is not None, examples):
         settings = {name: getattr(arguments, name) for name in ("sections", "seed", *task.settings)}
+        generator = model
+        if server_model is not None and task.runs_on_server:
+            # It has random numbers of its own.
+            generator, settings["server"] = server_model, True
         predictions[task] = predict(
             examples[task],
-            lambda batch, task=task: task.generate(model, processor, batch),
+            lambda batch, task=task, generator=generator: task.generate(generator, processor, batch),
             folder / "predictions" / task.name,
             {"model": fingerprint, "data": records_fingerprint(records)} | settings,
             arguments.batch_size,

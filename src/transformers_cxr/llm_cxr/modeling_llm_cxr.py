@@ -10,7 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPast,
+    BaseModelOutputWithPooling,
+    CausalLMOutputWithPast,
+)
 from transformers.utils import can_return_tuple, torch_compilable_check
 
 from .configuration_llm_cxr import LlmCxrConfig
@@ -65,7 +69,8 @@ class LlmCxrPreTrainedModel(PreTrainedModel):
         """
         return self.vq_tokenizer.encode(pixel_values.to(self.vq_tokenizer.device)) + self.config.image_token_offset
 
-    def get_image_features(self, pixel_values: torch.FloatTensor) -> torch.FloatTensor:
+    @can_return_tuple
+    def get_image_features(self, pixel_values: torch.FloatTensor, **kwargs) -> BaseModelOutputWithPooling | tuple:
         """
         Return the embeddings of the codes of images.
 
@@ -74,10 +79,12 @@ class LlmCxrPreTrainedModel(PreTrainedModel):
                 Images in [-1, 1].
 
         Returns:
-            `torch.FloatTensor` of shape `(num_images, num_image_tokens, hidden_size)`.
+            `BaseModelOutputWithPooling` whose `pooler_output` holds the embeddings, of shape `(num_images,
+            num_image_tokens, hidden_size)`.
         """
         embeddings = self.get_input_embeddings()
-        return embeddings(self.get_image_tokens(pixel_values).to(embeddings.weight.device))
+        features = embeddings(self.get_image_tokens(pixel_values).to(embeddings.weight.device))
+        return BaseModelOutputWithPooling(pooler_output=features)
 
     def decode_image_tokens(self, image_tokens: torch.LongTensor) -> torch.FloatTensor:
         """
@@ -401,18 +408,6 @@ class LlmCxrForCausalLM(LlmCxrGenerationMixin, LlmCxrPreTrainedModel):
             hidden_states=outputs.get("hidden_states"),
             attentions=outputs.get("attentions"),
         )
-
-    def check_processor(self, processor: LlmCxrProcessor) -> None:
-        """Raise a `ValueError` if the processor is not that of this model."""
-        names = [*processor.token_layout, "codebook_size", "num_image_tokens"]
-        config, vq_config = self.config, self.config.vq_config
-        expected = [getattr(config if name in processor.token_layout else vq_config, name) for name in names]
-        found = [getattr(processor, name) for name in names]
-        if different := [f"`{n}` is {f} and not {e}" for n, e, f in zip(names, expected, found) if e != f]:
-            raise ValueError(
-                f"The processor does not belong to this model: its {', '.join(different)}. Load both from the same "
-                "checkpoint."
-            )
 
 
 @torch.no_grad()

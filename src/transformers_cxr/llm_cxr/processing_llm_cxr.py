@@ -398,6 +398,21 @@ class LlmCxrProcessor(ProcessorMixin):
         with torch.no_grad():
             return self.postprocess(self.vq_tokenizer.decode(codes))
 
+    def decode_image_tokens(self, answer: str | Sequence[int]) -> PIL.Image.Image:
+        """
+        Decode the answer of a server to an image that is marked as generated.
+
+        Args:
+            answer (`str` or sequence of `int`):
+                Code tokens, such as "<|cxr_0815|><|cxr_0042|>...", or their ids; other tokens are ignored.
+
+        Raises:
+            ValueError: The answer does not have the codes of one image, or `vq_tokenizer` is not set.
+        """
+        ids = self.tokenizer(answer, add_special_tokens=False).input_ids if isinstance(answer, str) else answer
+        codes = [i - self.image_token_offset for i in ids]
+        return self.decode_codes(self._check_codes([[code for code in codes if 0 <= code < self.codebook_size]]))[0]
+
     def postprocess(self, pixel_values: torch.FloatTensor) -> list[PIL.Image.Image]:
         """Convert pixels `(batch_size, channels, height, width)` in [-1, 1] to images that are marked as generated."""
         images = self.image_processor.postprocess(pixel_values)

@@ -33,6 +33,7 @@ class Task(ABC):
         scores (`Mapping[str, Score]`): explanations of the metrics by their names with wildcards; the first that
             matches counts.
         settings (`tuple[str, ...]`): arguments that outputs depend on, beside model, records, sections and seed.
+        runs_on_server (`bool`): whether a server can generate the outputs.
         is_comparable (`bool`): whether `compare` compares two runs, for which `metrics` must not need a model.
 
     Args:
@@ -46,6 +47,7 @@ class Task(ABC):
     main_metrics: tuple[str, ...] = ()
     scores: Mapping[str, Score] = {}
     settings: tuple[str, ...] = ()
+    runs_on_server = True
     is_comparable = False
 
     def __init__(self, arguments: EvaluationArguments):

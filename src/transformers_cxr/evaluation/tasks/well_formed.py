@@ -21,6 +21,7 @@ class WellFormedTask(Task):
     title = "Well-formed images"
     main_metrics = ("well_formed",)
     scores = {"well_formed": Score("Complete", "Share of the images that are complete.", chance=0)}
+    runs_on_server = False  # it has no image grammar
 
     def examples(self, records):
         return self.sample(image_examples(records, self.arguments), self.arguments.num_generated)

@@ -1,0 +1,131 @@
+"""vLLM serves the embedded checkpoint. The environment variable VLLM names the program; `make test-serving` sets it."""
+
+import base64
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+from transformers import pipeline
+from typer.testing import CliRunner
+
+from transformers_cxr import generate_image
+from transformers_cxr.checkpoints import checkpoint, load_checkpoint
+from transformers_cxr.cli.main import app
+from transformers_cxr.serving.client import load_server_model
+
+pytestmark = pytest.mark.skipif("VLLM" not in os.environ, reason="`make test-serving` runs these tests")
+
+IMAGES = sorted((Path(__file__).parents[2] / "examples/images").glob("*.jpeg"))
+OPTIONS = "--dtype float32 --enforce-eager --max-model-len 1024 --host 127.0.0.1".split()
+START_SECONDS = 600
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    """The URL of `vllm serve llm-cxr`."""
+    folder = tmp_path_factory.mktemp("vllm")
+    (folder / "llm-cxr").symlink_to(checkpoint("llm-cxr"))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [os.environ["VLLM"], "serve", "llm-cxr", *OPTIONS, "--port", str(port)]
+    environment = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            command, cwd=folder, stdout=log, stderr=log, env=os.environ | environment, start_new_session=True
+        )
+    try:
+        end = time.monotonic() + START_SECONDS
+        while not is_ready(f"http://127.0.0.1:{port}/health"):
+            assert process.poll() is None and time.monotonic() < end, (folder / "log").read_text()
+            time.sleep(1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(60)
+
+
+def is_ready(url):
+    try:
+        return httpx.get(url).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def client(url):
+    return openai.OpenAI(base_url=f"{url}/v1", api_key="none")
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return load_checkpoint(None, "cpu")
+
+
+@pytest.fixture(scope="module")
+def expected_reports():
+    reports = pipeline("cxr-report")([str(path) for path in IMAGES], do_sample=False)
+    return [report["generated_text"] for (report,) in reports]
+
+
+def ask_for_report(client, processor, path):
+    url = "data:image/jpeg;base64," + base64.b64encode(path.read_bytes()).decode()
+    content = [{"type": "text", "text": processor.report_instruction}, {"type": "image_url", "image_url": {"url": url}}]
+    messages = [{"role": "user", "content": content}]
+    answer = client.chat.completions.create(model="llm-cxr", messages=messages, temperature=0, max_tokens=256)
+    return answer.choices[0].message.content
+
+
+def ask_for_image(client, processor, text, seed):
+    content = [{"type": "text", "text": part} for part in (processor.image_instruction, text)]
+    messages = [{"role": "user", "content": content}, {"role": "assistant", "content": "<|cxr_start|>"}]
+    first, number = processor.image_token_offset, processor.num_image_tokens
+    extra = {"continue_final_message": True, "add_generation_prompt": False, "skip_special_tokens": False}
+    extra |= {"allowed_token_ids": list(range(first, first + processor.codebook_size)), "min_tokens": number}
+    answer = client.chat.completions.create(
+        model="llm-cxr", messages=messages, top_p=0.9, seed=seed, max_tokens=number, extra_body=extra
+    )
+    return answer.choices[0].message.content
+
+
+def test_reports_and_images_of_mixed_requests(client, loaded, expected_reports):
+    _, processor = loaded
+    with ThreadPoolExecutor() as pool:
+        reports = [pool.submit(ask_for_report, client, processor, path) for path in IMAGES * 2]
+        images = [pool.submit(ask_for_image, client, processor, "Normal chest X-ray.", seed) for seed in range(3)]
+    assert [report.result() for report in reports] == expected_reports * 2
+    decoded = [processor.decode_image_tokens(image.result()) for image in images]
+    assert all(image.size == (256, 256) and "Synthetic image" in image.info["comment"] for image in decoded)
+    assert len({image.tobytes() for image in decoded}) == 3
+
+
+def test_greedy_images_are_those_of_the_model(url, loaded):
+    settings = {"guidance_scale": 1, "do_sample": False, "output_type": "codes"}
+    codes = generate_image(*load_server_model(url), "Normal chest X-ray.", **settings)
+    # Rounding can change a code, and then the codes after it.
+    assert (codes == generate_image(*loaded, "Normal chest X-ray.", **settings))[0, :32].all()
+
+
+def test_an_evaluation_and_reports_of_the_command_line(url, expected_reports, tmp_path):
+    def run(*arguments):
+        result = CliRunner().invoke(app, [*map(str, arguments), "--server", url])
+        assert result.exit_code == 0, result.output
+        return result
+
+    run("report", *IMAGES, "--output", tmp_path / "reports.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "reports.jsonl").read_text().splitlines()]
+    assert [line["report"] for line in lines] == expected_reports
+    rows = ["file_name,split,source,patient_id,view,sex,age_group,finding_labels,etiology"]
+    for number, path in enumerate(IMAGES):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+        rows.append(f"{path.name},validation,kermany,p{number},AP,,child,No Finding,")
+    (tmp_path / "metadata.csv").write_text("\n".join(rows))
+    run("evaluate", tmp_path / "out", "--records", tmp_path, "--tasks", "report", "--num-resamples", 0)
+    assert "## report" in (tmp_path / "out/tables.md").read_text()
