@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
@@ -20,6 +22,13 @@ def test_plain_checkpoint_has_the_ids_and_logits_of_the_model(any_model, tmp_pat
     ids = tokenizer(prompt.replace("<image>", image), return_tensors="pt").input_ids
     assert torch.equal(ids, inputs.input_ids)
     assert torch.equal(plain(ids).logits, model(**inputs).logits)
+    # Servers skip special tokens, and codes are their answer.
+    assert tokenizer.decode(tokenizer(image + "<|endoftext|>").input_ids, skip_special_tokens=True) == image
+    # Transformers 4 loads it, too.
+    assert (
+        json.loads((tmp_path / "plain/tokenizer_config.json").read_text())["tokenizer_class"]
+        == "PreTrainedTokenizerFast"
+    )
     assert GenerationConfig.from_pretrained(tmp_path / "plain").eos_token_id == processor.eos_token_ids
     with pytest.raises(FileExistsError, match="exists"):
         export_language_model(model, processor, tmp_path / "plain")

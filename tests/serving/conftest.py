@@ -50,12 +50,6 @@ class Server(ThreadingHTTPServer):
                 break
         return ids[0, len(prompt) :].tolist()
 
-    @torch.no_grad()
-    def log_probabilities(self, ids):
-        """Return the log-probability of each id after those before it, and `None` for the first."""
-        log_probabilities = self.language_model(torch.tensor([ids])).logits[0].log_softmax(-1)
-        return [None, *(log_probabilities[i - 1, ids[i]].item() for i in range(1, len(ids)))]
-
 
 class Handler(BaseHTTPRequestHandler):
     def log_message(self, *args):
@@ -88,8 +82,6 @@ class Handler(BaseHTTPRequestHandler):
         tokenizer = self.server.processor.tokenizer
         text = tokenizer.decode(ids, skip_special_tokens=request.get("skip_special_tokens", True))
         choice = {"index": 0, "text": text, "finish_reason": "stop", "token_ids": ids}
-        if request.get("echo"):
-            choice["logprobs"] = {"token_logprobs": self.server.log_probabilities(request["prompt"] + ids)}
         self.answer({"id": "1", "object": "text_completion", "created": 0, "model": "tiny", "choices": [choice]})
 
 

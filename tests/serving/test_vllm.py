@@ -1,8 +1,8 @@
-"""vLLM serves the embedded checkpoint. The environment variable VLLM names the program; `make test-serving` sets it."""
+"""vLLM serves the embedded checkpoint. `make test-serving` names the program in the environment variable VLLM."""
 
-import base64
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
-import openai
 import pytest
 from transformers import pipeline
 from typer.testing import CliRunner
@@ -23,7 +22,8 @@ from transformers_cxr.serving.client import load_server_model
 
 pytestmark = pytest.mark.skipif("VLLM" not in os.environ, reason="`make test-serving` runs these tests")
 
-IMAGES = sorted((Path(__file__).parents[2] / "examples/images").glob("*.jpeg"))
+ROOT = Path(__file__).parents[2]
+IMAGES = sorted((ROOT / "examples/images").glob("*.jpeg"))
 OPTIONS = "--dtype float32 --enforce-eager --max-model-len 1024 --host 127.0.0.1".split()
 START_SECONDS = 600
 
@@ -60,8 +60,18 @@ def is_ready(url):
 
 
 @pytest.fixture(scope="module")
-def client(url):
-    return openai.OpenAI(base_url=f"{url}/v1", api_key="none")
+def page(url, tmp_path_factory):
+    """The names that the Python code of the page on servers defines."""
+    code = (ROOT / "docs/serving.md").read_text(encoding="utf-8").replace("http://localhost:8000", url)
+    namespace = {}
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("page")
+        patch.chdir(folder)
+        (folder / "llm-cxr").symlink_to(checkpoint("llm-cxr"))
+        (folder / "examples").symlink_to(ROOT / "examples")
+        for block in re.findall(r"^```python\n(.*?)^```", code, re.DOTALL | re.MULTILINE):
+            exec(block, namespace)
+    return namespace
 
 
 @pytest.fixture(scope="module")
@@ -75,35 +85,15 @@ def expected_reports():
     return [report["generated_text"] for (report,) in reports]
 
 
-def ask_for_report(client, processor, path):
-    url = "data:image/jpeg;base64," + base64.b64encode(path.read_bytes()).decode()
-    content = [{"type": "text", "text": processor.report_instruction}, {"type": "image_url", "image_url": {"url": url}}]
-    messages = [{"role": "user", "content": content}]
-    answer = client.chat.completions.create(model="llm-cxr", messages=messages, temperature=0, max_tokens=256)
-    return answer.choices[0].message.content
-
-
-def ask_for_image(client, processor, text, seed):
-    content = [{"type": "text", "text": part} for part in (processor.image_instruction, text)]
-    messages = [{"role": "user", "content": content}, {"role": "assistant", "content": "<|cxr_start|>"}]
-    first, number = processor.image_token_offset, processor.num_image_tokens
-    extra = {"continue_final_message": True, "add_generation_prompt": False, "skip_special_tokens": False}
-    extra |= {"allowed_token_ids": list(range(first, first + processor.codebook_size)), "min_tokens": number}
-    answer = client.chat.completions.create(
-        model="llm-cxr", messages=messages, top_p=0.9, seed=seed, max_tokens=number, extra_body=extra
-    )
-    return answer.choices[0].message.content
-
-
-def test_reports_and_images_of_mixed_requests(client, loaded, expected_reports):
-    _, processor = loaded
+def test_reports_and_images_of_mixed_requests(page, expected_reports):
+    assert page["report"] == expected_reports[1] and page["answer"]
     with ThreadPoolExecutor() as pool:
-        reports = [pool.submit(ask_for_report, client, processor, path) for path in IMAGES * 2]
-        images = [pool.submit(ask_for_image, client, processor, "Normal chest X-ray.", seed) for seed in range(3)]
+        reports = [pool.submit(page["ask"], path) for path in IMAGES * 2]
+        images = [pool.submit(page["generate"], "Normal chest X-ray.", seed) for seed in range(3)]
     assert [report.result() for report in reports] == expected_reports * 2
-    decoded = [processor.decode_image_tokens(image.result()) for image in images]
-    assert all(image.size == (256, 256) and "Synthetic image" in image.info["comment"] for image in decoded)
-    assert len({image.tobytes() for image in decoded}) == 3
+    images = [image.result() for image in images]
+    assert all(image.size == (256, 256) and "Synthetic image" in image.info["comment"] for image in images)
+    assert len({image.tobytes() for image in images}) == 3
 
 
 def test_greedy_images_are_those_of_the_model(url, loaded):

@@ -8,7 +8,9 @@ import os
 
 from ..files import atomic_write
 from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
-from ..llm_cxr.processing_llm_cxr import LlmCxrProcessor
+from ..llm_cxr.processing_llm_cxr import BOI_TOKEN, EOI_TOKEN, LlmCxrProcessor
+
+MARKERS = (BOI_TOKEN, EOI_TOKEN)
 
 
 def export_language_model(
@@ -39,7 +41,14 @@ def export_language_model(
         path, vocab_size = partial / "tokenizer.json", model.config.text_config.vocab_size
         content = json.loads(path.read_text(encoding="utf-8"))
         content["added_tokens"] = [token for token in content["added_tokens"] if token["id"] < vocab_size]
+        for token in content["added_tokens"]:
+            # Servers leave special tokens out of their answers.
+            token["special"] &= token["id"] < processor.image_token_offset and token["content"] not in MARKERS
         path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+        # Transformers 4 does not know the name that Transformers 5 writes.
+        path = partial / "tokenizer_config.json"
+        content = json.loads(path.read_text(encoding="utf-8")) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 __all__ = ["export_language_model"]

@@ -23,8 +23,9 @@ except ImportError as error:
 
 # The lowest bias of the OpenAI API.
 EXCLUDED = -100
-# In nats. Lower precision of the server changes log-probabilities by less, other weights by more.
-MAX_DIFFERENCE = 0.5
+# Prompts that compare a server with a local model. A lower precision changes few of the most likely codes.
+NUM_PROBES = 64
+MIN_AGREEMENT = 0.75
 
 
 class ServerModel(LlmCxrGenerationMixin):
@@ -80,18 +81,18 @@ class ServerModel(LlmCxrGenerationMixin):
 
     @torch.no_grad()
     def check_weights(self, model: LlmCxrForCausalLM) -> None:
-        """Raise a `ValueError` unless the server has the weights of a local model."""
-        first, number = self.config.image_token_offset, min(64, self.config.vq_config.codebook_size)
-        ids = [self.config.boi_token_id, *range(first, first + number)]
-        request = {"max_tokens": 1, "echo": True, "logprobs": 1}
-        answer = self._send(lambda: self.client.completions.create(model=self.name, prompt=ids, **request))
-        served = torch.tensor(answer.choices[0].logprobs.token_logprobs[1 : number + 1])
-        expected = model(torch.tensor([ids], device=model.device)).logits[0, :-1].float().log_softmax(-1).cpu()
-        difference = float((served - expected[range(number), ids[1:]]).abs().mean())
-        if difference > MAX_DIFFERENCE:
+        """Raise a `ValueError` unless the server has the weights of a local model: it continues images alike."""
+        first, size = self.config.image_token_offset, self.config.vq_config.codebook_size
+        codes = torch.arange(NUM_PROBES) * 37 % size + first
+        ids = torch.cat([torch.tensor([self.config.boi_token_id]), codes])
+        logits = model(ids[None].to(model.device)).logits[0, :NUM_PROBES, first : first + size].cpu()
+        prompts = [ids[: length + 1] for length in range(NUM_PROBES)]
+        served = torch.tensor(self._complete(prompts, [self._image_request(1, do_sample=False)] * NUM_PROBES))
+        agreement = float((logits.argmax(-1) + first == served[:, 0]).float().mean())
+        if agreement < MIN_AGREEMENT:
             raise ValueError(
-                f"The server at '{self.url}' has other weights than the checkpoint: its log-probabilities of codes "
-                f"differ by {difference:.2f} nats on average. Give the checkpoint that it runs as `--model`."
+                f"The server at '{self.url}' has other weights than the checkpoint: only {agreement:.0%} of its most "
+                "likely codes are the same. Give the checkpoint that it runs as `--model`."
             )
 
     def _send(self, request):
@@ -134,7 +135,7 @@ class ServerModel(LlmCxrGenerationMixin):
             generation_mode (`str`, *optional*, defaults to `"text"`):
                 The server has no grammar of images: only `"text"`.
             **kwargs:
-                `max_new_tokens`, `do_sample`, `temperature`, `top_k`, `top_p` and `num_return_sequences` of `generate`.
+                `max_new_tokens`, `do_sample`, `temperature`, `top_k`, `top_p` and `num_return_sequences`.
 
         Raises:
             ConnectionError: The server does not answer.
@@ -193,24 +194,26 @@ class ServerModel(LlmCxrGenerationMixin):
                 f"A server has no guidance, but `guidance_scale` is {guidance_scale}. Give 1 (`--guidance-scale 1`), "
                 "or generate without the server."
             )
-        first, length = self.config.image_token_offset, self.config.vq_config.num_image_tokens
         temperature = defaults.get("temperature", 1.0) if temperature is None else temperature
         top_k = defaults.get("top_k") if top_k is None else top_k
         top_p = defaults.get("top_p") if top_p is None else top_p
-        request = {
-            "max_tokens": length,
-            "min_tokens": length,
-            "allowed_token_ids": list(range(first, first + self.config.vq_config.codebook_size)),
-            **self._sampling(do_sample, temperature, top_k, top_p),
-        }
+        length = self.config.vq_config.num_image_tokens
+        request = self._image_request(length, do_sample, temperature, top_k, top_p)
         rows = self._image_prompts(input_ids, attention_mask)
         prompts = [row for row in rows for _ in range(num_images)]
         seeds = image_seeds(seed, len(prompts)) or [None] * len(prompts)
         answers = self._complete(prompts, [{**request, "seed": each} for each in seeds])
-        return torch.tensor(answers) - first
+        return torch.tensor(answers) - self.config.image_token_offset
+
+    def _image_request(self, length: int, *sampling, **sampling_kwargs) -> dict[str, Any]:
+        """Return a request for exactly `length` codes."""
+        first = self.config.image_token_offset
+        codes = list(range(first, first + self.config.vq_config.codebook_size))
+        sampling = self._sampling(*sampling, **sampling_kwargs)
+        return {"max_tokens": length, "min_tokens": length, "allowed_token_ids": codes, **sampling}
 
     @staticmethod
-    def _sampling(do_sample: bool, temperature, top_k, top_p) -> dict[str, float]:
+    def _sampling(do_sample: bool, temperature=None, top_k=None, top_p=None) -> dict[str, float]:
         if not do_sample:
             return {"temperature": 0}
         given = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
