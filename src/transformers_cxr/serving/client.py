@@ -147,11 +147,10 @@ class ServerModel(LlmCxrGenerationMixin):
                 "A server only generates whole texts without beams, with the arguments `max_new_tokens`, `do_sample`, "
                 f"`temperature`, `top_k`, `top_p` and `num_return_sequences`; got {sorted(kwargs)}."
             )
-        excluded = [self.config.eoi_token_id, self.config.boi_token_id, self.config.image_token_id]
-        if self.config.text_image_markers:
-            excluded = []
         first = self.config.image_token_offset
-        excluded += range(first, first + self.config.vq_config.codebook_size)
+        excluded = [*range(first, first + self.config.vq_config.codebook_size)]
+        if not self.config.text_image_markers:
+            excluded += [self.config.image_token_id, self.config.boi_token_id, self.config.eoi_token_id]
         request = {
             "max_tokens": config.max_new_tokens,
             "logit_bias": dict.fromkeys(map(str, excluded), EXCLUDED),
