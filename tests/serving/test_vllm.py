@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from transformers_cxr import generate_image
 from transformers_cxr.checkpoints import checkpoint, load_checkpoint
 from transformers_cxr.cli.main import app
+from transformers_cxr.evaluation.predictions import read_predictions
 from transformers_cxr.serving.client import load_server_model
 
 pytestmark = pytest.mark.skipif("VLLM" not in os.environ, reason="`make test-serving` runs these tests")
@@ -118,4 +119,5 @@ def test_an_evaluation_and_reports_of_the_command_line(url, expected_reports, tm
         rows.append(f"{path.name},validation,kermany,p{number},AP,,child,No Finding,")
     (tmp_path / "metadata.csv").write_text("\n".join(rows))
     run("evaluate", tmp_path / "out", "--records", tmp_path, "--tasks", "report", "--num-resamples", 0)
-    assert "## report" in (tmp_path / "out/tables.md").read_text()
+    predictions = read_predictions(tmp_path / "out/predictions/report").values()
+    assert sorted(prediction.output for prediction in predictions) == sorted(expected_reports)
