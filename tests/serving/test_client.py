@@ -7,6 +7,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from transformers import CompileConfig
 from typer.testing import CliRunner
 
 from transformers_cxr import generate_image, generate_text
@@ -84,9 +85,11 @@ def test_answers_are_decoded_to_marked_images(loaded):
         processor.decode_image_tokens(text.replace("<|cxr_0003|>", ""))
 
 
-def test_guidance_beams_and_streams_are_refused(served, images):
+def test_guidance_compilation_and_beams_are_refused(served, images):
     with pytest.raises(ValueError, match="A server has no guidance, but `guidance_scale` is 2"):
         generate_image(*served, "Normal.", guidance_scale=2)
+    with pytest.raises(ValueError, match="leave out `compile_config`"):
+        generate_image(*served, "Normal.", guidance_scale=1, compile_config=CompileConfig())
     with pytest.raises(ValueError, match="without beams.*num_beams"):
         generate_text(*served, str(images / "0.png"), num_beams=2)
 

@@ -140,18 +140,6 @@ class LlmCxrGenerationMixin(GenerationMixin):
                 f"{self.context_length}. Shorten the text or give fewer images."
             )
 
-    def check_processor(self, processor: LlmCxrProcessor) -> None:
-        """Raise a `ValueError` if the processor is not that of this model."""
-        names = [*processor.token_layout, "codebook_size", "num_image_tokens"]
-        config, vq_config = self.config, self.config.vq_config
-        expected = [getattr(config if name in processor.token_layout else vq_config, name) for name in names]
-        found = [getattr(processor, name) for name in names]
-        if different := [f"`{n}` is {f} and not {e}" for n, e, f in zip(names, expected, found) if e != f]:
-            raise ValueError(
-                f"The processor does not belong to this model: its {', '.join(different)}. Load both from the same "
-                "checkpoint."
-            )
-
     @torch.no_grad()
     def generate_image(
         self,

@@ -409,6 +409,18 @@ class LlmCxrForCausalLM(LlmCxrGenerationMixin, LlmCxrPreTrainedModel):
             attentions=outputs.get("attentions"),
         )
 
+    def check_processor(self, processor: LlmCxrProcessor) -> None:
+        """Raise a `ValueError` if the processor is not that of this model."""
+        names = [*processor.token_layout, "codebook_size", "num_image_tokens"]
+        config, vq_config = self.config, self.config.vq_config
+        expected = [getattr(config if name in processor.token_layout else vq_config, name) for name in names]
+        found = [getattr(processor, name) for name in names]
+        if different := [f"`{n}` is {f} and not {e}" for n, e, f in zip(names, expected, found) if e != f]:
+            raise ValueError(
+                f"The processor does not belong to this model: its {', '.join(different)}. Load both from the same "
+                "checkpoint."
+            )
+
 
 @torch.no_grad()
 def _check_linear_head(language_model: PreTrainedModel) -> None:

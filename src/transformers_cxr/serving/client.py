@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -44,6 +44,8 @@ class ServerModel(LlmCxrGenerationMixin):
         ConnectionError: No server answers.
         ValueError: The server runs another model, or does not keep to allowed tokens.
     """
+
+    check_processor = LlmCxrForCausalLM.check_processor
 
     def __init__(
         self, url: str, config: LlmCxrConfig, generation_config: GenerationConfig, vq_tokenizer: CXRVQTokenizer
@@ -177,14 +179,16 @@ class ServerModel(LlmCxrGenerationMixin):
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | Sequence[int] | None = None,
+        callback_on_step_end: Callable[[LlmCxrGenerationMixin, int, dict], object] | None = None,
+        compile_config: None = None,
     ) -> torch.LongTensor:
         """
         Generate the codes of images, as [`~LlmCxrForCausalLM.generate_image`] does, without guidance. The random
-        numbers of a seed are those of the server.
+        numbers of a seed are those of the server, and `callback_on_step_end` is called when all images are finished.
 
         Raises:
             ConnectionError: The server does not answer.
-            ValueError: It refuses a request, or there is a `guidance_scale` above 1.
+            ValueError: It refuses a request, or there is a `guidance_scale` above 1 or a `compile_config`.
         """
         defaults = self.image_generation
         guidance_scale = defaults.get("guidance_scale", 1.0) if guidance_scale is None else guidance_scale
@@ -193,6 +197,8 @@ class ServerModel(LlmCxrGenerationMixin):
                 f"A server has no guidance, but `guidance_scale` is {guidance_scale}. Give 1 (`--guidance-scale 1`), "
                 "or generate without the server."
             )
+        if compile_config is not None:
+            raise ValueError("A server compiles as it is started to: leave out `compile_config` (`--torch-compile`).")
         temperature = defaults.get("temperature", 1.0) if temperature is None else temperature
         top_k = defaults.get("top_k") if top_k is None else top_k
         top_p = defaults.get("top_p") if top_p is None else top_p
@@ -202,7 +208,10 @@ class ServerModel(LlmCxrGenerationMixin):
         prompts = [row for row in rows for _ in range(num_images)]
         seeds = image_seeds(seed, len(prompts)) or [None] * len(prompts)
         answers = self._complete(prompts, [{**request, "seed": each} for each in seeds])
-        return torch.tensor(answers) - self.config.image_token_offset
+        codes = torch.tensor(answers) - self.config.image_token_offset
+        for step in range(length) if callback_on_step_end is not None else ():
+            callback_on_step_end(self, step, {"codes": codes[:, : step + 1]})
+        return codes
 
     def _image_request(self, length: int, *sampling, **sampling_kwargs) -> dict[str, Any]:
         """Return a request for exactly `length` codes."""
