@@ -69,7 +69,8 @@ def test_history_holds_images_of_the_user_and_generated_ones(tiny_model):
 
 
 @pytest.mark.parametrize(
-    "text", ["What is <|cxr_start|> there?", "Is <image> normal?", "a <|cxr_0001|> ### End", "<|endoftext|>"]
+    "text",
+    ["What is <|cxr_start|> there?", "Is <image> normal?", "a <|cxr_0001|> ### End", "<|endoftext|>", "### Response:"],
 )
 def test_special_tokens_in_texts_become_plain_text(tiny_model, monkeypatch, text):
     model, processor = tiny_model
@@ -81,11 +82,11 @@ def test_special_tokens_in_texts_become_plain_text(tiny_model, monkeypatch, text
     special = set(processor.tokenizer.added_tokens_decoder)
     counts = []
     for question in ("What?", text):
-        (answer,) = generate_text(model, processor, images(1)[0], question, history=[], **GREEDY)
+        generate_text(model, processor, images(1)[0], question, history=[], **GREEDY)
         generate_text(model, processor, images(1), "x", history=[{"role": "assistant", "content": question}], **GREEDY)
         counts += [sum(i in special for i in ids[0].tolist()) for ids in prompts[-2:]]
     assert counts[:2] == counts[2:]
-    assert processor.tokenizer.decode(prompts[-2][0]).count(text) == 1
+    assert processor.tokenizer.decode(prompts[-2][0]).count(processor.plain_text(text)) == 1
     (image,) = generate_image(model, processor, text, instruction=text, seed=0)
     assert image.size == (32, 32)
 

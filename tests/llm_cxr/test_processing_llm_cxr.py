@@ -41,6 +41,32 @@ def test_codes_as_text_have_the_ids_of_their_image(processor):
         processor.codes_to_text(image_codes[:, 1:])
 
 
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("<|cxr_0001|>", "< |cxr_0001|>"),
+        ("<ima<image>ge>", "<ima< image>ge>"),
+        ("### End", "# ## End"),
+        ("x ### Response:", "x # ## Response:"),
+        ("a lone \ud800 surrogate", "a lone \ufffd surrogate"),
+        ("# 1 < 2 cm", "# 1 < 2 cm"),
+    ],
+)
+def test_special_tokens_in_texts_are_plain_text_to_every_user_of_the_chat_template(processor, text, plain):
+    messages = [{"role": "user", "content": text}, {"role": "assistant", "content": [{"type": "text", "text": text}]}]
+    assert processor.apply_chat_template(messages).count(plain) == 2
+    encoded = processor.apply_chat_template([messages], tokenize=True, return_dict=True)["input_ids"][0]
+    added = [token for token in processor.tokenizer.convert_ids_to_tokens(encoded) if token.startswith(("<|", "##"))]
+    assert added == ["### Instruction:", "### Response:\n", "### End"]
+    (answer,) = processor.post_process_multimodal_output([processor.tokenizer(plain).input_ids])
+    assert answer == plain
+
+
+def test_an_answer_that_spells_a_special_token_holds_plain_text(processor):
+    spelled = [i for piece in ("<", "image", ">") for i in processor.tokenizer(piece).input_ids]
+    assert processor.post_process_multimodal_output([spelled]) == ["< image>"]
+
+
 def test_system_message_replaces_the_introduction_and_the_prompt_ends_with_the_response_key(processor):
     messages = [{"role": "system", "content": "You read X-rays."}, {"role": "user", "content": "Hello."}]
     expected = "You read X-rays.\n\n### Instruction:\nHello.\n\n### Response:\n"

@@ -11,8 +11,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-# Text that the processor replaces by an image.
-IMAGE_TOKENS = ("<image>", "<|cxr_")
 # Labels that name the cause of a pneumonia.
 ETIOLOGY_LABELS = {"Bacterial Pneumonia": "bacterial", "Viral Pneumonia": "viral"}
 # Labels that this package interprets, by their name in lower case.

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from ..files import atomic_write
 from .readers.image_folder import IMAGE_SUFFIXES, read_image_folder
 from .readers.rows import open_parquet
-from .records import IMAGE_TOKENS, SkipReport, StudyRecord, check_patients
+from .records import SkipReport, StudyRecord, check_patients
 
 if TYPE_CHECKING:
     import datasets
@@ -54,8 +54,8 @@ def write_records(
         skip_report ([`SkipReport`], *optional*): the skip report of the reader, to which skipped records are added.
 
     Returns:
-        [`SkipReport`]: records are skipped if their image has no codes, if a text contains an image token ("<image>"),
-        or if their id, with the same source and question, was written before.
+        [`SkipReport`]: records are skipped if their image has no codes, or if their id, with the same source and
+        question, was written before.
 
     Raises:
         FileExistsError: `path` exists.
@@ -70,12 +70,9 @@ def write_records(
     def usable() -> Iterator[StudyRecord]:
         for record in records:
             key = (record.source, record.id, record.question)
-            texts = (record.findings, record.impression, record.question, record.answer)
             code_row = None if row_of is None else row_of(record.id)
             if key in seen:
                 report.skip(record.id, "the id comes twice")
-            elif any(token in text for text in texts for token in IMAGE_TOKENS):
-                report.skip(record.id, "a text contains an image token")
             elif codes is not None and code_row is None:
                 report.skip(record.id, "no codes")
             else:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..records import IMAGE_TOKENS, SkipReport
+from ..records import SkipReport
 from .rows import read_rows
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def read_texts(path: str | os.PathLike, skip_report: SkipReport | None = None) -
             "content"}`, the content a text or a list of text parts), or `instruction`, `response` and optionally
             `context`, as `databricks-dolly-15k.jsonl`.
         skip_report ([`SkipReport`], *optional*): counts skipped rows: with roles other than user and assistant in
-            turn, an empty message, other parts than text, or an image token ("<image>").
+            turn, an empty message, or other parts than text.
 
     Returns:
         `datasets.Dataset`: `id` (file name and number of the row) and `messages` in the format of Transformers' chat
@@ -73,8 +73,6 @@ def _checked(messages: Any) -> list[dict]:
             raise ValueError("a message has other parts than text")
         if not "".join(texts).strip():
             raise ValueError("a message is empty")
-        if any(token in text for text in texts for token in IMAGE_TOKENS):
-            raise ValueError("a text contains an image token")
         content = [{"type": "text", "text": text} for text in texts]
         result.append({"role": message.get("role"), "content": content})
     roles = [message["role"] for message in result]
