@@ -13,6 +13,14 @@ SENTENCES = {
     "No pleural effusion or pneumothorax.": "-Pleural Effusion -Pneumothorax",
     "No pneumothorax, small right effusion.": "-Pneumothorax +Pleural Effusion",
     "No pneumothorax, but there is bibasilar atelectasis.": "-Pneumothorax +Atelectasis",
+    "No effusions are present, and pneumothorax is noted on the left.": "-Pleural Effusion +Pneumothorax",
+    "There is no effusion, and pneumothorax or edema is not seen.": "-Pleural Effusion -Pneumothorax -Edema",
+    "No consolidation, effusion or pneumothorax is present.": "-Consolidation -Pleural Effusion -Pneumothorax",
+    "No effusion, opacity or edema; this raises concern for pneumonia.": (
+        "-Pleural Effusion -Lung Opacity -Edema ?Pneumonia"
+    ),
+    "No effusion, the opacity raises the possibility of pneumonia.": "-Pleural Effusion +Lung Opacity ?Pneumonia",
+    "No effusion, new haze raises concern for pneumonia.": "-Pleural Effusion ?Pneumonia",
     "The lungs are clear of consolidation.": "-Consolidation",
     "The previously seen pneumothorax has resolved.": "-Pneumothorax",
     "No significant change in the moderate left effusion.": "+Pleural Effusion",

@@ -35,6 +35,7 @@ _PRECEDENCE = (NEGATIVE, UNCERTAIN, POSITIVE)
 _SENTENCE_END = re.compile(r"(?<!\d)(?<!\bvs)(?<!\bdr)[.!?](?=\s|$)|(?<=\d)\.(?=\s+[a-z]|\s*$)|;|//")
 _STATE = re.compile("|".join(rf"(?P<{state}>\b(?:{words})\b)" for state, words in phrases.STRUCTURE_STATES.items()))
 _VALUE_OF_STATE = {"borderline": UNCERTAIN, "normal": NEGATIVE, "enlarged": POSITIVE, "unchanged": UNCERTAIN}
+_OR = re.compile(r"\b(?:or|nor)\b")
 # The most words between a structure and a state that is after it, or before it.
 _WORDS_AFTER, _WORDS_BEFORE = 12, 5
 
@@ -168,7 +169,13 @@ def _is_negated(before: str, after: str) -> bool:
     if re.search(phrases.INSTEAD, between):
         return False
     present = re.search(phrases.PRESENT, between)
-    return not present or bool(re.search(r"\b(?:or|nor)\b", between[present.end() :] + after))
+    if present and not re.search(_OR, between[present.end() :] + after):
+        return False
+    # Of "no A is seen, and B is noted", only A is negated; of "no A, B or C is seen", all three are.
+    _, comma, clause = between.rpartition(",")
+    negated = before.removesuffix(clause)
+    has_verb = re.search(phrases.VERB, clause) or (re.search(phrases.VERB, negated) and re.search(phrases.VERB, after))
+    return not (comma and has_verb) or bool(re.search(_OR, clause + after))
 
 
 def _overlaps(match: re.Match, others: list[re.Match]) -> bool:

@@ -162,8 +162,8 @@ UNCERTAIN_STRONG_AFTER = (
 UNCERTAIN_BEFORE = (
     r"\b(?:possibl[ey]|probabl[ey]|presumabl[ey]|presumed|questionabl[ey]|question(?: of)?|questioned|perhaps|maybe"
     r"|less likely|equivocal|indeterminate|borderline|conceivabl[ey])\b"
-    r"|\b(?:suspect|suspected|suspicion|suspicious|concern|concerning|worrisome|suggestion|favor\w*|consider"
-    r"|considered)\b(?: (?:for|of|that|is|there))*"
+    r"|\b(?:suspect|suspected|suspicion|suspicious|concerns?|concerning|worrisome|suggestion|favor\w*|consider"
+    r"|considered|possibility)\b(?: (?:for|of|that|is|there))*"
     r"|\b(?:may|might|could|can|would)\b (?:also |well |potentially |possibly |easily )?"
     r"(?:be|represent|reflect|indicate|include|relate|suggest|have|account|correspond|correlate|contain|signify"
     r"|result)\w*|\b(?:may|might|could)\b|\b(?:versus|vs\.?)(?= |$)"
@@ -198,6 +198,11 @@ PRESENT = (
 INSTEAD = (
     r", (?:and )?(?:suggest\w*|probably|possibly|likely|consistent with|compatible with|concerning|may|might|could"
     r"|favou?r\w*)\b"
+)
+# The verb of a clause. A negation ends at the comma before a clause with a verb of its own.
+VERB = (
+    r"\b(?:is|are|was|were|has|have|had|remains?|appears?|persists?|shows?|demonstrates?|suggests?|raises?|represents?"
+    r"|reflects?)\b"
 )
 # Findings without a label of their own: a report with one of them is not "No Finding".
 OTHER_FINDINGS = (
