@@ -95,6 +95,17 @@ def test_a_reader_who_recognizes_all_is_scored_so(study, tmp_path, delimiter):
     assert scores["told_apart"].patients == 8 and scores["errors_real"].units == 6
 
 
+def test_no_spreadsheet_takes_a_report_for_a_formula(evaluation, tmp_path, monkeypatch):
+    texts = ["=1+1", "+1", "-1", "@a", "\ta", "\ra", "1 = 1", "a"]
+    examples = [Example(str(i), f"p{i}", "", evaluation / f"{REAL}.png", "", text) for i, text in enumerate(texts)]
+    predict(examples, lambda batch: [e.reference for e in batch], tmp_path / "run/predictions/report", {})
+    write_run(tmp_path / "run", {}, [])
+    export_reader_study(tmp_path / "run", tmp_path / "study", tmp_path / "key.json", 0, 8)
+    with (tmp_path / "study/reports.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["report_a"] for row in rows} == {f"'{text}" for text in texts[:6]} | set(texts[6:])
+
+
 def test_a_reader_who_sees_no_difference_is_at_chance(study, tmp_path):
     same = {"quality_a": 3, "fit_a": 3, "quality_b": 3, "fit_b": 3}
     fill(study / "images.csv", lambda row: same | {"generated": "A" if int(row["trial"]) % 2 else "b "})

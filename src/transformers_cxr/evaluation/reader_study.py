@@ -107,7 +107,7 @@ def export_reader_study(
                     if kind == "images":
                         shown = _save(shown, partial, f"{name}_{letter}.png")
                     row[f"{task}_{letter.lower()}"] = shown
-                rows.append(row | dict.fromkeys(_ANSWERS[kind], ""))
+                rows.append({name: _cell(value) for name, value in row.items()} | dict.fromkeys(_ANSWERS[kind], ""))
                 answers[kind][str(trial)] = {"generated": side, "patient": example.patient}
             columns = ["trial", context, f"{task}_a", f"{task}_b", *_ANSWERS[kind]]
             with (partial / f"{kind}.csv").open("w", newline="", encoding="utf-8") as file:
@@ -172,6 +172,11 @@ def score_reader_study(
         size = (len(units), len(set(patients)))
         scores |= {f"{name}_p": Estimate(float(p), np.nan, np.nan, *size) for name, p in p_values.items()}
     return scores
+
+
+def _cell(value: str | int) -> str | int:
+    """Return the value of a cell; an apostrophe keeps a spreadsheet from running a text as a formula."""
+    return f"'{value}" if str(value).startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def _prepared(path: Path, size: int) -> PIL.Image.Image:
