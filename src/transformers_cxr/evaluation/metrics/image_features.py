@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, BaseImagePro
 
 from ...checkpoints import find_device
 from ...classifiers import load_classifier, load_efficientnet_lite0
+from ...data.readers.image_folder import READ_ERRORS
 from ...llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor
 
 RAD_DINO = "microsoft/rad-dino"
@@ -44,18 +46,39 @@ class ImageFeatures:
         self.image_processor = LlmCxrImageProcessor(do_convert_rgb=False)
 
     @torch.no_grad()
-    def __call__(self, images: Sequence) -> np.ndarray:
-        batches = pixel_batches(self.image_processor, images, self.batch_size, self.device, "features")
-        return np.concatenate([self.network(pixel_values).float().cpu().numpy() for pixel_values in batches])
+    def __call__(self, images: Sequence, skip_unreadable: bool = False) -> np.ndarray:
+        batches = pixel_batches(
+            self.image_processor, images, self.batch_size, self.device, "features", skip_unreadable
+        )
+        features = [self.network(pixel_values).float().cpu().numpy() for pixel_values in batches]
+        if not features:
+            raise ValueError(f"None of {len(images)} images can be read.")
+        return np.concatenate(features)
 
 
 def pixel_batches(
-    image_processor: LlmCxrImageProcessor, images: Sequence, batch_size: int, device: str | torch.device, name: str
+    image_processor: LlmCxrImageProcessor,
+    images: Sequence,
+    batch_size: int,
+    device: str | torch.device,
+    name: str,
+    skip_unreadable: bool = False,
 ) -> Iterator[torch.FloatTensor]:
-    """Yield the pixels of images in batches, under a progress bar called `name`."""
+    """
+    Yield the pixels of images in batches, under a progress bar called `name`. An unreadable image is an error, or is
+    named on the standard error output and left out.
+    """
     for start in tqdm(range(0, len(images), batch_size), desc=name, unit="batch", leave=False):
-        batch = list(images[start : start + batch_size])
-        yield image_processor(batch, return_tensors="pt").pixel_values.to(device)
+        pixel_values = []
+        for image in images[start : start + batch_size]:
+            try:
+                pixel_values.append(image_processor(image, return_tensors="pt").pixel_values)
+            except READ_ERRORS as error:
+                if not skip_unreadable:
+                    raise
+                tqdm.write(f"Not read: {image}: {error}", file=sys.stderr)
+        if pixel_values:
+            yield torch.cat(pixel_values).to(device)
 
 
 def load_image_features(name: str, batch_size: int = 32) -> ImageFeatures:

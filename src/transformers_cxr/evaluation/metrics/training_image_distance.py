@@ -28,7 +28,7 @@ class TrainingImageDistance(CxrMetric):
         features ([`ImageFeatures`]):
             The feature space.
         training_images (`Sequence`):
-            The images that the model was trained on.
+            The images that the model was trained on. Unreadable ones are named and left out.
     """
 
     FEATURES = IMAGE_PAIRS
@@ -60,7 +60,7 @@ class TrainingImageDistance(CxrMetric):
     def __init__(self, features: ImageFeatures, training_images: Sequence, **kwargs):
         super().__init__(**kwargs)
         self.image_features = features
-        self.training_features = features(training_images)
+        self.training_features = features(training_images, skip_unreadable=True)
 
     def prepare(self, predictions: Sequence, references: Sequence) -> list[np.ndarray]:
         training, nearest = torch.from_numpy(self.training_features).double(), []
