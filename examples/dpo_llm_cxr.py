@@ -32,7 +32,7 @@ from transformers import set_seed
 
 from transformers_cxr import training
 from transformers_cxr.data.readers.rows import read_rows
-from transformers_cxr.files import disk_full_error, file_fingerprint
+from transformers_cxr.files import file_fingerprint
 
 try:
     from trl import DPOConfig, DPOTrainer
@@ -65,11 +65,10 @@ def main(model_args: training.PolicyArguments, data_args: DataArguments, trainin
     trainer = ResumedDPOTrainer(
         model=model, args=training_args, processing_class=processor, peft_config=peft_config, **datasets
     )
-    with disk_full_error(training_args.output_dir):
-        trainer.train(resume_from_checkpoint=resume_from)
-        if data_args.eval_pairs:
-            trainer.save_metrics("eval", trainer.evaluate())
-        training.save_trained_model(trainer)
+    trainer.train(resume_from_checkpoint=resume_from)
+    if data_args.eval_pairs:
+        trainer.save_metrics("eval", trainer.evaluate())
+    training.save_trained_model(trainer)
 
 
 if __name__ == "__main__":

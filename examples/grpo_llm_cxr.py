@@ -27,7 +27,7 @@ from transformers_cxr import LlmCxrForCausalLM, LlmCxrProcessor, training
 from transformers_cxr.classifiers import XrayClassifier, load_classifier
 from transformers_cxr.data import StudyRecord, check_tokenizer, load_records, open_records, select_records
 from transformers_cxr.data.conversations import image_conversation, report_conversation
-from transformers_cxr.files import disk_full_error, file_fingerprint
+from transformers_cxr.files import file_fingerprint
 from transformers_cxr.training.rewards import asked_findings
 
 try:
@@ -124,9 +124,8 @@ def main(
         reward_funcs=load_rewards(reward_args, data_args.task, processor, classifier),
         peft_config=peft_config,
     )
-    with disk_full_error(training_args.output_dir):
-        trainer.train(resume_from_checkpoint=resume_from)
-        training.save_trained_model(trainer)
+    trainer.train(resume_from_checkpoint=resume_from)
+    training.save_trained_model(trainer)
 
 
 if __name__ == "__main__":

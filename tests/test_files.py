@@ -5,7 +5,7 @@ import signal
 import pytest
 from safetensors import SafetensorError
 
-from transformers_cxr.files import atomic_write, disk_full_error, file_fingerprint, read_json
+from transformers_cxr.files import atomic_write, disk_full_error, file_fingerprint, locked_output, read_json
 
 
 @pytest.fixture
@@ -87,7 +87,27 @@ def test_a_fingerprint_changes_with_any_file_and_byte(tmp_path):
     assert fingerprint(a=b"a" * 100_000, b=b"b") != (folder, file)
 
 
-def test_a_damaged_json_file_is_named(tmp_path):
-    (tmp_path / "studies.json").write_text('{"a": [1, 2}')
-    with pytest.raises(ValueError, match=r"studies.json' is not a JSON file: Expecting ',' delimiter"):
-        read_json(tmp_path / "studies.json")
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"a": [1, 2}', "studies.json' is not a JSON file: Expecting ',' delimiter"),
+        ("[" * 100_000, "studies.json' is not a JSON file: maximum recursion depth"),
+        ("[]", r"Expected a JSON object in '.*studies.json', got \[\]"),
+        ("{}", "Expected `number` of type int in '.*studies.json', got None"),
+        ('{"number": "1"}', "Expected `number` of type int in '.*studies.json', got '1'"),
+    ],
+)
+def test_a_json_file_of_another_kind_is_named(tmp_path, content, message):
+    (tmp_path / "studies.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_json(tmp_path / "studies.json", {"number": int})
+
+
+def test_an_output_has_one_run_at_a_time_whose_other_processes_do_not_lock_it(tmp_path, monkeypatch):
+    with locked_output(tmp_path / "run"):
+        with pytest.raises(BlockingIOError, match="Another run is writing to this output"):
+            with locked_output(tmp_path / "run"):
+                pass
+        monkeypatch.setenv("RANK", "1")
+        with locked_output(tmp_path / "run"):
+            pass

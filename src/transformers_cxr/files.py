@@ -11,8 +11,8 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,21 @@ def lock(path: str | os.PathLike) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextmanager
+def locked_output(folder: str | os.PathLike) -> Iterator[None]:
+    """
+    Create the output folder of a command and hold its lock, in the main process of `accelerate launch`.
+
+    Raises:
+        BlockingIOError: another run writes to the folder.
+        OSError: the disk is full. The message says what to do.
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    is_main_process = os.environ.get("RANK", "0") == "0"
+    with disk_full_error(folder), lock(folder) if is_main_process else nullcontext():
+        yield
+
+
 def check_same_settings(path: str | os.PathLike, settings: dict[str, Any], replace: bool = False) -> None:
     """
     Write the settings of a new run, or raise an error if a run that is resumed had other settings.
@@ -126,7 +141,7 @@ def check_same_settings(path: str | os.PathLike, settings: dict[str, Any], repla
     """
     path = Path(path)
     settings = json.loads(json.dumps(settings, default=str))
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    known = read_json(path) if path.is_file() else None
     if known == settings:
         return
     if known is None or replace:
@@ -154,18 +169,30 @@ def file_fingerprint(path: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
-def read_json(path: str | os.PathLike) -> Any:
+def read_json(path: str | os.PathLike, fields: Mapping[str, type] | None = None) -> dict[str, Any]:
     """
-    Read a JSON file.
+    Read a JSON file of an object.
+
+    Args:
+        path (`str` or `os.PathLike`):
+            The file.
+        fields (`Mapping[str, type]`, *optional*):
+            Type of each field that the object must have.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not JSON.
+        ValueError: it is not JSON, not an object, or a field is missing or of another type.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"'{path}' is not a JSON file: {error}.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"Expected a JSON object in '{path}', got {content!r:.200}.")
+    for name, kind in (fields or {}).items():
+        if not isinstance(content.get(name), kind):
+            raise ValueError(f"Expected `{name}` of type {kind.__name__} in '{path}', got {content.get(name)!r:.200}.")
+    return content
 
 
 @contextmanager

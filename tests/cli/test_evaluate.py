@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from transformers_cxr.cli.main import app
 from transformers_cxr.evaluation import TASKS
 from transformers_cxr.evaluation.predictions import read_predictions
+from transformers_cxr.files import locked_output
 
 COLUMNS = "file_name split source patient_id view sex age_group finding_labels etiology".split()
 CARD = "# Model\n\n<!-- metrics -->\n<!-- end of metrics -->\n"
@@ -81,13 +82,21 @@ def results_of(folder):
     return {(r["task"], r["group"], r["metric"]): r for r in results}
 
 
-def test_unreadable_images_are_named_and_left_out(data_dir, checkpoint_dir, tmp_path):
+def test_unreadable_images_are_named_and_left_out(data_dir, checkpoint_dir, classifier, tmp_path):
     shutil.copytree(data_dir, tmp_path / "data")
-    (tmp_path / "data/2.png").write_bytes(b"damaged")
-    arguments = ["--records", tmp_path / "data", "--model", checkpoint_dir, "--tasks", "report", *OPTIONS]
+    # The images 6 and 7 are of the training split.
+    metadata = tmp_path / "data/metadata.csv"
+    metadata.write_text(metadata.read_text() + "7.png,train,site B,p7,AP,,child,No Finding,\n")
+    for number in (2, 7):
+        (tmp_path / f"data/{number}.png").write_bytes(b"damaged")
+    arguments = ["--records", tmp_path / "data", "--model", checkpoint_dir, "--tasks", "image", *OPTIONS]
+    arguments += ["--features", classifier, "--training-split", "train"]
     result = CliRunner().invoke(app, ["evaluate", *map(str, [tmp_path / "out", *arguments])])
-    assert result.exit_code == 0 and f"Not read: {tmp_path}/data/2.png: Cannot read" in result.stderr
-    assert read_predictions(tmp_path / "out/predictions/report").keys() == {f"{i}.png" for i in (0, 1, 3, 4, 5)}
+    assert result.exit_code == 0, result.stderr
+    for number in (2, 7):
+        assert f"Not read: {tmp_path}/data/{number}.png: Cannot read" in result.stderr
+    assert read_predictions(tmp_path / "out/predictions/image").keys() == {f"{i}.png" for i in (0, 1, 3, 4, 5)}
+    assert ("image", "all", "tiny-resnet_closer_than_real") in results_of(tmp_path / "out")
 
 
 def test_an_evaluation_writes_results_tables_page_predictions_images_and_model_card(evaluation):
@@ -199,6 +208,11 @@ def test_records_are_those_of_the_split(data_dir, checkpoint_dir, tmp_path):
 def test_what_cannot_be_evaluated_is_an_error(data_dir, tmp_path, options, message):
     options = [str(data_dir) if option == "DATA" else option for option in options]
     assert message in error_of("evaluate", tmp_path / "out", *options)
+
+
+def test_a_second_evaluation_on_an_output_is_refused(tmp_path):
+    with locked_output(tmp_path / "out"):
+        assert "Another run is writing to this output" in error_of("evaluate", tmp_path / "out")
 
 
 def test_another_model_or_equal_ids_are_refused(evaluation, checkpoint_dir, data_dir, tmp_path):

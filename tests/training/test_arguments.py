@@ -1,9 +1,12 @@
 """Settings of the example scripts, from YAML files and the command line."""
 
+import re
 from dataclasses import dataclass, field
 
 import pytest
+from jinja2 import TemplateError
 
+from transformers_cxr.files import locked_output
 from transformers_cxr.training import parse_arguments, run_script
 
 
@@ -49,6 +52,8 @@ def test_the_command_line_overrides_later_files_and_these_earlier_ones(parse):
         ("maximum_steps: 1", r"unknown settings \['maximum_steps'\]. Known are"),
         ("max_steps: 2.0", "Expected an integer for `max_steps` in '.*0.yaml', got 2.0"),
         ("ratios: 5", "Expected {name: value, ...} for `ratios` in .*, got 5"),
+        ("ratios: &a {report: 1}\nviews: [*a]", "settings have no aliases, such as `\\*a`"),
+        ("ratios: " + "[" * 10_000, "'.*0.yaml' is not valid YAML: maximum recursion depth"),
         ("views: AP", r"Expected a list such as \[a, b\] for `views` in .*, got 'AP'"),
     ],
 )
@@ -63,10 +68,36 @@ def test_an_invalid_dict_on_the_command_line_is_a_message(parse, capsys):
     assert "argument --ratios: expected {name: value, ...} in YAML, got '{report: 30'" in capsys.readouterr().err
 
 
-def test_errors_of_the_user_are_messages(monkeypatch):
-    def main(arguments):
-        raise OSError("It is the wrong file.")
+@pytest.fixture
+def run(monkeypatch, tmp_path, capsys):
+    """`run(main)`: the message of a script that fails."""
 
-    monkeypatch.setattr("sys.argv", ["script.py", "--output_dir", "o"])
-    with pytest.raises(SystemExit, match="^Error: It is the wrong file.$"):
-        run_script(main, Arguments)
+    def run(main):
+        monkeypatch.setattr("sys.argv", ["script.py", "--output_dir", str(tmp_path / "run")])
+        with pytest.raises(SystemExit) as end:
+            run_script(main, Arguments)
+        assert end.value.code == 1
+        return capsys.readouterr().err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError("It is the wrong file."), "Error: It is the wrong file.\n"),
+        # As torch reports a full disk.
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos"), "free some space .*run'"),
+        (TemplateError("Unknown role."), "Error: Unknown role. The chat template of the checkpoint raised it.\n"),
+    ],
+)
+def test_errors_of_the_user_are_messages(run, error, message):
+    def main(arguments):
+        raise error
+
+    assert re.search(message, run(main))
+
+
+def test_a_second_run_on_an_output_is_refused(run, tmp_path):
+    with locked_output(tmp_path / "run"):
+        assert "Another run is writing to this output" in run(lambda arguments: pytest.fail("It ran."))

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..evaluation.arguments import EvaluationArguments
+from ..files import locked_output
 
 
 def evaluate(
@@ -30,11 +31,12 @@ def evaluate(
     from ..evaluation import run_evaluation, update_model_card
     from ..evaluation.results.sections import summary
 
-    results = run_evaluation(arguments)
-    if results is None:
-        return
-    if model_card is not None:
-        update_model_card(model_card, arguments.output_dir)
+    with locked_output(arguments.output_dir):
+        results = run_evaluation(arguments)
+        if results is None:
+            return
+        if model_card is not None:
+            update_model_card(model_card, arguments.output_dir)
     typer.echo(
         f"{summary(results)}\n\nAll results in {arguments.output_dir}: report.html (a page), tables.md, results.json."
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from contextlib import nullcontext, redirect_stdout
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -100,13 +100,12 @@ def train(
     """
     from ..evaluation import EvaluationArguments, run_evaluation
     from ..evaluation.predictions import distributed_state
-    from ..files import lock
+    from ..files import locked_output
 
     state = distributed_state()
-    output_dir.mkdir(parents=True, exist_ok=True)
     path, before, after = (output_dir / name for name in ("records.parquet", "evaluation_before", "evaluation_after"))
     # The Trainer prints its logs.
-    with lock(output_dir) if state.is_main_process else nullcontext(), redirect_stdout(sys.stderr):
+    with locked_output(output_dir), redirect_stdout(sys.stderr):
         arguments = _training_arguments(model, lora, config or [], seed, output_dir)
         sizes = _prepare_records(data, path, model, seed)
         tasks = [task for task in ("report", "vqa") if arguments[1].ratios.get(task)] or ["report"]

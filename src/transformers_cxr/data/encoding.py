@@ -8,7 +8,6 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import nullcontext
 from functools import partial
 from itertools import count, groupby, islice
 from pathlib import Path
@@ -20,7 +19,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
-from ..files import lock
+from ..files import locked_output
 from ..llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor
 from ..llm_cxr.modeling_cxr_vq_tokenizer import CXRVQTokenizer
 from .codes import begin_encoding, codes_schema, finish_encoding, shard_path, tokenizer_fingerprint, write_shard
@@ -63,8 +62,7 @@ def encode_images(
         "image_processor": json.loads(image_processor.to_json_string()),
         "shard_size": shard_size,
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    with lock(folder) if state.is_main_process else nullcontext():
+    with locked_output(folder):
         finished = begin_encoding(folder, settings) if state.is_main_process else None
         (finished,) = broadcast_object_list([finished])
         num_shards = next(shard for shard in count() if shard not in finished)

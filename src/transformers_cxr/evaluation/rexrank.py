@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from ..checkpoints import load_checkpoint
-from ..files import atomic_write, file_fingerprint, read_json
+from ..files import atomic_write, file_fingerprint, locked_output, read_json
 from ..llm_cxr.generation_llm_cxr import generate_text
 from ..reports.sections import parse_report
 from .examples import Example
@@ -49,6 +49,8 @@ def write_rexrank_predictions(
         raise FileExistsError(f"'{output}' exists. Remove it or choose another output.")
     content = read_json(studies)
     for study_id, study in content.items():
+        if not isinstance(study, dict):
+            raise ValueError(f"Expected study '{study_id}' of '{studies}' as an object, got {study!r:.200}.")
         name = study.get("key_image_path") or next(iter(study.get("image_path") or []), None)
         if not name:
             raise ValueError(f"Study '{study_id}' of '{studies}' has neither `key_image_path` nor `image_path`.")
@@ -67,7 +69,8 @@ def write_rexrank_predictions(
     settings = {"model": model_fingerprint(llm, processor), "studies": file_fingerprint(studies)}
     settings["max_new_tokens"] = max_new_tokens
     folder = output.with_name(f"{output.name}.predictions")
-    predictions = predict(examples, generate, folder, settings, batch_size, "reports")
+    with locked_output(folder):
+        predictions = predict(examples, generate, folder, settings, batch_size, "reports")
     if state.is_main_process:
         for prediction in predictions:
             content[prediction.example.id]["model_prediction"] = _one_line(prediction.output)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from contextlib import nullcontext
+from typing import Any, TextIO
 
 import yaml
 from transformers import HfArgumentParser
+
+from ..errors import cli_errors
+from ..files import locked_output
 
 
 def parse_arguments(*dataclass_types: type, arguments: Sequence[str] | None = None) -> tuple:
@@ -34,8 +37,8 @@ def parse_arguments(*dataclass_types: type, arguments: Sequence[str] | None = No
     for path in config.config:
         with open(path, encoding="utf-8") as file:
             try:
-                defaults = yaml.safe_load(file)
-            except yaml.YAMLError as error:
+                defaults = _load_yaml(file)
+            except ValueError as error:
                 raise ValueError(f"'{path}' is not valid YAML: {error}") from error
         if not isinstance(defaults, dict):
             raise ValueError(f"Expected settings in '{path}', one `name: value` per line.")
@@ -51,19 +54,36 @@ def parse_arguments(*dataclass_types: type, arguments: Sequence[str] | None = No
 
 def run_script(main: Callable, *dataclass_types: type) -> None:
     """
-    Call `main` with the arguments of [`parse_arguments`]. Errors that the user can correct (a wrong setting or file, a
-    missing package) end the process with a message instead of a traceback, and exit code 1.
+    Call `main` with the arguments of [`parse_arguments`] under [`~errors.cli_errors`], with the lock of the folder
+    `output_dir`, if that is an argument.
     """
+    with cli_errors():
+        arguments = parse_arguments(*dataclass_types)
+        folder = next((vars(each)["output_dir"] for each in arguments if "output_dir" in vars(each)), None)
+        with locked_output(folder) if folder else nullcontext():
+            main(*arguments)
+
+
+class _SettingsLoader(yaml.SafeLoader):
+    """Loader without aliases, which can make a small file endless."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"settings have no aliases, such as `*{self.peek_event().anchor}`")
+        return super().compose_node(parent, index)
+
+
+def _load_yaml(stream: str | TextIO) -> Any:
     try:
-        main(*parse_arguments(*dataclass_types))
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"Error: {error}")
+        return yaml.load(stream, _SettingsLoader)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ValueError(str(error)) from error
 
 
 def _parse_dict(text: str) -> dict:
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = _load_yaml(text)
+    except ValueError:
         value = None
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"expected {{name: value, ...}} in YAML, got {text!r}")

@@ -1,4 +1,4 @@
-"""Errors of the command line."""
+"""Errors that a user can correct, as messages of commands and scripts."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from contextlib import contextmanager
 
 import typer
 
-# Errors of torch and safetensors, by name: importing these packages takes seconds.
+# Errors of torch, safetensors and Jinja, by name: importing these packages takes seconds.
 _FIXABLE_ERRORS = {
     "OutOfMemoryError": " Try a smaller `--batch-size` or another `--device`.",
     "SafetensorError": " Is a weight file damaged or the disk full?",
+    "TemplateError": " The chat template of the checkpoint raised it.",
 }
 
 
@@ -24,13 +25,14 @@ def cli_errors() -> Iterator[None]:
         yield
     except KeyboardInterrupt as error:
         typer.echo("Interrupted. Finished results are kept.", err=True)
-        raise typer.Exit(130) from error
+        raise SystemExit(130) from error
     except Exception as error:
         # Typer ends a command quietly when its output is closed, as by `head`.
         is_fixable = isinstance(error, (ValueError, OSError)) and not isinstance(error, BrokenPipeError)
         is_missing_extra = isinstance(error, ImportError) and "pip install" in str(error)
-        advice = _FIXABLE_ERRORS.get(type(error).__name__)
+        names = [error_class.__name__ for error_class in type(error).__mro__]
+        advice = next((_FIXABLE_ERRORS[name] for name in names if name in _FIXABLE_ERRORS), None)
         if not is_fixable and not is_missing_extra and advice is None:
             raise
         typer.echo(f"Error: {error}{advice or ''}", err=True)
-        raise typer.Exit(1) from error
+        raise SystemExit(1) from error

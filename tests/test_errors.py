@@ -1,7 +1,6 @@
 import pytest
-import typer
 
-from transformers_cxr.cli.errors import cli_errors
+from transformers_cxr.errors import cli_errors
 
 
 class OutOfMemoryError(RuntimeError):
@@ -24,9 +23,9 @@ class SafetensorError(Exception):
     ],
 )
 def test_fixable_error_is_a_message_and_an_exit_code(capsys, error, exit_code, message):
-    with pytest.raises(typer.Exit) as end, cli_errors():
+    with pytest.raises(SystemExit) as end, cli_errors():
         raise error
-    assert end.value.exit_code == exit_code
+    assert end.value.code == exit_code
     output = capsys.readouterr()
     assert message in output.err and output.out == ""
 
