@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +19,8 @@ if TYPE_CHECKING:
     from ..llm_cxr.processing_llm_cxr import LlmCxrProcessor
 
 FOLDER = Path(__file__).parent
+# CPU time in which a chat template must render a request.
+TEMPLATE_SECONDS = 10
 
 
 def checkpoint(name: str) -> Path:
@@ -80,7 +86,8 @@ def load_checkpoint(
         dtype (`str`, *optional*): Dtype of the language model; that of the checkpoint by default.
 
     Raises:
-        ValueError, OSError: the device or the checkpoint does not exist, or the checkpoint is of another model.
+        ValueError, OSError: the device or the checkpoint does not exist, the checkpoint is of another model, or its
+            chat template cannot be rendered.
     """
     from transformers import AutoProcessor
 
@@ -91,8 +98,39 @@ def load_checkpoint(
     model = LlmCxrForCausalLM.from_pretrained(path, dtype=dtype or "auto").to(target).eval()
     processor = AutoProcessor.from_pretrained(path)
     model.check_processor(processor)
+    _check_chat_template(processor, path)
     processor.vq_tokenizer = model.vq_tokenizer
     return model, processor
+
+
+def _check_chat_template(processor: LlmCxrProcessor, path: str | Path) -> None:
+    """Render a request: a template is a program of the checkpoint, which may fail or never end."""
+    content = [{"type": "text", "text": "Is there pneumonia?"}, {"type": "image"}]
+    try:
+        with _time_limit(TEMPLATE_SECONDS):
+            processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"The chat template of '{path}' cannot be rendered: {reason}.") from error
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raise a `TimeoutError` in the main thread, which alone gets signals, after this CPU time."""
+
+    def stop(*_):
+        raise TimeoutError(f"it takes more than {seconds} seconds")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, previous)
 
 
 def load_vq_tokenizer(

@@ -100,6 +100,11 @@ class CXRVQTokenizer(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
 
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        # Never a pickle.
+        return super().from_pretrained(*args, **{"use_safetensors": True, **kwargs})
+
     def __init__(self, config: CXRVQTokenizerConfig):
         super().__init__(config)
         levels = range(len(config.block_out_channels))

@@ -45,7 +45,8 @@ class LlmCxrPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
-        loaded = super().from_pretrained(*args, **kwargs)
+        # Never a pickle.
+        loaded = super().from_pretrained(*args, **{"use_safetensors": True, **kwargs})
         # Loading creates new parameters. With `output_loading_info` the model is the first of two results.
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.vq_tokenizer.requires_grad_(False)
