@@ -100,7 +100,7 @@ def test_parquet_and_webdataset_are_read(encode, images, tmp_path, monkeypatch):
         assert codes.column_names == ["id", "codes", column]
     (tmp_path / "damaged.tar").write_bytes((tmp_path / "images.tar").read_bytes()[:20000])
     result = encode(tmp_path / "damaged.tar", tmp_path / "codes-damaged", shard_size=1)
-    assert result.exit_code == 1 and "damaged.tar' is damaged" in result.stderr
+    assert result.exit_code == 1 and "damaged.tar' cannot be read" in result.stderr
 
 
 def test_killed_run_resumes_to_the_same_files(encode, images, tmp_path):

@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -51,6 +52,25 @@ def test_unreadable_image_is_named_and_the_others_are_read(report, images, tmp_p
     assert result.exit_code == 1 and "Traceback" not in result.stderr
     assert f"Not read: {images}/a/2.png: " in result.stderr and "Images that could not be read: 1." in result.stderr
     assert len((tmp_path / "reports.jsonl").read_text().splitlines()) == 7
+
+
+@pytest.mark.parametrize(
+    "line", ['{"image": "x.png"}', '{"image": "x.png", "settings": 3}', '{"image": ' + "[" * 100_000]
+)
+def test_a_line_that_is_no_result_is_named(check_error, images, tmp_path, line):
+    output = tmp_path / "reports.jsonl"
+    output.write_text(line + "\n")
+    check_error("has a line that is not a result of this command", "report", images, "--output", output)
+    assert output.read_text() == line + "\n"
+
+
+def test_a_file_name_that_is_no_text_is_kept_in_the_results(report, images, tmp_path):
+    path = (images / "a/1.png").rename(os.fsdecode(os.fsencode(images) + b"/a/\xff.png"))
+    for _ in range(2):
+        result = report(images / "a", "--output", tmp_path / "reports.jsonl")
+        assert result.exit_code == 0, result.stderr
+    assert "3 of 3 images are already in" in result.stderr
+    assert str(path) in {json.loads(line)["image"] for line in (tmp_path / "reports.jsonl").open()}
 
 
 def test_questions_share_a_file(run, options, images, tmp_path):

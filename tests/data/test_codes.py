@@ -61,6 +61,10 @@ def test_damaged_or_incomplete_store_is_refused(store, tmp_path):
     shard_path(store, 1).unlink()
     with pytest.raises(FileNotFoundError, match="codes-00001.parquet"):
         load_codes(store)
+    (store / "encoding.json").write_text("{}")
+    (store / "summary.json").write_text('{"num_shards": 1}')
+    with pytest.raises(ValueError, match="Expected `tokenizer` of type str in '.*encoding.json', got None"):
+        load_codes(store)
     (store / "summary.json").unlink()
     with pytest.raises(ValueError, match="are not complete"):
         load_codes(store)

@@ -1,3 +1,7 @@
+import pickle
+import tarfile
+from pathlib import Path
+
 import pytest
 from PIL import Image
 
@@ -19,6 +23,17 @@ def test_images_of_records_have_their_ids_and_splits(tmp_path, make_record):
     assert rows == [(f"image-{n}", str(tmp_path / f"{n}.png"), {}) for n in (0, 2)]
     assert source.total == 2 and list(source.rows(1)) == rows[1:]
     assert open_source(str(records)).total == 3
+
+
+@pytest.mark.parametrize("suffix", ["pth", "ten"])
+def test_a_member_that_is_a_pickle_or_damaged_is_an_error_that_names_the_file(tmp_path, suffix):
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / f"a.{suffix}").write_bytes(pickle.dumps(Path(tmp_path)))
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name in ("a.png", f"a.{suffix}"):
+            tar.add(tmp_path / name, name)
+    with pytest.raises(ValueError, match=r"a\.tar' cannot be read: "):
+        open_source(str(tmp_path / "a.tar"))
 
 
 def test_folder_with_metadata_keeps_its_columns_and_its_split(tmp_path):

@@ -21,7 +21,7 @@ def resume(tmp_path):
         (tmp_path / f"run/checkpoint-{step}").mkdir()
         (tmp_path / f"run/checkpoint-{step}/rng_state.pth").touch()
         if step < 120:
-            (tmp_path / f"run/checkpoint-{step}/trainer_state.json").write_text("{}")
+            (tmp_path / f"run/checkpoint-{step}/trainer_state.json").write_text('{"global_step": 20}')
     return resume
 
 

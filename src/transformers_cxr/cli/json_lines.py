@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,7 +31,19 @@ class JsonLines:
         *lines, unfinished = content.split(b"\n")
         if unfinished:  # by a killed process
             file.truncate(len(content) - len(unfinished))
-        self.results = {self._key_of(result): result for result in map(json.loads, lines)}
+        self.results = {self._key_of(result): result for result in map(self._parse, lines)}
+
+    def _parse(self, line: bytes) -> dict:
+        """Return the result of a line, or raise an error if another program changed it."""
+        with suppress(ValueError, RecursionError):
+            result = json.loads(line)
+            kinds = {**dict.fromkeys(self.key, str), "settings": dict}
+            if isinstance(result, dict) and all(isinstance(result.get(name), kind) for name, kind in kinds.items()):
+                return result
+        raise ValueError(
+            f"'{self.path}' has a line that is not a result of this command: {line[:200]!r}. Remove it, or choose "
+            "another output."
+        )
 
     def _key_of(self, result: dict) -> tuple:
         return tuple(result[name] for name in self.key)
@@ -46,7 +58,9 @@ class JsonLines:
         result = self.results.get(self._key_of(expected))
         if result is None:
             return None
-        before, now = ({**{name: each[name] for name in expected}, **each["settings"]} for each in (result, expected))
+        before, now = (
+            {**{name: each.get(name) for name in expected}, **each["settings"]} for each in (result, expected)
+        )
         before["settings"] = now["settings"] = None
         if changes := format_changes(before, now):
             raise ValueError(
@@ -56,7 +70,9 @@ class JsonLines:
 
     def append(self, results: Sequence[dict]) -> None:
         """Append results to the file."""
-        lines = "".join(json.dumps(result, ensure_ascii=False) + "\n" for result in results).encode()
+        text = "".join(json.dumps(result, ensure_ascii=False) + "\n" for result in results)
+        # A file name that is not UTF-8 has lone surrogates, which are valid JSON only as escapes.
+        lines = text.encode(errors="backslashreplace")
         with disk_full_error(self.path):
             while lines:
                 lines = lines[self.file.write(lines) :]

@@ -5,6 +5,7 @@ The `transformers-cxr` command line. A command imports its libraries when it run
 from __future__ import annotations
 
 import os
+import sys
 
 import typer
 
@@ -64,6 +65,9 @@ def first_steps(context: typer.Context) -> None:
 
 def main() -> None:
     """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        # A file name that is not UTF-8 must not end a run.
+        stream.reconfigure(errors="backslashreplace")
     # Progress bars and warnings of the libraries would bury the result.
     for library in ("HF_HUB", "HF_DATASETS"):
         os.environ.setdefault(f"{library}_DISABLE_PROGRESS_BARS", "1")

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..files import atomic_write, check_same_settings
+from ..files import atomic_write, check_same_settings, read_json
 from .readers.rows import open_parquet
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def load_codes(folder: str | os.PathLike) -> Dataset:
 
     Raises:
         FileNotFoundError: there is no encoding, or a shard is missing.
-        ValueError: the encoding is not complete, or a shard is damaged.
+        ValueError: the encoding is not complete, or a file of it is damaged.
     """
     from datasets import Dataset, DatasetInfo
 
@@ -169,9 +169,9 @@ def load_codes(folder: str | os.PathLike) -> Dataset:
         raise FileNotFoundError(f"No `{ENCODING}` in '{folder}': expected a folder of `transformers-cxr encode`.")
     if not (folder / SUMMARY).is_file():
         raise ValueError(f"The codes in '{folder}' are not complete. Run the same `transformers-cxr encode` again.")
-    num_shards = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["num_shards"]
+    num_shards = read_json(folder / SUMMARY, {"num_shards": int})["num_shards"]
     shards = [open_parquet(shard_path(folder, shard)).read() for shard in range(num_shards)]
-    fingerprint = json.loads((folder / ENCODING).read_text(encoding="utf-8"))["tokenizer"]
+    fingerprint = read_json(folder / ENCODING, {"tokenizer": str})["tokenizer"]
     # `write_records` stores the fingerprint of the tokenizer beside the codes.
     table = pa.concat_tables(shard.replace_schema_metadata() for shard in shards)
     return Dataset(table, info=DatasetInfo(description=fingerprint))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -142,12 +142,11 @@ def _open_datasets(dataset: str, split: str, image_column: str | None, id_column
     if path.is_file() and path.suffix not in _BUILDERS:
         raise ValueError(f"Expected a folder, a Parquet file or a WebDataset tar, got '{dataset}'.")
     try:
-        if path.is_file():
-            stream = load_dataset(_BUILDERS[path.suffix], data_files=dataset, split=split, streaming=True)
-        else:
-            stream = load_dataset(dataset, split=split, streaming=True)
-    except tarfile.TarError as error:
-        raise ValueError(f"'{dataset}' is damaged: {error}.") from error
+        with _read_errors(dataset):
+            if path.is_file():
+                stream = load_dataset(_BUILDERS[path.suffix], data_files=dataset, split=split, streaming=True)
+            else:
+                stream = load_dataset(dataset, split=split, streaming=True)
     except OSError as error:
         if path.is_file():
             raise
@@ -166,7 +165,7 @@ def _open_datasets(dataset: str, split: str, image_column: str | None, id_column
     )
 
     def rows(start: int) -> Iterator[tuple[str, Any, dict]]:
-        try:
+        with _read_errors(dataset):
             for number, row in enumerate(stream.skip(start), start):
                 image, image_path = row[image_column], None
                 if isinstance(image, dict):
@@ -174,11 +173,20 @@ def _open_datasets(dataset: str, split: str, image_column: str | None, id_column
                     image = image_path if image["bytes"] is None else image["bytes"]
                 image_id = image_path or f"{number:08d}" if id_column is None else str(row[id_column])
                 yield image_id, image, {name: row[name] for name in metadata.names}
-        except tarfile.TarError as error:
-            raise ValueError(f"'{dataset}' is damaged: {error}. Finished shards are kept.") from error
 
     settings = {"dataset": dataset, "split": split, "image_column": image_column, "id_column": id_column}
     return ImageSource(rows, metadata, settings)
+
+
+@contextmanager
+def _read_errors(dataset: str) -> Iterator[None]:
+    """Turn the errors of `datasets`, which decodes all members of a tar file, into one that names the dataset."""
+    try:
+        yield
+    except (OSError, ImportError):
+        raise
+    except Exception as error:
+        raise ValueError(f"'{dataset}' cannot be read: {error}") from error
 
 
 def _find_image_column(features: Features, dataset: str) -> str:

@@ -20,6 +20,7 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from tqdm import tqdm
 
+from ..data.readers.rows import open_parquet
 from ..files import atomic_write, check_same_settings
 from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
 from ..llm_cxr.processing_llm_cxr import LlmCxrProcessor
@@ -116,10 +117,19 @@ def predict(
 
 
 def read_predictions(folder: str | Path) -> dict[str, Prediction]:
-    """Return the predictions in a folder of [`predict`] by the ids of their examples, in the order of the examples."""
+    """
+    Return the predictions in a folder of [`predict`] by the ids of their examples, in the order of the examples.
+
+    Raises:
+        ValueError: a file of the folder is damaged or not one of [`predict`].
+    """
     predictions = {}
     for path in sorted(Path(folder).glob("[0-9]*.parquet")):
-        for row in pyarrow.parquet.read_table(path).to_pylist():
+        table = open_parquet(path).read()
+        names = {field.name for field in fields(Example)} | {"prediction", "seconds", "peak_mib"}
+        if missing := names - {*table.column_names}:
+            raise ValueError(f"'{path}' was not written by an evaluation: it lacks the columns {sorted(missing)}.")
+        for row in table.to_pylist():
             example = {field.name: row[field.name] for field in fields(Example)}
             example = Example(**example | {"image_path": Path(row["image_path"])})
             output = row["prediction"]

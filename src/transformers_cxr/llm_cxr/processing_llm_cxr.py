@@ -244,11 +244,11 @@ class LlmCxrProcessor(ProcessorMixin):
             image = f"(image {number} of {len(rows)})"
             if row.shape != (self.num_image_tokens,):
                 raise ValueError(f"Expected {self.num_image_tokens} codes for an image, got {row.size} {image}.")
-            if row.dtype.kind not in "iu" or row.min() < 0 or row.max() >= self.codebook_size:
-                raise ValueError(
-                    f"Expected integer codes in [0, {self.codebook_size}), got {row.dtype} from {row.min()} to "
-                    f"{row.max()} {image}."
-                )
+            expected = f"Expected integer codes in [0, {self.codebook_size}), got {row.dtype}"
+            if row.dtype.kind not in "iu":
+                raise ValueError(f"{expected} {image}.")
+            if row.min() < 0 or row.max() >= self.codebook_size:
+                raise ValueError(f"{expected} from {row.min()} to {row.max()} {image}.")
         return np.array(rows, dtype=np.int64)
 
     @staticmethod

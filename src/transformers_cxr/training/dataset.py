@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from transformers.utils import logging
 
 from ..data.mixture import TASKS
+from ..data.readers.image_folder import READ_ERRORS
 from ..llm_cxr.processing_llm_cxr import LlmCxrProcessor
 from .augmentation import augment
 
@@ -87,7 +88,7 @@ class InstructionDataset(Dataset):
                 example = encode_conversation(self.processor, conversation, self.label_prompt_images)
                 if self.augment and example["task"] != TASKS.index("image"):
                     example = _augmented(example, conversation, index)
-            except (ValueError, OSError, TemplateError) as error:
+            except (*READ_ERRORS, TemplateError) as error:
                 raise ValueError(f"{name}: {error}") from error
             length = len(example["input_ids"])
             if self.max_length is None or length <= self.max_length:
@@ -131,7 +132,10 @@ def encode_conversation(processor: LlmCxrProcessor, conversation: dict, label_pr
     if task not in TASKS:
         raise ValueError(f"Expected a task from {', '.join(TASKS)}, got {task!r}.")
     messages, processor_kwargs = check_messages(conversation.get("messages"), "messages"), {}
-    # Rows of one table have every column; those that a conversation lacks are None.
+    for name in ("image_codes", "images"):
+        # Rows of one table have every column; those that a conversation lacks are None.
+        if not isinstance(conversation.get(name), (list, tuple, np.ndarray, type(None))):
+            raise ValueError(f"Expected `{name}` as a list, got {conversation[name]!r:.200}.")
     if conversation.get("image_codes"):
         processor_kwargs["image_codes"] = conversation["image_codes"]
     elif images := conversation.get("images"):
@@ -184,6 +188,8 @@ def check_messages(messages: Any, name: str) -> list[dict]:
     if not messages or not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise ValueError(f"Expected `{name}` as a list of `role` and `content`, got {messages!r:.200}.")
     for number, message in enumerate(messages, start=1):
+        if not isinstance(role := message.get("role"), str):
+            raise ValueError(f"Expected the `role` of message {number} as a string, got {role!r:.200}.")
         if not _is_content(content := message.get("content")):
             raise ValueError(
                 f"Expected the `content` of message {number} as a string or a list of {{'type': 'text', 'text': ...}} "

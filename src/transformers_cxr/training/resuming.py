@@ -9,7 +9,7 @@ from typing import Any
 from transformers import EarlyStoppingCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
-from ..files import check_same_settings
+from ..files import check_same_settings, read_json
 
 SETTINGS_NAME = "settings.json"
 # Settings of the Trainer that change the trained weights.
@@ -52,7 +52,7 @@ def resume_checkpoint(training_args: TrainingArguments, settings: dict[str, Any]
 
     Raises:
         ValueError: the checkpoints are those of a run with other settings, or hold only the model
-            (`save_only_model`); or `resume_from_checkpoint` is set.
+            (`save_only_model`), or are damaged; or `resume_from_checkpoint` is set.
     """
     if training_args.resume_from_checkpoint:
         raise ValueError(
@@ -69,6 +69,7 @@ def resume_checkpoint(training_args: TrainingArguments, settings: dict[str, Any]
         )
     if checkpoint is None:
         return None
+    read_json(checkpoint / TRAINER_STATE_NAME, {"global_step": int})
     if not list(checkpoint.glob("rng_state*.pth")):
         raise ValueError(
             f"'{checkpoint}' holds only the model, so training cannot resume from it. Choose another `output_dir`, "

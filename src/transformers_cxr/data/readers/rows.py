@@ -88,8 +88,11 @@ def _text_rows(path: Path, suffix: str) -> Iterator[dict[str, Any]]:
 def _parse_json(text: str, where: str) -> list[dict[str, Any]]:
     try:
         rows = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where} is not JSON: {error.msg}.") from error
+        if "\\ud" in text.lower():
+            # Escapes of lone surrogates, which are no text.
+            json.dumps(rows, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is not JSON: {getattr(error, 'msg', error)}.") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"Expected a list of objects in {where}, got something else.")
     return rows

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ...files import atomic_write
+from ...files import atomic_write, read_json
 from .intervals import Estimate
 
 
@@ -46,15 +46,19 @@ def read_run(folder: str | Path) -> dict:
 
     Raises:
         FileNotFoundError: there is none.
+        ValueError: it was not written by an evaluation.
     """
     path = Path(folder) / "results.json"
     if not path.is_file():
         raise FileNotFoundError(f"No results.json in '{folder}': expected the output folder of a finished evaluation.")
-    run = json.loads(path.read_text(encoding="utf-8"))
-    for number, row in enumerate(run["results"]):
-        names = [row.pop(name) for name in ("task", "group", "metric")]
-        estimate = {name: math.nan if value is None else value for name, value in row.items()}
-        run["results"][number] = Result(*names, Estimate(**estimate))
+    run = read_json(path, {"results": list})
+    try:
+        for number, row in enumerate(run["results"]):
+            names = [row.pop(name) for name in ("task", "group", "metric")]
+            estimate = {name: math.nan if value is None else value for name, value in row.items()}
+            run["results"][number] = Result(*names, Estimate(**estimate))
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"Result {number} of '{path}' is not one of an evaluation: {row!r:.200}.") from error
     return run
 
 
