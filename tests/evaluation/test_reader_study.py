@@ -132,6 +132,12 @@ def test_a_wrong_cell_or_a_missing_trial_is_named(study, tmp_path, trials, answe
         score_reader_study(study, tmp_path / "key.json")
 
 
+def test_a_key_of_another_kind_is_named(study, tmp_path):
+    (tmp_path / "key.json").write_text('{"images": 5}')
+    with pytest.raises(ValueError, match="Expected `images` of type dict in '.*key.json', got 5"):
+        score_reader_study(study, tmp_path / "key.json")
+
+
 def test_the_key_is_kept_outside_and_nothing_is_overwritten(evaluation, study, tmp_path):
     with pytest.raises(ValueError, match="where the readers would see it"):
         export_reader_study(evaluation, tmp_path / "new", tmp_path / "new" / "key.json", 1, 1)

@@ -144,7 +144,7 @@ def score_reader_study(
         ValueError: a trial is missing, duplicate or unknown, or a cell has another value than the guide says.
     """
     scores: dict[str, Estimate] = {}
-    for kind, answers in read_json(key).items():
+    for kind, answers in read_json(key, dict.fromkeys(_ANSWERS, dict)).items():
         rows = _read_sheet(Path(folder) / f"{kind}.csv", set(answers), _ANSWERS[kind])
         names = ("quality", "fit") if kind == "images" else ("errors",)
         units = []
