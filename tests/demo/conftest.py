@@ -1,5 +1,6 @@
 """The demo page of a tiny random model, served on this machine."""
 
+import httpx
 import numpy as np
 import PIL.Image
 import pytest
@@ -41,5 +42,13 @@ def page_url(checkpoint):
 
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(server, "MAX_UPLOAD_BYTES", 2**21)
+        monkeypatch.setattr(server, "MAX_STORED_BYTES", 2**24)
+        monkeypatch.setattr(server, "REQUEST_TIMEOUT", 5)
         with server.serve(*checkpoint, title="A tiny checkpoint") as url:
             yield url
+
+
+@pytest.fixture(scope="module")
+def http(page_url):
+    with httpx.Client(base_url=page_url, timeout=60) as client:
+        yield client

@@ -17,7 +17,9 @@ def demo(
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Port. Default: the first free port from 7860.")
     ] = None,
-    root_path: Annotated[str | None, typer.Option(help="Path or URL under which a proxy serves the page.")] = None,
+    root_path: Annotated[
+        str | None, typer.Option(help="URL under which a proxy serves the page, such as https://example.org/cxr.")
+    ] = None,
     *,
     model_options: options.ModelOptions,
 ):

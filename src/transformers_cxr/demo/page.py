@@ -68,8 +68,8 @@ def page_errors() -> Iterator[None]:
         raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from error
 
 
-def _check_text(text: str, name: str) -> str:
-    if not text.strip():
+def _check_text(text: str | None, name: str) -> str:
+    if not text or not text.strip():
         raise ValueError(f"{name} is empty.")
     return text.strip()
 
@@ -84,14 +84,19 @@ class Handlers:
     def __init__(self, demo_model: DemoModel):
         self.demo_model = demo_model
 
-    def open_image(self, path: str):
+    def open_image(self, path: str | None):
         """Return the pixels and the reconstruction of an upload, a new session, an empty report and an empty chat."""
         with page_errors():
+            if path is None:
+                raise ValueError("No X-ray: upload one.")
             codes, pixels, reconstruction = self.demo_model.encode(Path(path))
         return pixels, reconstruction, Session(codes), "", []
 
     def open_example(self, index: int):
         """Return an empty upload, and the outputs of `open_image` for an example."""
+        with page_errors():
+            if index not in range(len(EXAMPLES)):
+                raise ValueError(f"Expected the number of an example, below {len(EXAMPLES)}.")
         return None, *self.open_image(str(EXAMPLES[index]))
 
     def clear_image(self):
@@ -141,6 +146,19 @@ class Handlers:
         return session.codes
 
 
+class Page(gr.Blocks):
+    """Blocks that answer arguments of wrong types or values with a message, without a log entry."""
+
+    async def preprocess_data(self, block_fn, *args, **kwargs):
+        try:
+            return await super().preprocess_data(block_fn, *args, **kwargs)
+        except Exception as error:
+            # Other messages quote arguments and paths.
+            is_limit = isinstance(error, gr.Error)
+            message = error.message if is_limit else f"The arguments of '{block_fn.api_name}' are not valid."
+            raise gr.Error(html.escape(message, quote=False), print_exception=False) from None
+
+
 def build_page(demo_model: DemoModel, title: str) -> gr.Blocks:
     """
     Build the page.
@@ -151,7 +169,7 @@ def build_page(demo_model: DemoModel, title: str) -> gr.Blocks:
     """
     handlers = Handlers(demo_model)
     num_codes = demo_model.model.config.vq_config.num_image_tokens
-    with gr.Blocks(title="LLM-CXR", analytics_enabled=False, delete_cache=DELETE_FILES) as page:
+    with Page(title="LLM-CXR", analytics_enabled=False, delete_cache=DELETE_FILES) as page:
         session = gr.State(Session())
         gr.Markdown(f"# LLM-CXR reads and generates chest X-rays\n\n{title}")
         gr.Markdown(NOTICE, elem_id="notice")

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import gradio as gr
 from starlette.middleware import Middleware
 
+from .middleware import OwnOriginOnly, RequestLimits, SecurityHeaders
 from .model import DemoModel
 from .page import CSS, build_page
-from .request_limits import RequestLimits
 
 if TYPE_CHECKING:
     from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
@@ -21,6 +24,10 @@ if TYPE_CHECKING:
 
 MAX_UPLOAD_BYTES = 64 * 2**20
 MAX_REQUEST_BYTES = 2**20
+# Of all files, which are deleted after an hour.
+MAX_STORED_BYTES = 2**30
+# Time for the body of a request, in seconds.
+REQUEST_TIMEOUT = 120
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
 
 
@@ -41,7 +48,7 @@ def serve(
         title (`str`, *optional*): Line below the heading.
         host (`str`, *optional*, defaults to `"127.0.0.1"`): Address to listen at; by default only for this machine.
         port (`int`, *optional*): Port to listen at; by default the first free one from 7860.
-        root_path (`str`, *optional*): Path of the page behind a proxy.
+        root_path (`str`, *optional*): URL of the page behind a proxy.
 
     Returns:
         `Iterator[str]`: the URL of the page.
@@ -51,6 +58,7 @@ def serve(
     """
     with tempfile.TemporaryDirectory(prefix="transformers-cxr-demo-") as folder, _upload_folder(folder):
         page = build_page(DemoModel(model, processor), title)
+        names = {"localhost", host, socket.gethostname(), socket.getfqdn(), urlsplit(root_path or "").hostname}
         _, url, _ = page.launch(
             server_name=host,
             server_port=port,
@@ -69,8 +77,17 @@ def serve(
             max_file_size=MAX_UPLOAD_BYTES,
             app_kwargs={
                 "middleware": [
-                    # An upload is a file and the boundaries of its form.
-                    Middleware(RequestLimits, max_bytes=MAX_REQUEST_BYTES, max_upload_bytes=MAX_UPLOAD_BYTES + 2**16)
+                    Middleware(SecurityHeaders),
+                    Middleware(OwnOriginOnly, names={name.lower() for name in names if name}),
+                    Middleware(
+                        RequestLimits,
+                        folder=Path(folder),
+                        max_bytes=MAX_REQUEST_BYTES,
+                        # A file and the boundaries of its form.
+                        max_upload_bytes=MAX_UPLOAD_BYTES + 2**16,
+                        max_stored_bytes=MAX_STORED_BYTES,
+                        timeout=REQUEST_TIMEOUT,
+                    ),
                 ]
             },
         )
