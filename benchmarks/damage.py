@@ -205,7 +205,7 @@ def _change_bytes(content: bytes, seeds: list[bytes], generator: np.random.Gener
         case 1:
             return content[:begin] + generator.bytes(len(run)) + content[end:]
         case 2:
-            return content[:begin] + generator.choice([b"\0", b"\xff"]) * len(run) + content[end:]
+            return content[:begin] + (b"\0", b"\xff")[generator.integers(2)] * len(run) + content[end:]
         case 3:
             return content[:begin]
         case 4:
