@@ -51,8 +51,8 @@ for name in names:
     try:
         importlib.import_module(name)
     except ImportError as error:
-        needs_extra = name.startswith(tuple(f"transformers_cxr.{room}" for room in ("evaluation.", "demo", "serving.")))
-        assert needs_extra and "pip install transformers-cxr[" in str(error), (name, error)
+        rooms = ("transformers_cxr.evaluation.", "transformers_cxr.demo", "transformers_cxr.serving.")
+        assert name.startswith(rooms) and "pip install transformers-cxr[" in str(error), (name, error)
 """
 # What these packages import takes most of the time: the code runs in forks of a process that has all but them.
 RUN_IN_FORKS = """

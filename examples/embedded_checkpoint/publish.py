@@ -26,6 +26,8 @@ class Arguments:
 def main(args: Arguments):
     model = LlmCxrForCausalLM.from_pretrained(args.model)
     model.generation_config.image_generation = {"guidance_scale": args.guidance_scale, "top_p": args.top_p}
+    # Adults have too few X-rays of more than 64x64 pixels.
+    model.generation_config.weak_image_words = ["adult", "man", "woman"]
     weights = {
         name: value if name.startswith("model.vq_tokenizer") else value.to(torch.bfloat16)
         for name, value in model.state_dict().items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING
@@ -30,6 +31,8 @@ from .image_grammar_llm_cxr import ImageGrammarLogitsProcessor
 
 if TYPE_CHECKING:
     from .processing_llm_cxr import LlmCxrProcessor
+
+logger = logging.get_logger(__name__)
 
 
 class LlmCxrGenerationMixin(GenerationMixin):
@@ -448,7 +451,8 @@ def generate_image(
     **kwargs,
 ) -> list[PIL.Image.Image] | torch.LongTensor:
     """
-    Generate chest X-rays from texts.
+    Generate chest X-rays from texts. A warning names the words in them that `generation_config.weak_image_words` of
+    the checkpoint lists: those that it draws badly.
 
     Args:
         model ([`LlmCxrForCausalLM`]), processor ([`LlmCxrProcessor`]):
@@ -484,6 +488,9 @@ def generate_image(
     for each in texts:
         if not isinstance(each, str):
             raise TypeError(f"Expected a text, got {type(each).__name__}.")
+    for word in getattr(model.generation_config, "weak_image_words", ()):
+        if any(re.search(rf"\b{word}\b", each, re.IGNORECASE) for each in texts):
+            logger.warning(f"This checkpoint makes poor X-rays of texts with '{word}': it was trained on too few.")
     instruction = processor.image_instruction if instruction is None else instruction
     # The last prompt is that of an empty text, which classifier-free guidance steers away from.
     conversations = [[image_request(each, instruction)] for each in [*texts, ""]]
