@@ -16,7 +16,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         ".checkpoints": ("checkpoint",),
         ".conversion.official": ("convert_official_checkpoint",),
         ".conversion.export": ("export_language_model",),
-        ".conversion.remote_code": ("save_with_remote_code",),
+        ".hub.remote_code": ("save_with_remote_code",),
         ".data.dicom_output": ("image_to_dicom", "report_to_dicom"),
         ".llm_cxr.configuration_llm_cxr": ("CXRVQTokenizerConfig", "LlmCxrConfig"),
         ".llm_cxr.dicom_llm_cxr": ("read_dicom",),

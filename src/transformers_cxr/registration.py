@@ -35,8 +35,8 @@ def _register() -> None:
     from .llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor
     from .llm_cxr.modeling_cxr_vq_tokenizer import CXRVQTokenizer
     from .llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
+    from .llm_cxr.pipelines_llm_cxr import CxrGenerationPipeline, CxrReportPipeline, CxrVqaPipeline
     from .llm_cxr.processing_llm_cxr import LlmCxrProcessor
-    from .pipelines import CxrGenerationPipeline, CxrReportPipeline, CxrVqaPipeline
 
     # The same for both backends: without the second, loading it warns that torchvision is not available.
     image_processors = {"pil": LlmCxrImageProcessor, "torchvision": LlmCxrImageProcessor}

@@ -9,7 +9,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
         ".language_models": ("extend_language_model", "load_instruct_model", "load_language_model"),
         ".official": ("convert_official_checkpoint",),
         ".official_data": ("convert_code_pickle",),
-        ".remote_code": ("save_with_remote_code",),
         ".taming": ("convert_vq_gan", "export_vq_gan", "vq_tokenizer_from_taming"),
     },
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
@@ -18,6 +19,13 @@ def check_model_type(name: str, model_type: str | None, known: tuple[str, ...], 
     """Raise a `ValueError` if the type of a checkpoint is not among the known ones."""
     if model_type not in known:
         raise ValueError(f"'{name}' is a model of type '{model_type}': expected {expected}.")
+
+
+def ignore_remote_code(config: Any) -> None:
+    """Drop the entries for code in a checkpoint, unless this is that code: the package has registered its own."""
+    if not __name__.startswith("transformers_modules."):
+        for name in ("auto_map", "custom_pipelines"):
+            config.pop(name, None)
 
 
 @strict
@@ -117,6 +125,7 @@ class CXRVQTokenizerConfig(PreTrainedConfig):
                     f"`norm_num_groups` {self.norm_num_groups} must divide every entry of `block_out_channels` "
                     f"{tuple(self.block_out_channels)}."
                 )
+        ignore_remote_code(kwargs)
         super().__post_init__(**kwargs)
 
     @property
@@ -191,6 +200,7 @@ class LlmCxrConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         if self.text_config is None:
             self.text_config = AutoConfig.for_model("gpt_neox", vocab_size=self.image_token_offset + 1024)
+        ignore_remote_code(kwargs)
         # TRL reads it from every configuration.
         kwargs.setdefault("auto_map", {})
         super().__post_init__(**kwargs)
@@ -204,4 +214,4 @@ class LlmCxrConfig(PreTrainedConfig):
             )
 
 
-__all__ = ["CXRVQTokenizerConfig", "LlmCxrConfig"]
+__all__ = ["CXRVQTokenizerConfig", "LlmCxrConfig", "ignore_remote_code"]

@@ -21,6 +21,7 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import ChannelDimension, PILImageResampling, SizeDict, infer_channel_dimension_format
 from transformers.processing_utils import ImagesKwargs, Unpack
 
+from .configuration_llm_cxr import ignore_remote_code
 from .dicom_llm_cxr import is_dicom, is_dicom_dataset, read_dicom
 
 MIN_SIDE = 16
@@ -169,6 +170,7 @@ class LlmCxrImageProcessor(PilBackend):
     round_to_nearest = False
 
     def __init__(self, **kwargs: Unpack[LlmCxrImageProcessorKwargs]):
+        ignore_remote_code(kwargs)
         super().__init__(**kwargs)
 
     def fetch_images(self, images):

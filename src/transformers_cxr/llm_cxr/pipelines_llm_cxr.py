@@ -9,8 +9,8 @@ import PIL.Image
 import torch
 from transformers import Pipeline
 
-from .llm_cxr.configuration_llm_cxr import LLM_CXR_CHECKPOINT, LlmCxrConfig, check_model_type
-from .llm_cxr.generation_llm_cxr import generate_image, generate_text, image_seeds, is_sequence
+from .configuration_llm_cxr import LLM_CXR_CHECKPOINT, LlmCxrConfig, check_model_type
+from .generation_llm_cxr import generate_image, generate_text, image_seeds, is_sequence
 
 
 class CxrPipeline(Pipeline):

@@ -1,0 +1,10 @@
+"""Checkpoints that can be published: the code of the model, model cards, upload."""
+
+from .._lazy import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        ".remote_code": ("add_remote_code", "save_with_remote_code"),
+    },
+)
