@@ -1,4 +1,6 @@
 import copy
+import os
+import stat
 
 import pytest
 import torch
@@ -53,6 +55,17 @@ class TestCommon:
                 assert {p.requires_grad for p in each.get_decoder().parameters()} == {True}
         base = LlmCxrModel.from_pretrained(tmp_path / "one")
         assert torch.equal(base(**inputs).last_hidden_state, model.base_model(**inputs).last_hidden_state)
+
+    def test_saved_files_have_the_permissions_of_the_umask(self, tiny_model, tmp_path):
+        model, _ = tiny_model
+        before = os.umask(0o027)
+        try:
+            model.save_pretrained(tmp_path / "model", max_shard_size="50KB")
+            model.vq_tokenizer.save_pretrained(tmp_path / "vq")
+        finally:
+            os.umask(before)
+        modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in tmp_path.glob("*/*")}
+        assert "model.safetensors" in modes and set(modes.values()) == {0o640}
 
     def test_auto_classes(self, checkpoint_dir):
         for auto_class in (AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText):

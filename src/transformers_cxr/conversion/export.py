@@ -7,6 +7,7 @@ import json
 import os
 
 from ..files import atomic_write
+from ..llm_cxr.modeling_cxr_vq_tokenizer import share_weights
 from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
 from ..llm_cxr.processing_llm_cxr import BOI_TOKEN, EOI_TOKEN, LlmCxrProcessor
 
@@ -33,6 +34,7 @@ def export_language_model(
     model.check_processor(processor)
     with atomic_write(save_directory, overwrite=False) as partial:
         model.to_language_model().save_pretrained(partial)
+        share_weights(partial)
         model.generation_config.save_pretrained(partial)
         tokenizer = copy.deepcopy(processor.tokenizer)
         tokenizer.chat_template = processor.chat_template

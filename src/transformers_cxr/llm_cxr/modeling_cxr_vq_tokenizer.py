@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -76,7 +79,26 @@ def _without_autocast(tensor: torch.Tensor) -> torch.autocast:
     return torch.autocast(device_type=tensor.device.type, enabled=False)
 
 
-class CXRVQTokenizer(PreTrainedModel):
+def share_weights(folder: str | os.PathLike) -> None:
+    """Give saved weights the permissions of their configuration: safetensors lets only their owner read them."""
+    for file in Path(folder).glob("*.safetensors"):
+        shutil.copymode(next(Path(folder).glob("*config.json")), file)
+
+
+class SafetensorsMixin:
+    """Weights are safetensors that others can read, never a pickle."""
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        return super().from_pretrained(*args, **{"use_safetensors": True, **kwargs})
+
+    def save_pretrained(self, save_directory, is_main_process=True, **kwargs):
+        super().save_pretrained(save_directory, is_main_process, **kwargs)
+        if is_main_process:
+            share_weights(save_directory)
+
+
+class CXRVQTokenizer(SafetensorsMixin, PreTrainedModel):
     """
     Image tokenizer of LLM-CXR: a VQ-GAN (arXiv 2012.09841) around [`diffusers.VQModel`].
 
@@ -99,11 +121,6 @@ class CXRVQTokenizer(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
-
-    @classmethod
-    def from_pretrained(cls, *args, **kwargs):
-        # Never a pickle.
-        return super().from_pretrained(*args, **{"use_safetensors": True, **kwargs})
 
     def __init__(self, config: CXRVQTokenizerConfig):
         super().__init__(config)
@@ -286,4 +303,4 @@ class CXRVQTokenizer(PreTrainedModel):
         torch_compilable_check(torch.isfinite(pixel_values).all(), "pixel_values holds NaN or infinite values.")
 
 
-__all__ = ["CXRVQTokenizer", "CXRVQTokenizerOutput"]
+__all__ = ["CXRVQTokenizer", "CXRVQTokenizerOutput", "SafetensorsMixin", "share_weights"]

@@ -19,14 +19,14 @@ from transformers.utils import can_return_tuple, torch_compilable_check
 
 from .configuration_llm_cxr import LlmCxrConfig
 from .generation_llm_cxr import LlmCxrGenerationMixin
-from .modeling_cxr_vq_tokenizer import CXRVQTokenizer
+from .modeling_cxr_vq_tokenizer import CXRVQTokenizer, SafetensorsMixin
 from .processing_llm_cxr import LlmCxrProcessor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-class LlmCxrPreTrainedModel(PreTrainedModel):
+class LlmCxrPreTrainedModel(SafetensorsMixin, PreTrainedModel):
     """Base class: conversion between images and token ids, for the model with and without its head."""
 
     config: LlmCxrConfig
@@ -45,8 +45,7 @@ class LlmCxrPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
-        # Never a pickle.
-        loaded = super().from_pretrained(*args, **{"use_safetensors": True, **kwargs})
+        loaded = super().from_pretrained(*args, **kwargs)
         # Loading creates new parameters. With `output_loading_info` the model is the first of two results.
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.vq_tokenizer.requires_grad_(False)
