@@ -6,7 +6,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 SOURCE_OF_PAGE = {
-    "model_cards/llm-cxr.md": "model_cards/llm-cxr.md",
+    "model_cards/llm-cxr.md": "src/transformers_cxr/checkpoints/llm-cxr/README.md",
     "model_cards/llm-cxr-3b.md": "model_cards/llm-cxr-3b.md",
     "changelog.md": "CHANGELOG.md",
 }
@@ -15,8 +15,9 @@ SOURCE_OF_PAGE = {
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     root = Path(config.config_file_path).parent
     for page, source in SOURCE_OF_PAGE.items():
-        # Model cards are beside docs/ in the repository, and inside it on the site.
-        text = (root / source).read_text(encoding="utf-8").replace("](../docs/", "](../")
+        text = (root / source).read_text(encoding="utf-8")
+        # Links of model cards to docs/, in which they are on the site.
+        text = text.replace("](../docs/", "](../").replace(f"{config.repo_url}/raw/main/docs/", "../")
         # Tables within HTML are Markdown for the Hub, and need this attribute here.
         text = text.replace("<details>", '<details markdown="1">')
         files.append(File.generated(config, page, content=text))

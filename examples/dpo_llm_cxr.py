@@ -50,7 +50,12 @@ class ResumedDPOTrainer(training.ResumedTrainerMixin, DPOTrainer):
     pass
 
 
-def main(model_args: training.PolicyArguments, data_args: DataArguments, training_args: DPOConfig):
+def main(
+    model_args: training.PolicyArguments,
+    data_args: DataArguments,
+    saving_args: training.SavingArguments,
+    training_args: DPOConfig,
+):
     set_seed(training_args.seed)
     model, processor, peft_config = training.load_policy(model_args)
     settings = {"pairs_fingerprint": file_fingerprint(data_args.pairs)}
@@ -68,8 +73,8 @@ def main(model_args: training.PolicyArguments, data_args: DataArguments, trainin
     trainer.train(resume_from_checkpoint=resume_from)
     if data_args.eval_pairs:
         trainer.save_metrics("eval", trainer.evaluate())
-    training.save_trained_model(trainer)
+    training.save_trained_model(trainer, model_args.model, [data_args.pairs], saving_args.remote_code)
 
 
 if __name__ == "__main__":
-    training.run_script(main, training.PolicyArguments, DataArguments, DPOConfig)
+    training.run_script(main, training.PolicyArguments, DataArguments, training.SavingArguments, DPOConfig)

@@ -2,7 +2,7 @@
 Evaluate a checkpoint and write the results into its model card and other documents.
 
     python examples/evaluate_llm_cxr.py --records DATA --output_dir runs/evaluation \
-        --model_card model_cards/llm-cxr.md --documents README.md
+        --model_card src/transformers_cxr/checkpoints/llm-cxr/README.md --documents README.md
 
 The arguments and the files in `OUTPUT_DIR` are those of `transformers-cxr evaluate` (docs/evaluate.md). In addition
 `OUTPUT_DIR/images.png` shows eight X-rays of the records above their reconstructions, and 16 images generated from
@@ -27,10 +27,12 @@ from transformers_cxr.data.conversations import label_report
 from transformers_cxr.data.store import open_records
 from transformers_cxr.evaluation import (
     EvaluationArguments,
+    prepare_model_card,
     run_evaluation,
     update_document,
     update_model_card,
 )
+from transformers_cxr.evaluation.predictions import distributed_state
 from transformers_cxr.evaluation.results.sections import summary
 from transformers_cxr.training.arguments import run_script
 
@@ -49,7 +51,7 @@ PROMPTS = {
 
 @dataclass
 class Documents:
-    model_card: str = field(default="", metadata={"help": "model card to write tables and metadata into"})
+    model_card: str = field(default="", metadata={"help": "model card for tables and metadata, new if there is none"})
     documents: list[str] = field(
         default_factory=list,
         metadata={"help": "Markdown files with `<!-- metrics: ROW, ... -->` to fill with these rows"},
@@ -117,6 +119,8 @@ def picture(arguments: EvaluationArguments) -> PIL.Image.Image | None:
 
 
 def main(arguments: EvaluationArguments, documents: Documents):
+    if documents.model_card and distributed_state().is_main_process:
+        prepare_model_card(documents.model_card, arguments.model)
     results = run_evaluation(arguments)
     if results is None:
         return

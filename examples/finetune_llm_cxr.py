@@ -95,6 +95,7 @@ def main(
     model_args: ModelArguments,
     data_args: training.DataArguments,
     sample_args: SampleArguments,
+    saving_args: training.SavingArguments,
     training_args: TrainingArguments,
 ):
     set_seed(training_args.seed)
@@ -106,8 +107,11 @@ def main(
         dataset = trainer.eval_dataset or trainer.train_dataset
         samples = training.SampleCallback(trainer, dataset, sample_args.sample_steps, sample_args.num_samples)
         trainer.add_callback(samples)
-    training.train_and_save(trainer, resume_from)
+    base = model_args.model or model_args.language_model
+    training.train_and_save(trainer, resume_from, base, data_args.train_files, saving_args.remote_code)
 
 
 if __name__ == "__main__":
-    training.run_script(main, ModelArguments, training.DataArguments, SampleArguments, TrainingArguments)
+    training.run_script(
+        main, ModelArguments, training.DataArguments, SampleArguments, training.SavingArguments, TrainingArguments
+    )

@@ -106,6 +106,7 @@ def main(
     model_args: training.PolicyArguments,
     data_args: DataArguments,
     reward_args: RewardArguments,
+    saving_args: training.SavingArguments,
     training_args: GRPOConfig,
 ):
     set_seed(training_args.seed)
@@ -125,8 +126,10 @@ def main(
         peft_config=peft_config,
     )
     trainer.train(resume_from_checkpoint=resume_from)
-    training.save_trained_model(trainer)
+    training.save_trained_model(trainer, model_args.model, [data_args.records], saving_args.remote_code)
 
 
 if __name__ == "__main__":
-    training.run_script(main, training.PolicyArguments, DataArguments, RewardArguments, GRPOConfig)
+    training.run_script(
+        main, training.PolicyArguments, DataArguments, RewardArguments, training.SavingArguments, GRPOConfig
+    )

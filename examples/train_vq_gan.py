@@ -31,7 +31,7 @@ from transformers_cxr import CXRVQTokenizer, CXRVQTokenizerConfig, LlmCxrImagePr
 from transformers_cxr.data.image_source import is_streamed
 from transformers_cxr.evaluation.metrics.reconstruction import reconstruction_picture
 from transformers_cxr.files import check_same_settings, file_fingerprint
-from transformers_cxr.training import augment, run_script, vq_gan
+from transformers_cxr.training import SavingArguments, add_card_and_code, augment, run_script, vq_gan
 
 logger = get_logger(__name__)
 
@@ -87,7 +87,7 @@ class Arguments:
     seed: int = field(default=0, metadata={"help": "seed of weights and order of images"})
 
 
-def main(args: Arguments):
+def main(args: Arguments, saving_args: SavingArguments):
     accelerator = Accelerator(
         mixed_precision="bf16" if args.bf16 else None,
         gradient_accumulation_steps=args.gradient_accumulation_steps,
@@ -242,8 +242,15 @@ def main(args: Arguments):
             average.copy_to(tokenizer.parameters())
         tokenizer.save_pretrained(args.output_dir)
         image_processor.save_pretrained(args.output_dir)
+        add_card_and_code(
+            args.output_dir,
+            Path(args.output_dir) / "settings.json",
+            args.initial_model,
+            [args.records],
+            remote_code=saving_args.remote_code,
+        )
     accelerator.end_training()
 
 
 if __name__ == "__main__":
-    run_script(main, Arguments)
+    run_script(main, Arguments, SavingArguments)

@@ -1,5 +1,6 @@
 """
-Write the embedded checkpoint: a trained model with its settings of image generation, the language model in bf16.
+Write the embedded checkpoint: a trained model with its settings of image generation, the language model in bf16. Its
+model card is that of the training; `transformers-cxr get` adds the code.
 
     python examples/embedded_checkpoint/publish.py --model runs/embedded/stage3/final \
         --output_dir runs/embedded/llm-cxr
@@ -7,7 +8,9 @@ Write the embedded checkpoint: a trained model with its settings of image genera
 It loads in fp32 all the same, and the image tokenizer stays in fp32 on disk, because rounding changes codes.
 """
 
+import shutil
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
@@ -34,6 +37,7 @@ def main(args: Arguments):
     }
     model.save_pretrained(args.output_dir, state_dict=weights)
     LlmCxrProcessor.from_pretrained(args.model).save_pretrained(args.output_dir)
+    shutil.copy(Path(args.model) / "README.md", args.output_dir)
 
 
 if __name__ == "__main__":

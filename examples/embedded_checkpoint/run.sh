@@ -4,7 +4,7 @@
 #
 #     examples/embedded_checkpoint/run.sh DATA runs/embedded
 #
-# The checkpoint is OUTPUT/llm-cxr. Its numbers are in model_cards/llm-cxr.md.
+# The checkpoint is OUTPUT/llm-cxr, with its numbers in its model card.
 set -euo pipefail
 DATA=$1
 OUTPUT=$2
@@ -40,4 +40,5 @@ python "$EXAMPLES/evaluate_vq_gan.py" --model "$OUTPUT/vq" --records "$DATA" \
     --clinical_classifier "$OUTPUT/classifier_0/final" --features efficientnet-lite0 \
     --output_dir "$OUTPUT/vq_evaluation"
 python "$EXAMPLES/evaluate_llm_cxr.py" --model "$OUTPUT/llm-cxr" --records "$DATA" --training_split train \
-    --classifier "$OUTPUT/classifier_0/final" --features efficientnet-lite0 --output_dir "$OUTPUT/evaluation"
+    --classifier "$OUTPUT/classifier_0/final" --features efficientnet-lite0 \
+    --model_card "$OUTPUT/llm-cxr/README.md" --output_dir "$OUTPUT/evaluation"

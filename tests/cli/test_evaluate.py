@@ -10,6 +10,7 @@ import pandas as pd
 import PIL.Image
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from transformers import AutoModel, ResNetConfig, ResNetForImageClassification, ViTImageProcessorPil
 from typer.testing import CliRunner
 
@@ -17,9 +18,9 @@ from transformers_cxr.cli.main import app
 from transformers_cxr.evaluation import TASKS
 from transformers_cxr.evaluation.predictions import read_predictions
 from transformers_cxr.files import locked_output
+from transformers_cxr.hub.cards import NOTICE
 
 COLUMNS = "file_name split source patient_id view sex age_group finding_labels etiology".split()
-CARD = "# Model\n\n<!-- metrics -->\n<!-- end of metrics -->\n"
 OPTIONS = ["--max-new-tokens", "4", "--batch-size", "4", "--num-resamples", "5", "--num-corrupted", "1"]
 
 
@@ -68,7 +69,6 @@ def evaluation(data_dir, checkpoint_dir, classifier, tmp_path_factory):
     """The output folder of an evaluation, its standard output, and its options."""
     folder = tmp_path_factory.mktemp("evaluation")
     (folder / "texts.txt").write_text("The lungs are clear.\n\nIs there pneumonia? No.\n")
-    (folder / "card.md").write_text(CARD)
     tasks = ["--tasks", "report,image,vqa", "--tasks", ",".join(set(TASKS) - {"report", "image", "vqa", "diversity"})]
     metrics = ["--classifier", classifier, "--features", classifier, "--training-split", "train"]
     options = ["--records", data_dir, "--model", checkpoint_dir, "--texts", folder / "texts.txt"]
@@ -125,7 +125,8 @@ def test_an_evaluation_writes_results_tables_page_predictions_images_and_model_c
     assert "kermany 4, site B 2 (split validation, 3 patients)" in page and "written from labels" in page
     assert "Pneumonia: missed" in page and "not as the reference" in page
     assert not re.search(r"""(?:src|href)=["'](?!#|data:)""", page)
-    assert "### Reports" in (folder.parent / "card.md").read_text()
+    card = ModelCard.load(folder.parent / "card.md")
+    assert "### Reports" in card.text and NOTICE in card.text and card.data.eval_results
 
 
 def test_generated_images_are_measured_beside_reconstructions_and_training_images(evaluation):
@@ -208,6 +209,20 @@ def test_records_are_those_of_the_split(data_dir, checkpoint_dir, tmp_path):
 def test_what_cannot_be_evaluated_is_an_error(data_dir, tmp_path, options, message):
     options = [str(data_dir) if option == "DATA" else option for option in options]
     assert message in error_of("evaluate", tmp_path / "out", *options)
+
+
+@pytest.mark.parametrize(
+    ("card", "message"),
+    [
+        ("---\nlicense: [mit\n---\n", "The metadata of the model card 'CARD' are not valid"),
+        ("# A model\n", "'CARD' has no section between '<!-- metrics -->'"),
+    ],
+)
+def test_a_model_card_is_checked_before_anything_is_generated(data_dir, tmp_path, card, message):
+    (tmp_path / "card.md").write_text(card)
+    options = ["--records", data_dir, "--model-card", tmp_path / "card.md"]
+    assert message.replace("CARD", str(tmp_path / "card.md")) in error_of("evaluate", tmp_path / "out", *options)
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_second_evaluation_on_an_output_is_refused(tmp_path):

@@ -12,6 +12,7 @@ import PIL.Image
 import pytest
 import torch
 import yaml
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor
 from typer.testing import CliRunner
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 from transformers_cxr.cli.main import app
 from transformers_cxr.data import load_records, open_records
 from transformers_cxr.evaluation.tasks.report import ReportTask
+from transformers_cxr.hub.cards import NOTICE
 from transformers_cxr.training import InstructionTrainer
 
 from ..conftest import reset_accelerator
@@ -113,6 +115,10 @@ def test_a_table_becomes_a_trained_checkpoint_that_is_evaluated(finished):
     model.check_processor(processor)
     assert {len(codes) for codes in load_records(folder / "records.parquet")["codes"]} == {16}
     assert (folder / "evaluation_after/report.html").is_file() and "eval_loss_report" in result.stderr
+    card = ModelCard.load(folder / "final/README.md")
+    assert card.data.datasets == ["hospital"] and card.data.model_name == "run" and NOTICE in card.text
+    assert {each.task_type for each in card.data.eval_results} == {"image-to-text"} and "ROUGE-L" in card.text
+    assert (folder / "final/modeling_llm_cxr.py").is_file()
 
 
 def test_patients_of_the_splits_and_unusable_rows_are_counted_and_named(finished):
@@ -190,7 +196,7 @@ def test_splits_and_codes_of_records_are_kept_and_lora_is_merged(finished, check
         tmp_path / "run.yaml",
         "--output-dir",
         tmp_path / "run",
-        "--lora",
+        "--no-remote-code",
     ]
     records = finished[0] / "records.parquet"
     result = invoke("--records", records, "--lora", "--num-resamples", 2, *options)
@@ -198,6 +204,8 @@ def test_splits_and_codes_of_records_are_kept_and_lora_is_merged(finished, check
     assert not (tmp_path / "run/codes").exists() and (tmp_path / "run/adapter").is_dir()
     assert open_records(tmp_path / "run/records.parquet") == open_records(records)
     assert not same_weights(checkpoint_dir, tmp_path / "run/final")
+    for folder in (tmp_path / "run/final", tmp_path / "run/adapter"):
+        assert ModelCard.load(folder / "README.md").data.eval_results and not list(folder.glob("*.py"))
 
 
 def test_two_processes_give_the_model_of_one(finished, images_dir, checkpoint_dir, tmp_path):

@@ -14,9 +14,10 @@ from transformers_cxr.evaluation import EvaluationArguments
 
 ROOT = Path(__file__).parents[2]
 PYTHON_ONLY = {"transformers-cxr": None, "python": None}
+CARDS = ("model_cards/*.md", "src/transformers_cxr/checkpoints/*/*.md")
 PAGES = [
     str(path.relative_to(ROOT))
-    for pattern in ("README.md", "docs/*.md", "docs/experiments/*.md", "model_cards/*.md")
+    for pattern in ("README.md", "docs/*.md", "docs/experiments/*.md", *CARDS)
     for path in sorted(ROOT.glob(pattern))
 ]
 

@@ -23,6 +23,7 @@ def one_accelerator_per_run():
 def model_dir(tiny_model, tmp_path):
     for part in tiny_model:
         part.save_pretrained(tmp_path / "model")
+    (tmp_path / "model/README.md").write_text("---\nlicense: mit\nbase_model: somebody/model\n---\n\n# A model\n")
     return tmp_path / "model"
 
 

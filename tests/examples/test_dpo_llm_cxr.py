@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor
 
 from transformers_cxr import LlmCxrModel
-from transformers_cxr.training import PolicyArguments, parse_arguments
+from transformers_cxr.hub import check_model_card
+from transformers_cxr.training import PolicyArguments, SavingArguments, parse_arguments
 
 from .conftest import reset_accelerator
 
@@ -61,7 +62,7 @@ def run(load_script, model_dir, tmp_path, monkeypatch):
         path = tmp_path / "settings.yaml"
         path.write_text(yaml.safe_dump(settings | changes))
         monkeypatch.setattr(sys, "argv", ["dpo", "--config", str(CONFIG), str(path)])
-        script.main(*parse_arguments(PolicyArguments, script.DataArguments, script.DPOConfig))
+        script.main(*parse_arguments(PolicyArguments, script.DataArguments, SavingArguments, script.DPOConfig))
 
     with load_script("examples/dpo_llm_cxr.py") as script:
         yield run
@@ -85,6 +86,8 @@ def test_the_model_comes_to_prefer_the_chosen_completions(run, write_pairs, mode
     changed = [name for name in before if not torch.equal(before[name], after[name])]
     assert changed and not any("vq_tokenizer" in name for name in changed)
     assert (tmp_path / "run/adapter/adapter_model.safetensors").is_file() == bool(lora)
+    for folder in {"final", "adapter"} if lora else {"final"}:
+        check_model_card(tmp_path / "run" / folder)
 
 
 def test_a_killed_run_is_resumed_to_the_bit_with_the_same_settings_only(run, write_pairs, kill_after, tmp_path):

@@ -3,6 +3,7 @@
 import os
 import runpy
 import shlex
+import shutil
 import subprocess
 from contextlib import suppress
 from pathlib import Path
@@ -30,8 +31,11 @@ def test_a_new_model_has_its_own_tokenizer_and_trains(load_script, data_dir, vq_
 
 
 def test_the_published_language_model_is_in_bf16_and_loads_in_fp32(load_script, checkpoint_dir, tmp_path):
+    trained_dir = shutil.copytree(checkpoint_dir, tmp_path / "final")
+    (trained_dir / "README.md").write_text("# The training\n")
     with load_script("examples/embedded_checkpoint/publish.py") as publish:
-        publish.main(publish.Arguments(str(checkpoint_dir), str(tmp_path), guidance_scale=2.0, top_p=0.5))
+        publish.main(publish.Arguments(str(trained_dir), str(tmp_path), guidance_scale=2.0, top_p=0.5))
+    assert (tmp_path / "README.md").read_text() == "# The training\n"
     trained, published = (LlmCxrForCausalLM.from_pretrained(folder) for folder in (checkpoint_dir, tmp_path))
     assert published.generation_config.image_generation == {"guidance_scale": 2.0, "top_p": 0.5}
     dtypes = {name: tensor.dtype for name, tensor in load_file(tmp_path / "model.safetensors").items()}

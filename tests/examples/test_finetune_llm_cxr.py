@@ -14,13 +14,16 @@ import pytest
 import torch
 import yaml
 from accelerate.utils.deepspeed import HfDeepSpeedConfig
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoProcessor, LlamaConfig, TrainingArguments
 
 from transformers_cxr import LlmCxrForCausalLM
 from transformers_cxr.data import load_records, open_records, write_records
 from transformers_cxr.data.wording import UNANSWERABLE
-from transformers_cxr.training import DataArguments, load_data, parse_arguments
+from transformers_cxr.hub import check_model_card
+from transformers_cxr.hub.cards import NOTICE
+from transformers_cxr.training import DataArguments, SavingArguments, load_data, parse_arguments
 
 from ..conftest import reset_accelerator
 from .conftest import TINY_LLAMA
@@ -54,7 +57,7 @@ def parse(script, settings, monkeypatch):
         path = Path(settings["output_dir"]).parent / "settings.yaml"
         path.write_text(yaml.safe_dump(changed))
         monkeypatch.setattr(sys, "argv", ["finetune", "--config", str(path)])
-        types = (script.ModelArguments, DataArguments, script.SampleArguments, TrainingArguments)
+        types = (script.ModelArguments, DataArguments, script.SampleArguments, SavingArguments, TrainingArguments)
         return parse_arguments(*types)
 
     return parse
@@ -67,7 +70,7 @@ def run(script, parse):
 
 @pytest.fixture
 def conversations(parse):
-    return lambda **changes: load_data(*parse(**changes)[1::2])
+    return lambda **changes: load_data(*parse(**changes)[1::3])
 
 
 def weights(folder):
@@ -98,6 +101,14 @@ def test_a_run_trains_evaluates_samples_and_saves_a_model(run, settings):
     assert sorted(path.name for path in (output_dir / "samples").iterdir()) == ["step-000004.json", "step-000004.png"]
     changed = changed_weights(settings["model"], output_dir / "final")
     assert changed and not any("vq_tokenizer" in name for name in changed)
+    check_model_card(output_dir / "final")
+    card = ModelCard.load(output_dir / "final/README.md")
+    assert (card.data.license, card.data.base_model) == ("mit", "somebody/model")
+    assert (card.data.datasets, card.data.model_name) == (["b", "a"], "run")
+    assert f"| `eval_loss_vqa` | {results['eval_loss_vqa']:.4g} |" in card.text
+    assert "| `learning_rate` | `0.01` |" in card.text and str(output_dir.parent) not in card.content
+    suffixes = {path.suffix for path in (output_dir / "final").iterdir()}
+    assert suffixes == {".json", ".jinja", ".md", ".py", ".safetensors"}
 
 
 @pytest.mark.parametrize("method", ["all weights", "LoRA"])
@@ -164,11 +175,23 @@ def test_a_language_model_is_extended_and_trained_with_lora(run, text_tokenizer,
     llama.save_pretrained(tmp_path / "llama")
     text_tokenizer.save_pretrained(tmp_path / "llama")
     extended = {"model": None, "language_model": str(tmp_path / "llama"), "vq_tokenizer": str(model_dir)}
-    run(**extended, new_embeddings="codebook", lora={"r": 2}, train_new_embeddings_only=True, max_steps=2)
+    run(
+        **extended,
+        new_embeddings="codebook",
+        lora={"r": 2},
+        train_new_embeddings_only=True,
+        max_steps=2,
+        remote_code=False,
+    )
     final, known = weights(tmp_path / "run/final"), len(text_tokenizer)
     table = next(value for name, value in final.items() if name.endswith(EMBEDDINGS))
     assert torch.equal(table[:known], llama.get_input_embeddings().weight) and len(table) == known + 3 + 3 + 32
-    assert (tmp_path / "run/adapter/adapter_model.safetensors").is_file()
+    assert (tmp_path / "run/adapter/adapter_model.safetensors").stat().st_mode & 0o044
+    for name, library in (("adapter", "peft"), ("final", "transformers")):
+        card = ModelCard.load(tmp_path / f"run/{name}/README.md")
+        assert card.data.library_name == library and NOTICE in card.text and "| Base | llama |" in card.text
+        assert "import transformers_cxr" in card.text and "trust_remote_code" not in card.text
+        assert not list((tmp_path / f"run/{name}").glob("*.py"))
     assert AutoProcessor.from_pretrained(tmp_path / "run/final").image_processor.crop_size["height"] == 32
 
 

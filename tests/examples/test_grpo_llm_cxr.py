@@ -13,7 +13,8 @@ from torch import nn
 from transformers import AutoModel, AutoProcessor
 
 from transformers_cxr.classifiers import XrayClassifier
-from transformers_cxr.training import PolicyArguments, parse_arguments
+from transformers_cxr.hub import check_model_card
+from transformers_cxr.training import PolicyArguments, SavingArguments, parse_arguments
 
 from .conftest import reset_accelerator
 
@@ -42,7 +43,7 @@ def run(load_script, model_dir, records, tmp_path, monkeypatch):
         path.write_text(yaml.safe_dump(settings | changes))
         monkeypatch.setattr(sys, "argv", ["grpo", "--config", str(FINETUNE / f"grpo_{recipe}.yaml"), str(path)])
         monkeypatch.setattr(script, "load_classifier", lambda name: classifier)
-        types = (PolicyArguments, script.DataArguments, script.RewardArguments, script.GRPOConfig)
+        types = (PolicyArguments, script.DataArguments, script.RewardArguments, SavingArguments, script.GRPOConfig)
         script.main(*parse_arguments(*types))
 
     with load_script("examples/grpo_llm_cxr.py") as script:
@@ -58,6 +59,7 @@ def test_a_run_is_rewarded_trains_saves_and_resumes(run, model_dir, tmp_path, ta
         begin = AutoProcessor.from_pretrained(model_dir).boi_token_id
         changes = {"classifier": "brightness", "generation_kwargs": {"sequence_bias": [[[begin], 100.0]]}}
     run(task, **changes)
+    check_model_card(tmp_path / "run/final")
     output_dir = tmp_path / "run"
     logged = json.loads((output_dir / "checkpoint-2/trainer_state.json").read_text())["log_history"]
     names = {"report": ("label_f1", "report_format"), "image": ("finding_probability", "whole_image")}[task]
@@ -70,6 +72,7 @@ def test_a_run_is_rewarded_trains_saves_and_resumes(run, model_dir, tmp_path, ta
     shutil.rmtree(output_dir / "checkpoint-2")
     for _ in range(2):  # from the first checkpoint, and when it is finished
         run(task, **changes)
+    check_model_card(tmp_path / "run/final")
     again = load_file(output_dir / "final/model.safetensors")
     assert all(torch.equal(again[name], after[name]) for name in after)
     with pytest.raises(ValueError, match="other settings: temperature was 1.0 and is 0.5"):

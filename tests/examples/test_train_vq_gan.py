@@ -11,12 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from torch import nn
 
 from transformers_cxr import CXRVQTokenizer, LlmCxrImageProcessor
 from transformers_cxr.classifiers import XrayClassifier
-from transformers_cxr.training import parse_arguments
+from transformers_cxr.hub.cards import NOTICE
+from transformers_cxr.training import SavingArguments, parse_arguments
 from transformers_cxr.training.vq_gan import losses
 
 from .conftest import reset_accelerator
@@ -53,7 +55,7 @@ def run(script, monkeypatch):
 
     def run(args):
         reset_accelerator()
-        script.main(args)
+        script.main(args, SavingArguments())
 
     return run
 
@@ -96,6 +98,9 @@ def test_all_losses_train_and_a_killed_run_is_resumed_to_the_bit(run, everything
     output_dir = Path(args.output_dir)
     assert all(torch.isfinite(p).all() for p in CXRVQTokenizer.from_pretrained(output_dir).parameters())
     assert LlmCxrImageProcessor.from_pretrained(output_dir).crop_size["height"] == 32
+    card = ModelCard.load(output_dir / "README.md")
+    assert card.data.datasets == ["kermany"] and "| Base | random weights |" in card.text and NOTICE in card.text
+    assert (output_dir / "modeling_cxr_vq_tokenizer.py").is_file()
     assert sorted(path.name for path in (output_dir / "samples").iterdir()) == ["step-000003.png", "step-000006.png"]
     picture = PIL.Image.open(output_dir / "samples/step-000006.png")
     assert picture.size == (6 * 32, 2 * 32) and "not for clinical use" in picture.info["Comment"]

@@ -14,7 +14,7 @@ from ..files import locked_output
 def evaluate(
     arguments: EvaluationArguments,
     model_card: Annotated[
-        Path | None, typer.Option(help="Model card (Markdown file) to write the tables and metadata into.")
+        Path | None, typer.Option(help="Model card (Markdown file) for tables and metadata; written if there is none.")
     ] = None,
 ):
     """
@@ -28,10 +28,13 @@ def evaluate(
         evaluate runs/evaluation --records records.parquet
     ```
     """
-    from ..evaluation import run_evaluation, update_model_card
+    from ..evaluation import prepare_model_card, run_evaluation, update_model_card
+    from ..evaluation.predictions import distributed_state
     from ..evaluation.results.sections import summary
 
     with locked_output(arguments.output_dir):
+        if model_card is not None and distributed_state().is_main_process:
+            prepare_model_card(model_card, arguments.model)
         results = run_evaluation(arguments)
         if results is None:
             return

@@ -68,12 +68,10 @@ def _describe(path: str | Path, config: PreTrainedConfig) -> dict[str, str]:
 
 def _knowledge(path: str | Path) -> dict[str, str]:
     """Return what the model card of a checkpoint says about its data and results."""
-    from huggingface_hub import ModelCard
-    from transformers.utils import cached_file
+    from ..hub.cards import load_card_data
 
-    try:
-        card = ModelCard.load(cached_file(path, "README.md")).data
-    except OSError:
+    card = load_card_data(path)
+    if card is None:
         return {"Trained on": "not known: the checkpoint has no model card (README.md)"}
     results = card.eval_results or []
     measured = [f"{r.metric_name} {r.metric_value:.3g}" for r in results[:3]]

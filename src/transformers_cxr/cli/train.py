@@ -82,12 +82,18 @@ def train(
     config: Annotated[list[Path] | None, typer.Option(help="YAML file of training settings.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of all random choices, also of the split.")] = 0,
     num_resamples: Annotated[int, typer.Option(min=1, help="Resamples of the intervals and p-values.")] = 1000,
+    no_remote_code: Annotated[
+        bool,
+        typer.Option(
+            "--no-remote-code", help="Save no code of the model, which lets others load it without this package."
+        ),
+    ] = False,
 ):
     """
     Fine-tune a checkpoint on own X-rays, and evaluate it before and after.
 
     The X-rays are encoded, and split by patient. Training ends when the validation loss falls no more; the model with
-    the lowest one is saved in OUTPUT_DIR/final. The same command again resumes.
+    the lowest one is saved in OUTPUT_DIR/final, with a model card. The same command again resumes.
 
     ```
     transformers-cxr train --table reports.csv --images images/ \\
@@ -98,7 +104,7 @@ def train(
         --mimic physionet/ --output-dir runs/mimic
     ```
     """
-    from ..evaluation import EvaluationArguments, run_evaluation
+    from ..evaluation import EvaluationArguments, run_evaluation, update_model_card
     from ..evaluation.predictions import distributed_state
     from ..files import locked_output
 
@@ -111,10 +117,12 @@ def train(
         tasks = [task for task in ("report", "vqa") if arguments[1].ratios.get(task)] or ["report"]
         evaluation = {"records": [str(path)], "tasks": tasks, "seed": seed, "num_resamples": num_resamples}
         run_evaluation(EvaluationArguments(str(before), model=model or "", **evaluation))
-        losses = _finetune(*arguments, checkpoint_name(model), sizes)
+        losses = _finetune(*arguments, checkpoint_name(model), sizes, not no_remote_code)
         state.wait_for_everyone()
         run_evaluation(EvaluationArguments(str(after), model=str(output_dir / "final"), **evaluation))
     if state.is_main_process:
+        for folder in filter(Path.is_dir, (output_dir / "final", output_dir / "adapter")):
+            update_model_card(folder / "README.md", after)
         typer.echo(_comparison(losses, before, after, num_resamples))
         typer.echo(f"\nThe model is {output_dir / 'final'}. All results: report.html in {before} and {after}.")
     state.destroy_process_group()
@@ -246,6 +254,7 @@ def _finetune(
     training_args: TrainingArguments,
     name: str,
     sizes: dict[str, int],
+    remote_code: bool,
 ) -> dict[str, tuple[float, float]]:
     """Train and save the model, and return the validation losses before and after."""
     from transformers import EarlyStoppingCallback, set_seed
@@ -276,7 +285,7 @@ def _finetune(
     trainer = training.build_trainer(model, processor, *conversations, data_args, training_args)
     if training_args.load_best_model_at_end:
         trainer.add_callback(EarlyStoppingCallback(_PATIENCE))
-    training.train_and_save(trainer, resume_from)
+    training.train_and_save(trainer, resume_from, model_args.model, data_args.train_files, remote_code)
     first, *_, last = (entry for entry in trainer.state.log_history if "eval_loss" in entry)
     return {metric: (first[metric], last[metric]) for metric in last if metric.startswith("eval_loss")}
 

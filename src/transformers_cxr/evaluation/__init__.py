@@ -11,7 +11,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         ".examples": ("Example",),
         ".results.comparison": ("compare_runs",),
         ".results.intervals": ("Estimate", "bootstrap", "paired_difference"),
-        ".results.model_card": ("update_document", "update_model_card"),
+        ".results.model_card": ("prepare_model_card", "update_document", "update_model_card"),
         ".results.tables": ("Result",),
         ".reader_study": ("export_reader_study", "score_reader_study"),
         ".rexrank": ("write_rexrank_predictions",),

@@ -5,6 +5,7 @@ from .._lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
+        ".cards": ("Training", "check_model_card", "model_card"),
         ".remote_code": ("add_remote_code", "save_with_remote_code"),
     },
 )

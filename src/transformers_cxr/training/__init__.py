@@ -11,7 +11,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         ".collator": ("InstructionCollator",),
         ".dataset": ("InstructionDataset", "encode_conversation"),
         ".finetuning": ("DataArguments", "build_trainer", "load_data", "train_and_save"),
-        ".lora": ("add_lora", "lora_config", "new_token_ids", "save_trained_model", "train_new_embeddings_only"),
+        ".lora": ("add_lora", "lora_config", "new_token_ids", "train_new_embeddings_only"),
         ".preferences": (
             "PolicyArguments",
             "check_lengths",
@@ -22,6 +22,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         ),
         ".resuming": ("ResumedTrainerMixin", "resume_checkpoint"),
         ".rewards": ("checked_reward", "finding_probability", "label_f1", "report_format", "whole_image"),
+        ".saving": ("SavingArguments", "add_card_and_code", "save_trained_model"),
         ".trainer": ("InstructionTrainer",),
     },
 )

@@ -21,7 +21,7 @@ from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
 from ..llm_cxr.processing_llm_cxr import LlmCxrProcessor
 from .collator import InstructionCollator
 from .dataset import InstructionDataset
-from .lora import save_trained_model
+from .saving import save_trained_model
 from .trainer import InstructionTrainer
 
 _TRAIN_FILES = ("conversations", "records", "questions", "texts")
@@ -60,6 +60,11 @@ class DataArguments:
     max_length: int = field(default=0, metadata={"help": "maximum number of tokens; default: the context"})
     skip_too_long: bool = field(default=False, metadata={"help": "skip longer conversations; default: an error"})
     packing: bool = field(default=False, metadata={"help": "pack the conversations of a batch into a row"})
+
+    @property
+    def train_files(self) -> list[str]:
+        """Paths of the training data, "" for none."""
+        return [getattr(self, name) for name in _TRAIN_FILES]
 
     def result_settings(self) -> dict[str, Any]:
         """Return the settings that the trained weights depend on: the content of the files, not their paths."""
@@ -168,7 +173,9 @@ def build_trainer(
     return trainer
 
 
-def train_and_save(trainer: InstructionTrainer, resume_from: str | None) -> None:
+def train_and_save(
+    trainer: InstructionTrainer, resume_from: str | None, base: str, data: Sequence[str], remote_code: bool = True
+) -> None:
     """
     Train, evaluate and save the model.
 
@@ -177,6 +184,8 @@ def train_and_save(trainer: InstructionTrainer, resume_from: str | None) -> None
             Trainer of [`build_trainer`].
         resume_from (`str`, *optional*):
             Checkpoint of [`resume_checkpoint`].
+        base (`str`), data (`Sequence[str]`), remote_code (`bool`, *optional*, defaults to `True`):
+            As in [`save_trained_model`].
 
     Raises:
         OSError: the disk is full.
@@ -185,4 +194,4 @@ def train_and_save(trainer: InstructionTrainer, resume_from: str | None) -> None
         trainer.train(resume_from_checkpoint=resume_from)
         if trainer.eval_dataset is not None:
             trainer.save_metrics("eval", trainer.evaluate())
-        save_trained_model(trainer)
+        save_trained_model(trainer, base, data, remote_code)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
-from transformers import Trainer
-from transformers.integrations import is_deepspeed_zero3_enabled
 
 from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
 from ..llm_cxr.processing_llm_cxr import (
@@ -108,17 +104,3 @@ def add_lora(
     from peft import get_peft_model
 
     return get_peft_model(model, config)
-
-
-def save_trained_model(trainer: Trainer) -> None:
-    """
-    Save the model of a trainer and its processor in `OUTPUT_DIR/final`. With LoRA that is the merged model, beside the
-    adapter in `OUTPUT_DIR/adapter`, which is all that sharded weights give.
-    """
-    output_dir, model = Path(trainer.args.output_dir), trainer.model
-    has_adapter = hasattr(model, "merge_and_unload")
-    trainer.save_model(output_dir / ("adapter" if has_adapter else "final"))
-    is_sharded = trainer.args.fsdp or is_deepspeed_zero3_enabled()
-    if has_adapter and not is_sharded and trainer.is_world_process_zero():
-        model.merge_and_unload().save_pretrained(output_dir / "final")
-        trainer.processing_class.save_pretrained(output_dir / "final")

@@ -6,8 +6,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from huggingface_hub import EvalResult, ModelCard
+from huggingface_hub import EvalResult
 
+from ...hub.cards import model_card, read_model_card
 from ..tasks import TASKS
 from .headlines import full_title, headlines
 from .sections import results_to_markdown, shown_results, summary, table_of
@@ -34,6 +35,22 @@ def update_document(path: str | Path, run: str | Path) -> None:
     path.write_text(_fill(path.read_text(encoding="utf-8"), results, str(path)), encoding="utf-8")
 
 
+def prepare_model_card(path: str | Path, checkpoint: str) -> None:
+    """
+    Check that [`update_model_card`] can write results into a model card, and write the card if it does not exist.
+
+    Args:
+        path (`str` or `Path`), checkpoint (`str`):
+            The card, and the folder or Hub name of the model; "" for the embedded checkpoint.
+
+    Raises:
+        ValueError: the card has no place for the results, or its metadata are not valid.
+    """
+    if not Path(path).exists():
+        model_card(checkpoint).save(path)
+    _check_section(read_model_card(path).text, str(path))
+
+
 def update_model_card(path: str | Path, run: str | Path) -> None:
     """
     Write results into a model card: text as in [`update_document`], and the ten most important results as
@@ -47,11 +64,11 @@ def update_model_card(path: str | Path, run: str | Path) -> None:
         FileNotFoundError: `run` is not the folder of a finished evaluation.
         ValueError: the card has no section for the tables.
     """
-    card, content = ModelCard.load(path), read_run(run)
+    card, content = read_model_card(path), read_run(run)
     card.text = _fill(card.text, content["results"], str(path))
     arguments = content["arguments"]
     dataset = ", ".join(Path(name).stem for name in (*arguments["records"], arguments["texts"]) if name)
-    card.data.model_name = Path(content["model"]).name
+    card.data.model_name = card.data.model_name or Path(content["model"]).name
     card.data.eval_results = [
         EvalResult(
             task_type=TASKS[result.task].hub_task,
@@ -75,9 +92,13 @@ def card_results(results: Sequence[Result]) -> str:
     return f"{summary(results)}\n\n<details>\n<summary>All numbers</summary>\n\n{tables}\n</details>"
 
 
-def _fill(text: str, results: Sequence[Result], path: str) -> str:
+def _check_section(text: str, path: str) -> None:
     if not _SECTION.search(text):
         raise ValueError(f"'{path}' has no section between '<!-- metrics -->' and '<!-- end of metrics -->'.")
+
+
+def _fill(text: str, results: Sequence[Result], path: str) -> str:
+    _check_section(text, path)
 
     def section(match: re.Match) -> str:
         if match["names"] is None:
