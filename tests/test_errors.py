@@ -1,3 +1,4 @@
+import httpx
 import pytest
 
 from transformers_cxr.errors import cli_errors
@@ -19,6 +20,7 @@ class SafetensorError(Exception):
         (ImportError("It needs x: `pip install transformers-cxr[demo]`."), 1, "transformers-cxr[demo]"),
         (OutOfMemoryError("CUDA out of memory."), 1, "smaller `--batch-size`"),
         (SafetensorError("invalid header length"), 1, "Error: invalid header length Is a weight file damaged"),
+        (httpx.ConnectError("refused"), 1, "Error: refused Is the network up?"),
         (KeyboardInterrupt(), 130, "Interrupted. Finished results are kept."),
     ],
 )

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 
 import typer
 
-# Errors of torch, safetensors and Jinja, by name: importing these packages takes seconds.
+# Errors of torch, safetensors, Jinja and httpx, by name: importing these packages takes seconds.
 _FIXABLE_ERRORS = {
     "OutOfMemoryError": " Try a smaller `--batch-size` or another `--device`.",
     "SafetensorError": " Is a weight file damaged or the disk full?",
+    "TransportError": " Is the network up?",
     "TemplateError": " The chat template of the checkpoint raised it.",
 }
 

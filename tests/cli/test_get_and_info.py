@@ -1,4 +1,5 @@
 import filecmp
+import json
 import re
 import shutil
 from importlib import metadata
@@ -6,6 +7,7 @@ from importlib import metadata
 from huggingface_hub import EvalResult, ModelCardData
 
 from transformers_cxr import checkpoint as embedded
+from transformers_cxr.hub import check_model_card
 
 
 def test_get_writes_the_embedded_checkpoint(run, check_error, tmp_path, monkeypatch):
@@ -13,8 +15,15 @@ def test_get_writes_the_embedded_checkpoint(run, check_error, tmp_path, monkeypa
     # The name alone is the embedded checkpoint, until a folder has it.
     assert run("info", "--model", "llm-cxr").exit_code == 0
     assert run("get").exit_code == 0
-    names = [path.name for path in embedded("llm-cxr").iterdir()]
-    assert filecmp.cmpfiles(embedded("llm-cxr"), tmp_path / "llm-cxr", names, shallow=False)[0] == names
+    # The code of the model is added to it and to its configuration.
+    names = {path.name for path in embedded("llm-cxr").iterdir()} - {"config.json", "processor_config.json"}
+    same, *others = filecmp.cmpfiles(embedded("llm-cxr"), tmp_path / "llm-cxr", names, shallow=False)
+    assert others == [[], []] and {"README.md", "model.safetensors"} <= set(same)
+    check_model_card(tmp_path / "llm-cxr")
+    config = json.loads((tmp_path / "llm-cxr/config.json").read_text())
+    module, _, name = config["auto_map"]["AutoModel"].partition(".")
+    assert f"class {name}(" in (tmp_path / f"llm-cxr/{module}.py").read_text()
+    assert "cxr-vqa" in config["custom_pipelines"]
     assert "is already there" in run("get").stdout
     (tmp_path / "llm-cxr/config.json").write_text("{}")
     check_error("'llm-cxr' exists", "get")

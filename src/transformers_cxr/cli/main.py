@@ -18,6 +18,7 @@ from .generate import generate
 from .get import get
 from .info import info
 from .options import to_typer_command
+from .push import push
 from .reader_study import reader_study, score_reader_study
 from .reconstruct import reconstruct
 from .report_and_ask import ask, report
@@ -29,7 +30,7 @@ PANELS = {
     "Train": (train,),
     "Evaluate": (evaluate, compare, reader_study, score_reader_study, rexrank),
     "Images as codes": (encode, reconstruct),
-    "Checkpoints and data": (get, info, convert, export, convert_vq_gan, export_vq_gan, convert_codes),
+    "Checkpoints and data": (get, info, push, convert, export, convert_vq_gan, export_vq_gan, convert_codes),
 }
 
 app = typer.Typer(

@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         ".cards": ("Training", "check_model_card", "model_card"),
+        ".push": ("push_checkpoint",),
         ".remote_code": ("add_remote_code", "save_with_remote_code"),
     },
 )
