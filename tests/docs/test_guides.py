@@ -40,10 +40,19 @@ def mimic(tmp_path):
 
 def test_command_line(page, tmp_path):
     page = page("docs/command_line.md")
-    outputs = page.run({"transformers-cxr train": None})
+    outputs = page.run({"transformers-cxr train": None, "transformers-cxr push": None})
     assert len(page.namespace["dataset"]) == len(Path("reports.jsonl").read_text().splitlines()) == 2
     assert len(list(tmp_path.glob("generated/*.png"))) == 2 and list(tmp_path.glob("generated_dicom/*.dcm"))
     assert " dB  mean of 2 images" in outputs["reconstruct"] and (tmp_path / "llm-cxr/config.json").is_file()
+
+
+def test_hub(page, tmp_path):
+    save_image(tmp_path / "1.png")
+    record = StudyRecord(id="1", patient="1", image="1.png", source="a", split="validation", impression="Clear.")
+    write_records([record], tmp_path / "records.parquet")
+    page("docs/hub.md").run({"transformers-cxr evaluate": [*FEW, "--tasks", "report"], "transformers-cxr push": None})
+    assert "### Reports" in (tmp_path / "llm-cxr/README.md").read_text()
+    assert (tmp_path / "own/pipelines_llm_cxr.py").read_text() == (tmp_path / "saved/pipelines_llm_cxr.py").read_text()
 
 
 def test_backbone(page, language_model, one_step, tmp_path):
