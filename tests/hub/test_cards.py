@@ -1,13 +1,16 @@
 """Model cards: new ones, and what a card needs before it is published."""
 
+import re
 import shutil
 
+import PIL.Image
 import pytest
 from huggingface_hub import ModelCard
 
-from transformers_cxr import checkpoint
-from transformers_cxr.hub import Training, check_model_card, model_card
+from transformers_cxr import LlmCxrForCausalLM, checkpoint, save_with_remote_code
+from transformers_cxr.hub import Training, add_remote_code, check_model_card, model_card
 from transformers_cxr.hub.cards import NOTICE, REQUIRED
+from transformers_cxr.training import add_lora
 
 COMPLETE = "---\nlicense: mit\nlanguage: en\nlibrary_name: transformers\npipeline_tag: image-text-to-text\n"
 COMPLETE += f"datasets: [kermany]\n---\n\n# A model\n\n{NOTICE}\n"
@@ -45,6 +48,33 @@ def test_license_base_and_language_are_those_of_the_base(checkpoint_dir, tmp_pat
     assert f"| Base | {expected[2] or 'base'} |" in card.text and "| `eval_loss` | 1.235 |" in card.text
     assert "| `classifier` | `classifier` |" in card.text and "lora" not in card.text
     assert str(tmp_path) not in card.content
+
+
+@pytest.mark.parametrize("kind", ["model", "image tokenizer", "adapter"])
+@pytest.mark.parametrize("remote_code", [True, False])
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`")  # PEFT reads a deprecated name
+def test_the_code_in_a_card_runs(tiny_model, tmp_path, monkeypatch, kind, remote_code):
+    monkeypatch.chdir(tmp_path)
+    PIL.Image.new("L", (40, 40), 99).save("xray.png")
+    model, processor = tiny_model
+    save_with_remote_code(model, processor, "base")
+    write(tmp_path / "base", "---\nmodel_name: base\n---\n")
+    parts = {
+        "model": lambda: tiny_model,
+        "image tokenizer": lambda: (model.vq_tokenizer, processor.image_processor),
+        "adapter": lambda: (add_lora(model, processor, r=2), processor),
+    }
+    for part in parts[kind]():
+        part.save_pretrained("own")
+    if remote_code:
+        add_remote_code("own")
+    card, namespace = model_card("own", Training("base", ["a"])), {}
+    code = re.search(r"```python\n(.*?)```", card.text, re.DOTALL)[1]
+    assert ("trust_remote_code" in code) == remote_code != ("import transformers_cxr" in code)
+    exec(code, namespace)
+    if kind == "adapter":
+        assert type(namespace["model"]) is LlmCxrForCausalLM
+    assert kind != "image tokenizer" or namespace["codes"].shape == (1, 16)
 
 
 def test_a_damaged_card_is_named(tmp_path):
