@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,7 +28,7 @@ class SavingArguments:
     )
 
 
-def save_trained_model(trainer: Trainer, base: str, data: Iterable[str], remote_code: bool = True) -> None:
+def save_trained_model(trainer: Trainer, base: str, data: Sequence[str], remote_code: bool = True) -> None:
     """
     Save the model of a trainer and its processor in `OUTPUT_DIR/final`. With LoRA that is the merged model, beside the
     adapter in `OUTPUT_DIR/adapter`, which is all that sharded weights give. Both folders get [`add_card_and_code`].
@@ -36,7 +36,7 @@ def save_trained_model(trainer: Trainer, base: str, data: Iterable[str], remote_
     Args:
         trainer (`Trainer`):
             Trainer after `train`.
-        base (`str`), data (iterable of `str`), remote_code (`bool`, *optional*, defaults to `True`):
+        base (`str`), data (`Sequence[str]`), remote_code (`bool`, *optional*, defaults to `True`):
             As in [`add_card_and_code`].
     """
     output_dir, model = Path(trainer.args.output_dir), trainer.model
@@ -60,7 +60,7 @@ def add_card_and_code(
     folder: str | os.PathLike,
     settings: str | os.PathLike,
     base: str,
-    data: Iterable[str],
+    data: Sequence[str],
     losses: dict[str, float] | None = None,
     remote_code: bool = True,
 ) -> None:
@@ -74,7 +74,7 @@ def add_card_and_code(
             JSON file of the settings of the run.
         base (`str`):
             Checkpoint or language model before the training; "" for random weights.
-        data (iterable of `str`):
+        data (`Sequence[str]`):
             Paths of the training data, "" for none.
         losses (`dict[str, float]`, *optional*):
             Losses on the evaluation data.
