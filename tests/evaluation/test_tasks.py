@@ -120,6 +120,28 @@ def test_the_model_is_asked_through_generate_text_and_generate_image(xrays, tiny
     assert outputs["diversity"].shape == (4, 4 * 16) and outputs["image"].dtype == np.uint16
 
 
+def test_the_probability_of_yes_is_that_of_its_first_token_against_that_of_no(xrays, tiny_model):
+    model, processor = tiny_model
+    task = TASKS["vqa"](EvaluationArguments("out", batch_size=3))
+    examples = task.examples(xrays)
+    *_, calibration = task.metrics(examples, [""] * len(examples), model, processor)
+    first_ids = [processor.tokenizer(word, add_special_tokens=False).input_ids[0] for word in ("Yes.", "No.")]
+    answers = Counter()
+    for example, (probability, answer) in zip(examples, calibration.units):
+        word = example.reference.partition(" ")[0].strip(".,").lower()
+        answers[word if word in ("yes", "no") else "other"] += 1
+        if word not in ("yes", "no"):
+            assert np.isnan([probability, answer]).all()
+            continue
+        content = [{"type": "text", "text": example.prompt}, {"type": "image"}]
+        inputs = processor.encode_prompts([[{"role": "user", "content": content}]], images=[[example.image_path]])
+        expected = model(**inputs).logits[0, -1, first_ids].softmax(-1)[0].item()
+        assert (probability, answer) == (pytest.approx(expected, abs=1e-5), word == "yes")
+    assert min(answers[word] for word in ("yes", "no", "other")) > 0
+    # Without a model, as in a comparison of two runs, there are no probabilities.
+    assert len(task.metrics(examples, [""] * len(examples))) == 1
+
+
 def test_a_corrupted_x_ray_is_read_as_such(xrays, tiny_model):
     task = TASKS["robustness"](EvaluationArguments("out", max_new_tokens=8, num_corrupted=4))
     kinds = {kind: [e for e in task.examples(xrays) if e.kind == kind] for kind in ("none 0", "inversion 5")}

@@ -107,8 +107,18 @@ def test_plots_are_per_source_per_finding_and_per_level(results):
     assert [name for name, _ in groups.rows] == ["kermany", "site B"] and groups.chance == 0.5
     assert [name for name, _ in findings.rows] == ["micro 14", "pneumonia", "edema"]
     (curve,) = task_plots(results, "robustness")
-    assert curve.is_curve and [name for name, _ in curve.rows] == list("012345")
+    assert curve.end == 5 and [name for name, _ in curve.rows] == list("012345")
     assert task_plots(results, "vqa") == task_plots(results, "cost") == []
+
+
+def test_the_reliability_of_probabilities_is_a_curve_without_empty_bins(results):
+    shares = {"0.05": 0.1, "0.15": NAN, "0.95": 0.8}
+    results += [result("vqa", "all", f"yes_share_{at}", share) for at, share in shares.items()]
+    (plot,) = task_plots(results, "vqa")
+    assert plot.is_reliability and [at for at, _ in plot.rows] == ["0.05", "0.95"]
+    page = html_report("x", {}, results)
+    # x is the probability, y the share of yes.
+    assert 'cx="6.0" cy="72.0"' in page and 'cx="114.0" cy="16.0"' in page and 'stroke-dasharray="3"' in page
 
 
 class Page(HTMLParser):

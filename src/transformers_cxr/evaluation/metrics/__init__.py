@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         ".meteor": ("Meteor",),
         ".radeval_score": ("RadEvalScore",),
         ".vqa_accuracy": ("VqaAccuracy",),
+        ".calibration": ("Calibration",),
         ".image_labels": ("ImageLabels",),
         ".pneumonia_accuracy": ("PneumoniaAccuracy",),
         ".image_distribution": ("ImageDistribution",),

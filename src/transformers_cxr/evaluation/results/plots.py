@@ -18,22 +18,25 @@ class Plot:
     Values in [0, 1] with their intervals.
 
     title (`str`): what it shows.
-    rows (`list[tuple[str, Estimate]]`): the values by name, or by level for a curve.
-    is_curve (`bool`): whether the rows are points of a curve.
+    rows (`list[tuple[str, Estimate]]`): the values by name, or by number for a curve.
+    end (`float`, *optional*): where the numbers of a curve end; they begin at 0.
     chance (`float`, *optional*): value by chance.
+    is_reliability (`bool`): whether the numbers of the curve are the perfect values.
     """
 
     title: str
     rows: list[tuple[str, Estimate]]
-    is_curve: bool = False
+    end: float | None = None
     chance: float | None = None
+    is_reliability: bool = False
 
 
 def task_plots(results: Sequence[Result], task: str) -> list[Plot]:
     """
     Return the plots of a task: of the metrics with a value by chance, the first headline metric by group, and the
-    first family, such as the F1 of each finding, for each source. If all groups are named "NAME LEVEL", as "blur 3", a
-    plot is the curve of the first metric over the levels of a name; level 0 belongs to all.
+    first family, such as the F1 of each finding, for each source; and the reliability of probabilities for each
+    source. If all groups are named "NAME LEVEL", as "blur 3", a plot is the curve of the first metric over the levels
+    of a name; level 0 belongs to all.
     """
     own = [result for result in results if result.task == task and _is_share(result.estimate)]
     if not own or task not in TASKS:
@@ -58,6 +61,12 @@ def task_plots(results: Sequence[Result], task: str) -> list[Plot]:
             if len(rows) > 2:
                 title = score.title if source == "all" else f"{score.title}, {source}"
                 plots.append(Plot(title, rows, chance=score.chance))
+    for source in sources:
+        shares = [r for r in own if r.group == source and r.metric.startswith("yes_share_")]
+        if len(shares) > 1:
+            title = explain(task, shares[0].metric)[1].title
+            rows = [(explain(task, share.metric)[2], share.estimate) for share in shares]
+            plots.append(Plot(title if source == "all" else f"{title}, {source}", rows, end=1, is_reliability=True))
     return plots
 
 
@@ -70,7 +79,7 @@ def _curves(results: Sequence[Result]) -> list[Plot]:
         if level != "0":
             curves.setdefault(name, list(start)).append((level, result.estimate))
     chance = explain(results[0].task, results[0].metric)[1].chance
-    plots = [Plot(f"{title}, {name}", rows, is_curve=True, chance=chance) for name, rows in curves.items()]
+    plots = [Plot(f"{title}, {name}", rows, end=5, chance=chance) for name, rows in curves.items()]
     return [plot for plot in plots if len(plot.rows) > 1]
 
 

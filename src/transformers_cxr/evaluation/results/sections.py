@@ -76,7 +76,9 @@ def _table(
     """Return a table of metrics by their names in it; `explained` has the names of metrics to explain."""
     own = [result for result in results if result.metric in names]
     cells = {(result.group, result.metric): format_interval(result.estimate) for result in own}
-    counts = {r.group: f"{r.estimate.units} ({r.estimate.patients})" for r in own}
+    # A group without any of these numbers has no row.
+    defined = [result for result in own if not math.isnan(result.estimate.value)]
+    counts = {r.group: f"{r.estimate.units} ({r.estimate.patients})" for r in defined}
     scores = {name: explain(task, metric)[1] for metric, name in explained.items()}
     meanings = [(score.title, name, score.meaning) for name, score in scores.items()]
     if len(counts) > len(names):

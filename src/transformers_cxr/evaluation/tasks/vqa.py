@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
+from tqdm import tqdm
+
 from ...data.conversations import question_answers
 from ...data.records import StudyRecord
+from ...llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
+from ...llm_cxr.processing_llm_cxr import LlmCxrProcessor
 from ..examples import Example, rows_by
-from ..metrics import VqaAccuracy
+from ..metrics import Calibration, VqaAccuracy
 from .task import TextTask, has_report, images_of
 
 
@@ -20,7 +26,7 @@ class VqaTask(TextTask):
     hub_task = "visual-question-answering"
     title = "Answers"
     main_metrics = ("exact_match", "yes_no_balanced_accuracy")
-    scores = VqaAccuracy.SCORES
+    scores = VqaAccuracy.SCORES | Calibration.SCORES
 
     def examples(self, records):
         examples = record_questions(records) or label_derived_questions(records, self.arguments.seed)
@@ -31,7 +37,17 @@ class VqaTask(TextTask):
         return super().groups(examples) | dict(sorted(types.items()))
 
     def metrics(self, examples, outputs, model=None, processor=None):
-        return [VqaAccuracy().measure(outputs, [example.reference for example in examples])]
+        measurements = [VqaAccuracy().measure(outputs, [example.reference for example in examples])]
+        # A server gives no probabilities.
+        if model is not None and not self.arguments.server:
+            answers = np.array([_is_yes(example.reference) for example in examples])
+            probabilities, size = np.full(len(examples), np.nan), self.arguments.batch_size
+            rows = np.flatnonzero(~np.isnan(answers))
+            for start in tqdm(range(0, len(rows), size), desc=f"{self.name}: probabilities", unit="batch"):
+                batch = rows[start : start + size]
+                probabilities[batch] = yes_probabilities(model, processor, [examples[row] for row in batch])
+            measurements.append(Calibration().measure(probabilities, answers))
+        return measurements
 
     def marks(self, example, output):
         (scores,) = VqaAccuracy().prepare([output], [example.reference])
@@ -58,3 +74,30 @@ def label_derived_questions(records: Sequence[StudyRecord], seed: int) -> list[E
             fields = {"id": f"{record.id}#{number}", "reference": answer, "kind": kind, "label_derived": True}
             examples.append(Example.from_record(record, question, **fields))
     return examples
+
+
+def _is_yes(answer: str) -> float:
+    """Return 1 for an answer that begins with yes, 0 for one that begins with no, and NaN for others."""
+    word = re.match(r"(yes|no)\b", answer.lower())
+    return float(word[1] == "yes") if word else float("nan")
+
+
+def yes_probabilities(
+    model: LlmCxrForCausalLM, processor: LlmCxrProcessor, examples: Sequence[Example]
+) -> list[float]:
+    """Return the probability of yes against no as the first token of the answer to each question, in [0, 1]."""
+    conversations = [
+        [{"role": "user", "content": [{"type": "text", "text": example.prompt}, {"type": "image"}]}]
+        for example in examples
+    ]
+    inputs = processor.encode_prompts(conversations, images=[[example.image_path] for example in examples])
+    output = model.generate(
+        **inputs.to(model.device),
+        generation_mode="text",
+        max_new_tokens=1,
+        do_sample=False,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    first_ids = [processor.tokenizer(word, add_special_tokens=False).input_ids[0] for word in ("Yes", "No")]
+    return output.logits[0][:, first_ids].float().softmax(-1)[:, 0].tolist()
