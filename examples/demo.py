@@ -35,7 +35,8 @@ def copy_checkpoint(source: Path, folder: Path) -> None:
 
 
 def main(image: str, question: str, text: str, seed: int):
-    report = pipeline("cxr-report")
+    checkpoint = transformers_cxr.checkpoint("llm-cxr")
+    report = pipeline("cxr-report", model=checkpoint)
     shared = {"model": report.model, "processor": report.processor}
     vqa = pipeline("cxr-vqa", **shared)
     generation = pipeline("cxr-generation", **shared)
@@ -50,7 +51,7 @@ def main(image: str, question: str, text: str, seed: int):
     transformers_cxr.save_image(generation(text, seed=seed)[0]["image"], "generated.png")
     print("Written to generated.png\n")
 
-    copy_checkpoint(transformers_cxr.checkpoint("llm-cxr"), Path("llm-cxr"))
+    copy_checkpoint(checkpoint, Path("llm-cxr"))
     model = AutoModel.from_pretrained("llm-cxr")
     size = model.num_parameters() / 1e6
     print(f'AutoModel.from_pretrained("llm-cxr"): {type(model).__name__}, {size:.1f} M parameters')

@@ -4,7 +4,6 @@ import json
 import runpy
 import shutil
 import tarfile
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 from transformers import AutoModelForCausalLM
 
-from transformers_cxr.data import StudyRecord, load_codes, load_records, open_records, write_records
+from transformers_cxr.data import StudyRecord, load_records, write_records
 
 # The datasets in their real layouts, on which the readers are tested.
 _READERS = runpy.run_path(str(Path(__file__).parents[1] / "data/conftest.py"))
@@ -38,12 +37,11 @@ def mimic(tmp_path):
     return tree
 
 
-def test_command_line(page, tmp_path):
-    page = page("docs/command_line.md")
-    outputs = page.run({"transformers-cxr train": None, "transformers-cxr push": None})
-    assert len(page.namespace["dataset"]) == len(Path("reports.jsonl").read_text().splitlines()) == 2
-    assert len(list(tmp_path.glob("generated/*.png"))) == 2 and list(tmp_path.glob("generated_dicom/*.dcm"))
-    assert " dB  mean of 2 images" in outputs["reconstruct"] and (tmp_path / "llm-cxr/config.json").is_file()
+def test_read_and_generate(page, tmp_path):
+    page = page("docs/read_and_generate.md")
+    outputs = page.run()
+    assert len(Path("reports.jsonl").read_text().splitlines()) == outputs["ask"].count("examples/images/") == 2
+    assert len(list(tmp_path.glob("generated/*.png"))) == 2 and page.namespace["codes"].shape == (1, 16)
 
 
 def test_hub(page, tmp_path):
@@ -60,7 +58,7 @@ def test_backbone(page, language_model, one_step, tmp_path):
     labels = {"No Finding": 1}
     record = StudyRecord(id="1", patient="1", image="1.png", source="a", split="train", labels=labels)
     codes = Dataset.from_dict({"id": ["1"], "codes": [list(range(16))]})
-    write_records([record], tmp_path / "records.parquet", codes)
+    write_records([record], tmp_path / "runs/own/records.parquet", codes)
     page = page("docs/backbone.md")
     page.run({FINETUNE: one_step, "python examples/new_llm_cxr.py": None})
     loaded = page.namespace["loaded"]
@@ -115,7 +113,8 @@ def test_data(page, openi, tmp_path):
     (tmp_path / "vqa.json").write_text(json.dumps([{"subject_id": 10000032, "study_id": 50414267, **question}]))
 
     page = page("docs/data.md")
-    page.run({"python examples/make_vqa.py": None, "transformers-cxr convert-codes": None})
+    outputs = page.run({"python examples/make_vqa.py": None, "transformers-cxr convert-codes": None})
+    assert " dB  mean of 2 images" in outputs["reconstruct"]
     found = page.namespace
     assert [len(load_records(f"{name}.parquet")) for name in ("mimic", "openi", "questions")] == [6, 3, 2]
     assert (tmp_path / "skipped.jsonl").read_text() == ""
@@ -125,9 +124,8 @@ def test_data(page, openi, tmp_path):
     assert len(train) == 76_000 * 16 and all(len(codes) == 16 for codes in train[0]["image_codes"])
 
 
-@pytest.mark.usefixtures("dolly_texts", "mimic", "saved_vq_tokenizer")
+@pytest.mark.usefixtures("mimic")
 def test_finetune(page, language_model, one_step, tmp_path):
-    language_model("databricks/dolly-v2-3b", "gpt_neox")
     base = language_model("base", "llama")
     labels = ("Normal", "Pneumonia")
     rows = [f"{number}.png,{number},{labels[number % 2]}" for number in range(30)]
@@ -139,14 +137,6 @@ def test_finetune(page, language_model, one_step, tmp_path):
     save_image(tmp_path / conversation["images"][0])
     for name in ("train", "validation"):
         (tmp_path / f"{name}.jsonl").write_text(json.dumps(conversation) + "\n")
-
-    def prepare(words):
-        if "mimic.parquet" in words and not Path("mimic.parquet").exists():
-            codes = load_codes("own_codes")
-            records = [replace(record, view="AP", study_order=1) for record in open_records("records.parquet")]
-            write_records(records, "mimic.parquet", codes)
-            questions = (replace(record, question="Is it normal?", answer="Yes.") for record in records)
-            write_records(questions, "questions.parquet", codes)
 
     few = [*one_step, "--eval_size", 8]
     (tmp_path / "few.yaml").write_text("{max_steps: 1, per_device_train_batch_size: 1, use_cpu: true}")
@@ -160,20 +150,20 @@ def test_finetune(page, language_model, one_step, tmp_path):
             "python examples/ablations.py": variants,
             f"{FINETUNE} --config examples/finetune/smollm2_lora.yaml": [*few, "--language_model", base],
             FINETUNE: few,
-        },
-        prepare,
+        }
     )
     trained = sorted(path.parent.name for path in (tmp_path / "runs").glob("*/eval_results.json"))
-    assert trained == ["conversations", "llm", "mimic", "own", "smollm2", "stage1", "stage2"]
+    assert trained == ["conversations", "llm", "mimic", "own", "smollm2"]
     assert all((tmp_path / f"runs/{name}/final/model.safetensors").is_file() for name in trained)
     assert "| full | 1 |" in (tmp_path / "runs/ablations/ablations.md").read_text()
 
 
-def test_tune_by_preference(page, tmp_path):
+def test_tune_by_preference(page, checkpoints_dir, tmp_path):
+    shutil.copytree(checkpoints_dir / "llm-cxr", tmp_path / "runs/own/final")
     report = {"findings": "Clear.", "impression": "Normal."}
     records = [StudyRecord(id=i, patient=i, image=i, source="a", split="train", **report) for i in "ab"]
     codes = Dataset.from_dict({"id": ["a", "b"], "codes": [list(range(16)), [5] * 16]})
-    write_records(records, tmp_path / "records.parquet", codes)
+    write_records(records, tmp_path / "runs/own/records.parquet", codes)
     few = "--max_steps 1 --per_device_train_batch_size 2 --use_cpu --disable_tqdm true".split()
     grpo = "python examples/grpo_llm_cxr.py --config"
     page("docs/tune_by_preference.md").run(

@@ -3,6 +3,8 @@
 import importlib
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
@@ -37,19 +39,35 @@ def test_package_is_imported_before_checkpoints_are_loaded(page, path):
     assert first is None or "transformers_cxr" in code[: first.start()]
 
 
-@pytest.mark.parametrize("path", ["README.md", "docs/dicom.md", "docs/evaluate.md", "docs/metrics.md"])
+@pytest.mark.parametrize("path", ["docs/dicom.md", "docs/evaluate.md", "docs/metrics.md"])
 def test_python_runs_in_order(page, path):
     page(path).run(PYTHON_ONLY)
 
 
-def test_tour_runs_on_the_embedded_checkpoint_and_is_the_notebook(page, monkeypatch):
+def test_the_first_example_prints_what_the_page_says_and_no_warnings(tmp_path):
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    code, expected = re.search(r"```python\n(.*?)```\n\n```text\n(.*?)```", text, re.DOTALL).groups()
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    messages = [line for line in re.split(r"[\r\n]+", result.stderr) if not line.startswith("Loading weights: ")]
+    assert (result.stdout, "".join(messages)) == (expected, "")
+    assert (tmp_path / "generated.png").is_file()
+
+
+def test_tour_runs_on_the_embedded_checkpoint_and_is_the_notebook(page, monkeypatch, tmp_path):
     monkeypatch.setattr(checkpoints, "FOLDER", ROOT / "src/transformers_cxr/checkpoints")
     page = page("docs/tour.md")
-    page.run(PYTHON_ONLY)
+    (tmp_path / "few.yaml").write_text("{max_steps: 1, use_cpu: true, disable_tqdm: true}")
+    few = ["--config", tmp_path / "few.yaml", "--num-resamples", 2]
+    outputs = page.run({"transformers-cxr generate": ["-n", 2], "transformers-cxr train": few})
     assert "FINDINGS:" in page.namespace["report"] and page.namespace["generated"].size == (256, 256)
+    assert "| eval_loss |" in outputs["train"] and isinstance(page.namespace["tuned_report"], str)
     cells = json.loads((ROOT / "examples/tour.ipynb").read_text(encoding="utf-8"))["cells"]
     cells = [cell for cell in cells if cell["cell_type"] == "code"]
-    assert ["".join(cell["source"]) for cell in cells] == [block.strip() for block in page.python]
+    blocks = [
+        ("!" if language == "bash" else "") + block.strip() for language, block in page.blocks if language != "text"
+    ]
+    assert ["".join(cell["source"]) for cell in cells] == blocks
     assert not any(cell["outputs"] for cell in cells)
 
 
