@@ -50,6 +50,12 @@ def test_a_hostile_pickle_is_refused_and_not_executed(convert, tmp_path, trap, m
     assert marker.exists()
 
 
+@pytest.mark.parametrize("nesting", [pickle.TUPLE1 * 1_000_000, (pickle.DUP + pickle.TUPLE2) * 100])
+def test_a_pickle_of_nested_tuples_is_refused_before_they_are_hashed(convert, nesting):
+    with pytest.raises(ValueError, match="Cannot read .*codes.pickle' as a pickle of codes .* holds a tuple"):
+        convert(pickle.EMPTY_DICT + pickle.NONE + nesting + pickle.NONE + pickle.SETITEM + pickle.STOP)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -15,8 +15,19 @@ NUM_IMAGE_TOKENS = 256
 CODES_SCHEMA = pa.schema([("id", pa.string()), ("codes", pa.list_(pa.uint16()))])
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Reads numbers, strings, lists and dictionaries, and refuses everything that is looked up by name."""
+def _refuse_tuple(unpickler: pickle._Unpickler) -> None:
+    raise pickle.UnpicklingError("it holds a tuple, and codes need nothing but lists of integers")
+
+
+class _PlainUnpickler(pickle._Unpickler):
+    """
+    Reads numbers, strings, lists and dictionaries, and refuses everything that is looked up by name. It also refuses
+    tuples, which the faster unpickler in C cannot: the hash of nested ones can overflow the stack or never end.
+    """
+
+    dispatch = pickle._Unpickler.dispatch | dict.fromkeys(
+        [opcode[0] for opcode in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3)], _refuse_tuple
+    )
 
     def find_class(self, module: str, name: str):
         raise pickle.UnpicklingError(f"it refers to '{module}.{name}', and codes need nothing but lists of integers")
@@ -58,7 +69,7 @@ def convert_code_pickle(path: str | os.PathLike, output: str | os.PathLike) -> t
 
 
 def _are_codes(codes: object) -> bool:
-    is_row = isinstance(codes, (list, tuple)) and len(codes) == NUM_IMAGE_TOKENS
+    is_row = isinstance(codes, list) and len(codes) == NUM_IMAGE_TOKENS
     return is_row and all(type(code) is int and 0 <= code < CODEBOOK_SIZE for code in codes)
 
 
