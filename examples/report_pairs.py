@@ -1,0 +1,66 @@
+"""
+Write pairs of reports for `examples/dpo_llm_cxr.py`: that of an X-ray, and the same wording with another finding.
+
+    python examples/report_pairs.py --model llm-cxr --records DATA --output pairs.jsonl
+
+Normal X-rays, bacterial and viral pneumonia come in turn, each augmented and encoded by the model's image tokenizer.
+Only X-rays of the train split that are labeled so are used.
+"""
+
+import json
+import random
+from dataclasses import dataclass, field, replace
+
+import torch
+from tqdm import tqdm
+from transformers import set_seed
+
+from transformers_cxr import training
+from transformers_cxr.checkpoints import load_checkpoint
+from transformers_cxr.data import label_report, open_records
+from transformers_cxr.data.conversations import turns_to_messages
+from transformers_cxr.data.wording import REPORT_INSTRUCTIONS
+
+LABELS = {
+    "normal": {"No Finding": 1, "Pneumonia": 0},
+    "bacterial": {"Pneumonia": 1, "Bacterial Pneumonia": 1, "Viral Pneumonia": 0},
+    "viral": {"Pneumonia": 1, "Bacterial Pneumonia": 0, "Viral Pneumonia": 1},
+}
+
+
+@dataclass
+class Arguments:
+    model: str = field(metadata={"help": "LLM-CXR model: folder or Hub id"})
+    records: str = field(metadata={"help": "records, .parquet or folder with a metadata.csv; the train split is used"})
+    output: str = field(metadata={"help": "JSON Lines file to write"})
+    num_pairs: int = field(default=3600, metadata={"help": "number of pairs"})
+    seed: int = field(default=0, metadata={"help": "random seed"})
+
+
+@torch.inference_mode()
+def main(args: Arguments):
+    set_seed(args.seed)
+    rng = random.Random(args.seed)
+    model, processor = load_checkpoint(args.model)
+    records = open_records(args.records, "train")
+    records_of = {name: [each for each in records if each.labels == labels] for name, labels in LABELS.items()}
+    for each in records_of.values():
+        rng.shuffle(each)
+    with open(args.output, "w", encoding="utf-8") as file:
+        for index in tqdm(range(args.num_pairs)):
+            finding = list(LABELS)[index % len(LABELS)]
+            record = records_of[finding][index // len(LABELS) % len(records_of[finding])]
+            pixel_values = processor.image_processor(record.image, return_tensors="pt").pixel_values
+            (codes,) = model.vq_tokenizer.encode(training.augment(pixel_values)).tolist()
+            other = rng.choice([name for name in LABELS if name != finding])
+            wording = rng.random()
+            reports = [
+                label_report(replace(record, labels=LABELS[name]), random.Random(wording)) for name in (finding, other)
+            ]
+            messages = [turns_to_messages([(rng.choice(REPORT_INSTRUCTIONS), report)]) for report in reports]
+            pair = {"prompt": messages[0][:1], "chosen": messages[0][1:], "rejected": messages[1][1:]}
+            file.write(json.dumps(pair | {"image_codes": [codes]}) + "\n")
+
+
+if __name__ == "__main__":
+    training.run_script(main, Arguments)
