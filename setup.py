@@ -89,6 +89,7 @@ setup(
         "transformers_cxr": [
             "py.typed",
             "checkpoints/**",
+            "demo/*.html",
             "demo/images/*",
             "evaluation/results/*.html",
             "training/*.yaml",

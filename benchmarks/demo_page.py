@@ -7,13 +7,12 @@ that belong to another user's image.
 
 Each user has an X-ray and, until the time is over, uploads it, requests the report, asks a question and generates an
 image with their own seed. The responses are compared with the output of the model outside the page: reconstruction and
-generated image pixel by pixel, report and answer as text. Without `--images` the X-rays are the two examples of the
-page, rotated and mirrored. The times are seconds as a user sees them, including waiting.
+generated image pixel by pixel, report and answer as text. Without `--images` the X-rays are the examples of the
+page. The times are seconds as a user sees them, including waiting.
 """
 
 import argparse
 import statistics
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -26,13 +25,12 @@ import torch
 import transformers
 
 from transformers_cxr.checkpoints import checkpoint_name, load_checkpoint
+from transformers_cxr.demo.handlers import EXAMPLES, report_sections
 from transformers_cxr.demo.model import DemoModel
-from transformers_cxr.demo.page import EXAMPLES
 from transformers_cxr.demo.server import serve
 
 QUESTION = "Is there pneumonia?"
 TEXT = "IMPRESSION: Normal chest X-ray of a child."
-TRANSPOSES = [None, *PIL.Image.Transpose]
 
 
 class User:
@@ -42,10 +40,11 @@ class User:
         self.client = gradio_client.Client(url, verbose=False, httpx_kwargs={"timeout": 60})
         self.image = image
         self.seed = seed
-        codes, _, reconstruction = demo_model.encode(image)
-        self.reconstruction = np.asarray(reconstruction)
-        *_, self.report = demo_model.write(codes, [demo_model.processor.report_instruction])
-        *_, self.answer = demo_model.write(codes, [QUESTION])
+        xray = demo_model.open(image)
+        self.reconstruction = np.asarray(xray.reconstruction)
+        *_, report = demo_model.write(xray.codes, [demo_model.processor.report_instruction])
+        self.report = report_sections(report)
+        *_, self.answer = demo_model.write(xray.codes, [QUESTION])
         *_, images = demo_model.generate(TEXT, seed=seed, guidance_scale=1.0)
         self.generated = np.asarray(images[0])
         self.first_token: list[float] = []
@@ -75,7 +74,7 @@ class User:
             if index == 0:
                 self.first_token.append(time.monotonic() - begin)
         self.full_report.append(time.monotonic() - begin)
-        return job.result() == self.report
+        return tuple(job.result()) == self.report
 
     def _ask(self) -> bool:
         messages, _ = self.client.predict(QUESTION, api_name="/ask")
@@ -86,30 +85,18 @@ class User:
         return np.array_equal(PIL.Image.open(result["image"]), self.generated)
 
 
-def example_xrays(folder: Path, count: int) -> list[Path]:
-    files = []
-    for i in range(count):
-        path = EXAMPLES[i % 2]
-        transpose = TRANSPOSES[i // 2 % len(TRANSPOSES)]
-        image = PIL.Image.open(path)
-        files.append(folder / f"xray-{i}.png")
-        (image if transpose is None else image.transpose(transpose)).save(files[-1])
-    return files
-
-
 def median_and_max(seconds: list[float]) -> str:
     return f"{statistics.median(seconds):.2f} | {max(seconds):.2f}" if seconds else "none | none"
 
 
 def main(args: argparse.Namespace) -> None:
     model, processor = load_checkpoint(args.model, args.device, None)
-    with tempfile.TemporaryDirectory() as folder, serve(model, processor) as url:
-        if args.images is None:
-            images = example_xrays(Path(folder), max(args.users))
-        else:
-            images = sorted(path for path in Path(args.images).iterdir() if path.is_file())[: max(args.users)]
+    with serve(model, processor) as url:
+        images = (
+            list(EXAMPLES) if args.images is None else sorted(p for p in Path(args.images).iterdir() if p.is_file())
+        )
         if len(images) < max(args.users):
-            raise SystemExit(f"Expected {max(args.users)} images in '{args.images}', got {len(images)}.")
+            raise SystemExit(f"Expected {max(args.users)} images, one per user, got {len(images)}: use `--images`.")
         print(f"{checkpoint_name(args.model)}, {model.device}, {torch.get_num_threads()} threads, ", end="")
         print(f"torch {torch.__version__}, transformers {transformers.__version__}\n")
         print("| users | seconds | reports | first token, median | max | full report, median | max | ", end="")
@@ -138,7 +125,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--users", nargs="+", type=int, default=[1, 8], help="users at once")
     parser.add_argument("--seconds", type=float, default=120, help="duration of a run")
-    parser.add_argument("--images", help="folder of X-rays, one per user; default: the examples")
+    parser.add_argument("--images", help="folder of X-rays, one per user; default: the eight examples")
     parser.add_argument("--model", help="checkpoint; default: the embedded one")
     parser.add_argument("--device", help="cpu, cuda ...; default: CUDA if available")
     return parser.parse_args()

@@ -40,7 +40,7 @@ def answer_of_chat(model, processor, image, question):
 
 def answer_of_demo(model, processor, image, question):
     demo_model = DemoModel(model, processor)
-    return list(demo_model.write(demo_model.encode(image)[0], [question]))[-1]
+    return list(demo_model.write(demo_model.open(image).codes, [question]))[-1]
 
 
 @pytest.mark.parametrize("answer", [answer_of_pipeline, answer_of_command, answer_of_chat, answer_of_demo])

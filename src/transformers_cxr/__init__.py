@@ -23,6 +23,12 @@ __getattr__, __dir__, __all__ = lazy_exports(
         ".llm_cxr.generation_llm_cxr": ("generate_image", "generate_text"),
         ".llm_cxr.image_grammar_llm_cxr": ("ImageGrammarLogitsProcessor",),
         ".llm_cxr.image_processing_llm_cxr": ("LlmCxrImageProcessor", "save_image"),
+        ".llm_cxr.likelihood_llm_cxr": (
+            "answer_log_likelihoods",
+            "chest_xray_scores",
+            "not_chest_xrays",
+            "occlusion_map",
+        ),
         ".llm_cxr.modeling_cxr_vq_tokenizer": ("CXRVQTokenizer",),
         ".llm_cxr.modeling_llm_cxr": ("LlmCxrForCausalLM", "LlmCxrModel"),
         ".llm_cxr.processing_llm_cxr": ("LlmCxrProcessor",),

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 
 import pytest
 
@@ -23,6 +24,15 @@ def test_report_goes_to_stdout_and_the_notice_to_stderr(report, images):
     several = report(images / "a")
     assert several.stdout.startswith(f"{images}/a/1.png\n{result.stdout}")
     assert all(f"{images}/a/{number}.png" in several.stdout for number in (1, 3, 5))
+
+
+def test_image_that_is_no_chest_x_ray_gets_a_warning_with_its_name(run, checkpoint_dir, images, tmp_path, caplog):
+    folder = shutil.copytree(checkpoint_dir, tmp_path / "checkpoint")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"min_chest_xray_score": 100.0}))
+    xray = images / "a/1.png"
+    assert run("report", xray, "--model", folder, "--device", "cpu", "--max-new-tokens", "6").exit_code == 0
+    assert [message for message in caplog.messages if message.startswith(f"{xray}: This does not look like")]
 
 
 def test_run_killed_at_any_byte_resumes_to_the_same_file(report, images, tmp_path):

@@ -12,9 +12,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from transformers_cxr import generate_image, generate_text
-from transformers_cxr.demo.model import DemoModel
-from transformers_cxr.demo.page import EXAMPLES
+from transformers_cxr import answer_log_likelihoods, generate_image, generate_text, image_to_dicom, occlusion_map
+from transformers_cxr.demo.handlers import EXAMPLES, report_sections
+from transformers_cxr.demo.model import FINDINGS, DemoModel
 
 gradio_client = pytest.importorskip("gradio_client")
 
@@ -58,7 +58,7 @@ def test_report_and_answers_are_those_of_the_model(page_url, checkpoint, xray_fi
     assert np.array_equal(PIL.Image.open(reconstruction).convert("L"), expected)
 
     job = user.submit(api_name="/report")
-    assert [job.result()] == generate_text(model, processor, xray, **GREEDY)
+    assert tuple(job.result()) == report_sections(*generate_text(model, processor, xray, **GREEDY))
     assert len(job.outputs()) > 10, "token by token"
 
     (first,) = generate_text(model, processor, xray, QUESTION, **GREEDY)
@@ -82,8 +82,9 @@ def test_users_at_once_get_the_answers_to_their_own_images(page_url, checkpoint,
 
     with ThreadPoolExecutor(4) as users:
         reports = list(users.map(use, xray_files))
-    assert reports == [generate_text(*checkpoint, file, **GREEDY)[0] for file in xray_files]
-    assert len(set(reports)) == 4, "a mix-up would not be seen"
+    expected = [report_sections(*generate_text(*checkpoint, file, **GREEDY)) for file in xray_files]
+    assert list(map(tuple, reports)) == expected
+    assert len(set(expected)) == 4, "a mix-up would not be seen"
 
 
 def test_generated_images_are_marked_pngs_of_their_seeds(page_url, checkpoint):
@@ -105,11 +106,68 @@ def test_generated_images_appear_row_by_row(checkpoint):
         assert "Generated" in image.info["comment"]
 
 
+@pytest.mark.parametrize(
+    ("text", "sections"),
+    [
+        ("", ("", "")),
+        ("FIND", ("", "")),
+        ("FINDINGS: Clear lungs.\nIMPRESS", ("Clear lungs.", "")),
+        ("FINDINGS: Clear lungs.\nIMPRESSION: Normal.", ("Clear lungs.", "Normal.")),
+        ("IMPRESSION: Normal.", ("", "Normal.")),
+        ("No pneumonia.", ("", "No pneumonia.")),
+    ],
+)
+def test_report_is_shown_as_findings_and_impression_while_it_appears(text, sections):
+    assert report_sections(text) == sections
+
+
+def test_images_of_an_edited_text_are_compared_with_those_before(page_url, checkpoint):
+    user = new_user(page_url)
+    user.predict("Normal.", 2, 1, 7, api_name="/generate")
+    pictures = user.predict("Pneumonia.", api_name="/compare")
+    captions = [picture["caption"] for picture in pictures]
+    assert captions[:2] + captions[3:5] == ["Before, seed 7", "After, seed 7", "Before, seed 8", "After, seed 8"]
+    shown = [np.asarray(PIL.Image.open(picture["image"]), dtype=int) for picture in pictures]
+    for text, images in (("Normal.", shown[::3]), ("Pneumonia.", shown[1::3])):
+        expected = generate_image(*checkpoint, text, 2, seed=7, guidance_scale=1)
+        assert all(map(np.array_equal, images, expected))
+    assert np.array_equal(shown[2][..., 0] - shown[2][..., 2], shown[1] - shown[0])
+
+
+def test_probabilities_and_map_are_those_of_the_library(checkpoint, xray_files, monkeypatch):
+    monkeypatch.setattr("transformers_cxr.demo.model.MIN_KNOWN", 0)
+    model, processor = checkpoint
+    demo_model = DemoModel(model, processor)
+    codes = demo_model.open(xray_files[0]).codes
+    found = demo_model.sureness(codes)
+    assert len(found) == len(FINDINGS) and list(found.values()) == sorted(found.values(), reverse=True)
+    expected = answer_log_likelihoods(model, processor, [codes], "Is there a mass?", ["Yes.", "No."]).exp()
+    assert found["a mass"] == pytest.approx(expected[0].tolist(), rel=1e-3)
+
+    answer, picture = demo_model.look(codes, QUESTION)
+    assert [answer] == generate_text(model, processor, xray_files[0], QUESTION, **GREEDY)
+    changes = occlusion_map(model, processor, codes, QUESTION, answer)
+    row, column = divmod(int(changes.abs().argmax()), 2)
+    red, _, blue, alpha = np.moveaxis(np.asarray(picture, dtype=int)[8 + 16 * row, 8 + 16 * column], -1, 0)
+    assert picture.size == (32, 32) and alpha > 150 and (red > blue) == bool(changes[row, column] > 0)
+
+
+def test_dicom_is_shown_in_its_window(page_url, xray_files, tmp_path):
+    dataset = image_to_dicom(PIL.Image.open(xray_files[0]))
+    dataset.WindowCenter, dataset.WindowWidth, dataset.VOILUTFunction = 100, 50, "LINEAR_EXACT"
+    dataset.save_as(tmp_path / "xray.dcm", enforce_file_format=True)
+    opened = new_user(page_url).predict(gradio_client.handle_file(tmp_path / "xray.dcm"), api_name="/open_image")
+    shown = np.asarray(PIL.Image.open(opened[0]).convert("L"), dtype=int)
+    values = np.asarray(PIL.Image.open(xray_files[0]), dtype=float)
+    assert np.abs(shown - ((values - 75) / 50).clip(0, 1) * 255).max() <= 0.5
+    assert opened[2].startswith("32x32 pixels, DICOM: ") and opened[2].endswith("center 100, width 50")
+
+
 def test_example_is_opened(page_url, checkpoint):
     _, pixels, *_ = new_user(page_url).predict(0, api_name="/open_example")
     assert PIL.Image.open(pixels).size == (32, 32)
-    for file in [*EXAMPLES, EXAMPLES[0].parent / "README.md"]:
-        assert file.read_bytes() == (Path(__file__).parents[2] / "examples/images" / file.name).read_bytes()
+    for file in (Path(__file__).parents[2] / "examples/images").glob("*.jpeg"):
+        assert file.read_bytes() == (EXAMPLES[0].parent / file.name).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -129,7 +187,8 @@ def test_example_is_opened(page_url, checkpoint):
         ("open_image", [None], "No X-ray"),
         ("open_image", [as_file("/etc/passwd")], "'open_image' are not valid"),
         ("open_example", ["SECRET"], "number of an example"),
-        ("open_example", [2], "number of an example"),
+        ("open_example", [len(EXAMPLES)], "number of an example"),
+        ("compare", ["SECRET"], "No images to compare with"),
         ("ask", ["SECRET?"], "No X-ray"),
     ],
     ids=str,
@@ -191,7 +250,8 @@ def test_a_stopped_request_frees_the_session(page_url, checkpoint, xray_files, n
     while not job.outputs():
         time.sleep(0.01)
     job.cancel()
-    assert user.predict(api_name="/report") == generate_text(*checkpoint, xray_files[0], **GREEDY)[0]
+    report = report_sections(*generate_text(*checkpoint, xray_files[0], **GREEDY))
+    assert tuple(user.predict(api_name="/report")) == report
     # The request may have been finished before it was stopped.
     user.predict(api_name="/new_conversation")
     messages, _ = user.predict("Which view is this?", api_name="/ask")

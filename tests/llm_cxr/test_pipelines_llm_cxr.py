@@ -53,6 +53,17 @@ def test_dicom_is_read_like_any_other_image(report, vqa, tmp_path):
     assert vqa(image=dataset, question=QUESTION, **KWARGS) == answer
 
 
+def test_images_that_are_no_chest_x_rays_get_a_warning(report, caplog, monkeypatch):
+    report([image(0), image(1)], batch_size=2, **KWARGS)
+    assert not caplog.messages
+    monkeypatch.setattr(report.model.config, "min_chest_xray_score", 100.0)
+    report([image(0), image(1)], batch_size=2, **KWARGS)
+    assert [message.partition(" This does not look like")[0] for message in caplog.messages] == [
+        "Image 1 of 2:",
+        "Image 2 of 2:",
+    ]
+
+
 def test_generate_arguments_and_a_streamer_reach_the_model(report, capsys):
     texts = [report(image(0), max_new_tokens=n, do_sample=False)[0]["generated_text"] for n in (1, 12)]
     assert len(texts[0]) < len(texts[1])

@@ -9,6 +9,7 @@ import torch
 from transformers.generation.streamers import BaseStreamer
 
 from ..llm_cxr.generation_llm_cxr import generate_image, generate_text
+from ..llm_cxr.likelihood_llm_cxr import warn_about_other_images
 from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
 from ..llm_cxr.processing_llm_cxr import LlmCxrProcessor
 
@@ -40,7 +41,9 @@ class Conversation:
     def add_image(self, image: str) -> None:
         """Add an X-ray to the next message of the user."""
         pixel_values = self.processor.image_processor(image, return_tensors="pt").pixel_values
-        self.new_codes += self.model.vq_tokenizer.encode(pixel_values.to(self.model.device)).tolist()
+        codes = self.model.vq_tokenizer.encode(pixel_values.to(self.model.device))
+        warn_about_other_images(self.model, self.processor, codes, [image])
+        self.new_codes += codes.tolist()
 
     def generate_image(self, text: str, seed: int) -> PIL.Image.Image:
         """Generate an X-ray and add it to the next message of the user."""

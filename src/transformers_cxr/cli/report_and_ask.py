@@ -71,6 +71,7 @@ def _write_texts(
     from tqdm import tqdm
 
     from ..llm_cxr.generation_llm_cxr import generate_text
+    from ..llm_cxr.likelihood_llm_cxr import warn_about_other_images
     from ..llm_cxr.processing_llm_cxr import TEXT_NOTICE
 
     with open_json_lines(output, "image", fields[0]) if output else nullcontext() as results:
@@ -91,6 +92,7 @@ def _write_texts(
         for readable, pixel_values in reader.read([batch for batch in batches if not finished.issuperset(batch)]):
             with torch.no_grad():
                 codes = model.vq_tokenizer.encode(pixel_values.to(model.device))
+            warn_about_other_images(model, processor, codes, readable)
             torch.manual_seed(seeds[readable[0]])
             texts = generate_text(
                 model, processor, instruction=instruction, image_codes=codes, **generation.generate_kwargs

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import PIL.Image
 import torch
 
 from ..data.readers.image_folder import READ_ERRORS
+from ..data.wording import LABEL_NAMES, LABEL_QUESTIONS
 from ..llm_cxr.generation_llm_cxr import generate_image, generate_text
+from ..llm_cxr.image_processing_llm_cxr import open_image
+from ..llm_cxr.likelihood_llm_cxr import answer_log_likelihoods, not_chest_xrays, occlusion_map
 from .streaming import Worker
 
 if TYPE_CHECKING:
@@ -18,6 +23,33 @@ if TYPE_CHECKING:
     from ..llm_cxr.processing_llm_cxr import LlmCxrProcessor
 
 MAX_NEW_TOKENS = 256
+# Pixels of a side of an X-ray on the page.
+MAX_SIDE = 1024
+DICOM_ELEMENTS = ("Modality", "BodyPartExamined", "ViewPosition", "Window")
+FINDINGS = tuple(dict.fromkeys(name for label, name in LABEL_NAMES.items() if label != "Support Devices"))
+# A finding is known if the model answers yes or no to it at least as often as something else.
+MIN_KNOWN = 0.5
+SUPPORTS, OPPOSES = (255, 170, 40), (70, 160, 255)
+
+
+@dataclass
+class OpenedXray:
+    """
+    An X-ray that the page shows.
+
+    Args:
+        codes (`list[int]`): Its codes, each in `[0, codebook_size)`.
+        image (`PIL.Image.Image`): The square that the model reads, in the resolution of the file.
+        reconstruction (`PIL.Image.Image`): What the codes hold of it.
+        description (`str`): Size, and what the file says about it.
+        is_other (`bool`): Whether it does not look like a chest X-ray.
+    """
+
+    codes: list[int]
+    image: PIL.Image.Image
+    reconstruction: PIL.Image.Image
+    description: str
+    is_other: bool
 
 
 class DemoModel:
@@ -35,30 +67,65 @@ class DemoModel:
         self.processor = processor
         self._worker = Worker()
 
-    def encode(self, path: Path) -> tuple[list[int], PIL.Image.Image, PIL.Image.Image]:
+    def open(self, path: Path) -> OpenedXray:
         """
         Read and encode an image file.
-
-        Returns:
-            `tuple[list[int], PIL.Image.Image, PIL.Image.Image]`: its codes, each in `[0, codebook_size)`, the input of
-            the VQ-GAN and its output.
 
         Raises:
             ValueError: the file is unreadable. The message names it without its folder.
         """
+        processor = self.processor.image_processor
         try:
-            pixel_values = self.processor.image_processor(path, return_tensors="pt").pixel_values
+            image = open_image(path)
+            pixel_values = processor(image, return_tensors="pt").pixel_values
         except READ_ERRORS as error:
             raise ValueError(str(error).replace(str(path), path.name)) from error
         codes, decoded = self._worker.run(self._reconstruct, pixel_values)
-        pixels = self.processor.image_processor.postprocess(pixel_values)
-        return codes[0].tolist(), pixels[0], self.processor.postprocess(decoded)[0]
+        side = min(MAX_SIDE, *image.size)
+        square = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+        shown = processor.postprocess(processor(image, return_tensors="pt", **square).pixel_values)[0]
+        description = f"{image.width}x{image.height} pixels"
+        elements = [image.info[name] for name in DICOM_ELEMENTS if name in image.info]
+        if elements:
+            description += f", DICOM: {', '.join(elements)}"
+        if str(image.info.get("Comment", "")).startswith("Generated"):
+            description += f". {image.info['Comment']}"
+        (is_other,) = self._worker.run(not_chest_xrays, self.model, self.processor, codes)
+        return OpenedXray(codes[0].tolist(), shown, self.processor.postprocess(decoded)[0], description, is_other)
 
     @torch.no_grad()
     def _reconstruct(self, pixel_values: torch.FloatTensor) -> tuple[torch.LongTensor, torch.FloatTensor]:
         vq_tokenizer = self.model.vq_tokenizer
         codes = vq_tokenizer.encode(pixel_values.to(vq_tokenizer.device))
         return codes, vq_tokenizer.decode(codes)
+
+    def sureness(self, codes: Sequence[int]) -> dict[str, tuple[float, float]]:
+        """Return the probabilities of "Yes." and "No." for each finding that the model knows, the surest yes first."""
+        questions = [LABEL_QUESTIONS[0].format(label=name) for name in FINDINGS]
+        rows = [codes] * len(questions)
+        answers = ("Yes.", "No.")
+        log_likelihoods = self._worker.run(
+            answer_log_likelihoods, self.model, self.processor, rows, questions, answers
+        )
+        probabilities = zip(FINDINGS, map(tuple, log_likelihoods.exp().tolist()))
+        known = [(name, both) for name, both in probabilities if sum(both) > MIN_KNOWN]
+        return dict(sorted(known, key=lambda item: item[1], reverse=True))
+
+    def look(self, codes: Sequence[int], question: str) -> tuple[str, PIL.Image.Image]:
+        """
+        Answer a question about an X-ray, and show what the answer depends on.
+
+        Returns:
+            `tuple[str, PIL.Image.Image]`: the answer, and a transparent image: amber where the X-ray supports it, blue
+            where it speaks against it.
+        """
+        *_, answer = self.write(codes, [question])
+        changes = self._worker.run(occlusion_map, self.model, self.processor, codes, question, answer).numpy()
+        changes = changes / max(np.abs(changes).max(), 1e-9)
+        pixels = np.where(changes[..., None] > 0, SUPPORTS, OPPOSES)
+        pixels = np.concatenate([pixels, 200 * np.abs(changes[..., None])], axis=-1).round().astype(np.uint8)
+        side = self.model.config.vq_config.image_size
+        return answer, PIL.Image.fromarray(pixels).resize((side, side), PIL.Image.Resampling.BICUBIC)
 
     def write(self, codes: Sequence[int], turns: Sequence[str]) -> Iterator[str]:
         """

@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import html
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import gradio as gr
 
-from ..llm_cxr.image_processing_llm_cxr import save_image
+from .handlers import EXAMPLES, PROMPT_AGE_GROUPS, PROMPT_FINDINGS, PROMPT_VIEWS, Generated, Handlers, Session
 from .model import DemoModel
 
+HEAD = (Path(__file__).parent / "head.html").read_text(encoding="utf-8")
 NOTICE = (
     "**Research only.** Every report, answer and image on this page is generated, is often wrong, and must not be "
     "used for any clinical decision."
 )
-IMAGES = Path(__file__).parent / "images"
-# A normal X-ray and one of bacterial pneumonia.
-EXAMPLES = (IMAGES / "NORMAL2-IM-0832-0001.jpeg", IMAGES / "person1582_bacteria_4140.jpeg")
 EXAMPLES_SOURCE = (
-    "Examples: Kermany, Zhang, Goldbaum, [10.17632/rscbjbr9sj](https://doi.org/10.17632/rscbjbr9sj), "
-    "[CC BY 4.0](https://creativecommons.org/licenses/by/4.0/); not seen in training."
-)
-EXAMPLE_TEXT = (
-    "FINDINGS: This is a chest X-ray of a child, AP view. The X-ray shows no sign of pneumonia.\n"
-    "IMPRESSION: Normal chest X-ray."
+    "Real examples: Kermany, Zhang, Goldbaum, [10.17632/rscbjbr9sj](https://doi.org/10.17632/rscbjbr9sj), "
+    "[CC BY 4.0](https://creativecommons.org/licenses/by/4.0/); not seen in training. The others are generated."
 )
 MAX_IMAGES = 4
 MAX_GUIDANCE = 5
@@ -35,115 +25,39 @@ MAX_SEED = 2**31
 # Requests that may wait for the model, which serves one at a time.
 MAX_WAITING = 64
 MODEL_QUEUE = {"concurrency_id": "model", "concurrency_limit": 1}
-PREVIEW = {"interactive": False, "format": "png", "height": 240, "show_label": False, "buttons": []}
+LAYER = {"interactive": False, "format": "png", "show_label": False, "buttons": []}
+# Markdown and not `gr.HTML`, whose templates evaluate strings, which the content security policy forbids.
+RAW = {"sanitize_html": False}
+GALLERY = {
+    "show_label": False,
+    "height": "auto",
+    "object_fit": "contain",
+    "interactive": False,
+    "buttons": ["download", "fullscreen"],
+}
 # Interval at which files are checked and age at which they are deleted, in seconds.
 DELETE_FILES = (300, 3600)
-CSS = """
-#notice {border-left: 4px solid #d97706; padding: 0 0.75rem;}
-#source {font-size: 0.85em; opacity: 0.8;}
+PAD = """
+<svg width="0" height="0" aria-hidden="true"><filter id="window-filter" color-interpolation-filters="sRGB">
+<feComponentTransfer><feFuncR type="linear"/><feFuncG type="linear"/><feFuncB type="linear"/></feComponentTransfer>
+</filter></svg>
+<div id="pad" tabindex="0" role="application" aria-label="X-ray. Plus and minus zoom, arrow keys move, Shift and arrow
+keys change window and level, I inverts, C shows what the model sees, 0 resets."></div>
 """
-
-
-@dataclass
-class Session:
-    """
-    State of a user, on the server only.
-
-    Args:
-        codes (`list[int]`, *optional*): Codes of the current X-ray.
-        turns (`list[str]`): Conversation about it, alternating between the user and the model.
-    """
-
-    codes: list[int] | None = None
-    turns: list[str] = field(default_factory=list)
-
-
-@contextmanager
-def page_errors() -> Iterator[None]:
-    """Show an error that the user can fix as a message on the page, without a log entry."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        # Gradio shows the message as HTML.
-        raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from error
-
-
-def _check_text(text: str | None, name: str) -> str:
-    if not text or not text.strip():
-        raise ValueError(f"{name} is empty.")
-    return text.strip()
-
-
-def _chat_messages(turns: list[str]) -> list[dict[str, str]]:
-    return [{"role": role, "content": text} for role, text in zip(["user", "assistant"] * len(turns), turns)]
-
-
-class Handlers:
-    """Event handlers of the page; they take and return values of its components."""
-
-    def __init__(self, demo_model: DemoModel):
-        self.demo_model = demo_model
-
-    def open_image(self, path: str | None):
-        """Return the pixels and the reconstruction of an upload, a new session, an empty report and an empty chat."""
-        with page_errors():
-            if path is None:
-                raise ValueError("No X-ray: upload one.")
-            codes, pixels, reconstruction = self.demo_model.encode(Path(path))
-        return pixels, reconstruction, Session(codes), "", []
-
-    def open_example(self, index: int):
-        """Return an empty upload, and the outputs of `open_image` for an example."""
-        with page_errors():
-            if index not in range(len(EXAMPLES)):
-                raise ValueError(f"Expected the number of an example, below {len(EXAMPLES)}.")
-        return None, *self.open_image(str(EXAMPLES[index]))
-
-    def clear_image(self):
-        """Return no pixels, no reconstruction, a new session, an empty report and an empty chat."""
-        return None, None, Session(), "", []
-
-    def report(self, session: Session):
-        """Yield the report so far."""
-        with page_errors():
-            yield from self.demo_model.write(self._codes(session), [self.demo_model.processor.report_instruction])
-
-    def ask(self, session: Session, question: str):
-        """Yield the chat so far, the session, and an empty question."""
-        with page_errors():
-            codes = self._codes(session)
-            asked = [*session.turns, _check_text(question, "The question")]
-            for answer in self.demo_model.write(codes, asked):
-                yield _chat_messages([*asked, answer]), session, ""
-            # A turn that was stopped is not kept.
-            session = Session(codes, [*asked, answer])
-            yield _chat_messages(session.turns), session, ""
-
-    def new_conversation(self, session: Session):
-        """Return an empty chat about the same X-ray."""
-        return [], Session(session.codes)
-
-    def generate(self, text: str, num_images: int, guidance_scale: float, seed: int):
-        """Yield the generated images so far, as files marked as generated."""
-        with page_errors():
-            text, seed = _check_text(text, "The text"), seed or 0
-            folder = Path(tempfile.mkdtemp(dir=gr.utils.get_upload_folder()))
-            for row, images in enumerate(self.demo_model.generate(text, num_images, seed, guidance_scale), start=1):
-                # A browser reloads an image only under a new name.
-                files = [folder / f"generated-seed-{seed + i}-row-{row}.png" for i in range(num_images)]
-                for image, file in zip(images, files):
-                    save_image(image, file)
-                yield [(str(file), f"Generated, seed {seed + i}") for i, file in enumerate(files)]
-
-    def use_report(self, report: str):
-        """Return the report as text of an image to generate, and the tab to open."""
-        return report, gr.Tabs(selected="generate")
-
-    @staticmethod
-    def _codes(session: Session) -> list[int]:
-        if session.codes is None:
-            raise ValueError("No X-ray: upload one or choose an example.")
-        return session.codes
+TOOLS = """
+<div class="viewer-tools" role="toolbar" aria-label="Viewer">
+<button type="button" data-view="in" aria-label="Zoom in">+</button>
+<button type="button" data-view="out" aria-label="Zoom out">−</button>
+<button type="button" data-view="move" aria-pressed="false"
+title="Dragging moves the X-ray, and does not change window and level">Move</button>
+<button type="button" data-view="invert" aria-pressed="false">Invert</button>
+<button type="button" data-view="codes" aria-pressed="false"
+title="The X-ray decoded from its codes: what is missing here, the model cannot see">What the model sees</button>
+<button type="button" data-view="map" aria-pressed="false">Map</button>
+<button type="button" data-view="reset">Reset</button>
+<output id="window-level"></output>
+</div>
+"""
 
 
 class Page(gr.Blocks):
@@ -168,53 +82,49 @@ def build_page(demo_model: DemoModel, title: str) -> gr.Blocks:
         title (`str`): Line below the heading.
     """
     handlers = Handlers(demo_model)
-    num_codes = demo_model.model.config.vq_config.num_image_tokens
     with Page(title="LLM-CXR", analytics_enabled=False, delete_cache=DELETE_FILES) as page:
-        session = gr.State(Session())
-        gr.Markdown(f"# LLM-CXR reads and generates chest X-rays\n\n{title}")
+        session, known, generated = gr.State(Session()), gr.State([]), gr.State(Generated())
+        gr.Markdown(f"# LLM-CXR reads and generates chest X-rays\n\n{title}", elem_id="title")
         gr.Markdown(NOTICE, elem_id="notice")
         with gr.Tabs() as tabs:
             with gr.Tab("Read", id="read"), gr.Row():
-                with gr.Column():
-                    upload = gr.File(label="Chest X-ray: PNG, JPEG, DICOM ...", height=140, elem_id="upload")
-                    examples = gr.Dataset(
-                        label="Examples",
-                        components=[gr.Image(render=False)],
-                        samples=[[str(path)] for path in EXAMPLES],
-                        type="index",
-                        elem_id="examples",
-                    )
-                    gr.Markdown(EXAMPLES_SOURCE, elem_id="source")
-                    with gr.Row():
-                        with gr.Column(min_width=120):
-                            gr.Markdown("Input of the model")
-                            pixels = gr.Image(elem_id="pixels", **PREVIEW)
-                        with gr.Column(min_width=120):
-                            gr.Markdown(f"Reconstruction from {num_codes} codes")
-                            reconstruction = gr.Image(elem_id="reconstruction", **PREVIEW)
-                with gr.Column():
-                    report = gr.Textbox(
-                        label="Report (generated, editable)",
-                        lines=5,
-                        elem_id="report",
-                        buttons=["copy"],
-                        placeholder="Upload an X-ray or choose an example.",
-                    )
-                    with gr.Row():
-                        write_again = gr.Button("Write it again", size="sm", min_width=100)
-                        generate_report = gr.Button(
-                            "Generate an X-ray from it", size="sm", min_width=100, variant="primary"
+                with gr.Column(scale=6, elem_id="viewer"):
+                    with gr.Row(elem_id="upload"):
+                        upload = gr.UploadButton("Open an X-ray", variant="primary", min_width=140, scale=0)
+                        examples = gr.Dataset(
+                            show_label=False,
+                            components=[gr.Image(render=False)],
+                            samples=[[str(path)] for path in EXAMPLES],
+                            type="index",
+                            elem_id="examples",
                         )
+                    with gr.Column(elem_id="stage"):
+                        pixels = gr.Image(elem_id="pixels", **LAYER)
+                        reconstruction = gr.Image(elem_id="reconstruction", **LAYER)
+                        look_map = gr.Image(elem_id="map", **LAYER)
+                        gr.Markdown(PAD, **RAW)
+                    gr.Markdown(TOOLS, **RAW)
+                    caption = gr.Markdown(elem_id="caption")
+                    map_text = gr.Markdown(elem_id="map-text")
+                with gr.Column(scale=5, elem_id="reading"):
+                    gr.Markdown("### Report\n\nGenerated, for research only. You can edit it.", elem_id="report-title")
+                    findings = gr.Textbox(label="Findings", lines=2, elem_id="findings", placeholder=" ")
+                    impression = gr.Textbox(label="Impression", lines=1, elem_id="impression")
+                    with gr.Row():
+                        write_again = gr.Button("Write again", size="sm", min_width=100)
+                        generate_report = gr.Button("Generate from it", size="sm", min_width=100)
+                        look = gr.Button("Where it looks", size="sm", min_width=100)
+                    sureness = gr.Markdown(elem_id="sureness", **RAW)
                     chat = gr.Chatbot(
-                        label="Questions about the X-ray (answers are generated)",
-                        height=280,
+                        show_label=False,
+                        height=None,
                         render_markdown=False,
                         buttons=[],
                         feedback_options=None,
                         elem_id="chat",
                     )
                     question = gr.Textbox(
-                        label="Question",
+                        label="Question about the X-ray (the answer is generated)",
                         placeholder="Is there pneumonia?",
                         submit_btn="Ask",
                         lines=1,
@@ -224,51 +134,78 @@ def build_page(demo_model: DemoModel, title: str) -> gr.Blocks:
                         stop_reading = gr.Button("Stop", size="sm", min_width=100)
                         new_conversation = gr.Button("New conversation", size="sm", min_width=100)
             with gr.Tab("Generate", id="generate"), gr.Row():
-                with gr.Column():
+                with gr.Column(scale=2):
+                    chips = [
+                        gr.Radio(list(PROMPT_FINDINGS), value="Normal", label="Finding", elem_id="finding"),
+                        gr.Radio(list(PROMPT_VIEWS), value="AP", label="View", elem_id="view"),
+                        gr.Radio(list(PROMPT_AGE_GROUPS), value="Child", label="Patient", elem_id="age-group"),
+                    ]
                     text = gr.Textbox(
-                        label="Report, findings or impression", value=EXAMPLE_TEXT, lines=5, elem_id="text"
-                    )
-                    num_images = gr.Slider(
-                        1, MAX_IMAGES, value=2, step=1, precision=0, label="Images", elem_id="images"
-                    )
-                    guidance = gr.Slider(
-                        1,
-                        MAX_GUIDANCE,
-                        value=demo_model.model.image_generation.get("guidance_scale", 1),
-                        step=0.1,
-                        label="Guidance (1 switches it off)",
-                        elem_id="guidance",
-                    )
-                    seed = gr.Number(
-                        0, label="Seed of the first image", precision=0, minimum=0, maximum=MAX_SEED, elem_id="seed"
+                        label="Text of the X-ray: report, findings or impression",
+                        value=handlers.prompt("Normal", "AP", "Child"),
+                        lines=4,
+                        elem_id="text",
                     )
                     with gr.Row():
                         generate = gr.Button("Generate", variant="primary", min_width=100)
+                        compare = gr.Button("Generate and compare", min_width=200)
                         stop_generating = gr.Button("Stop", min_width=100)
-                with gr.Column():
-                    gr.Markdown("Generated X-rays, for research only")
-                    gallery = gr.Gallery(
-                        show_label=False,
-                        columns=2,
-                        height="auto",
-                        object_fit="contain",
-                        interactive=False,
-                        buttons=["download", "fullscreen"],
-                        elem_id="gallery",
+                    with gr.Accordion("Settings", open=False):
+                        num_images = gr.Slider(
+                            1, MAX_IMAGES, value=MAX_IMAGES, step=1, precision=0, label="Images", elem_id="images"
+                        )
+                        guidance = gr.Slider(
+                            1,
+                            MAX_GUIDANCE,
+                            value=demo_model.model.image_generation.get("guidance_scale", 1),
+                            step=0.1,
+                            label="Guidance (1 switches it off)",
+                            elem_id="guidance",
+                        )
+                        seed = gr.Number(
+                            0,
+                            label="Seed of the first image",
+                            precision=0,
+                            minimum=0,
+                            maximum=MAX_SEED,
+                            elem_id="seed",
+                        )
+                with gr.Column(scale=3):
+                    limits = demo_model.model.config.limits
+                    gr.Markdown(f"Generated X-rays, for research only. {limits or ''}", elem_id="limits")
+                    gallery = gr.Gallery(columns=2, elem_id="gallery", **GALLERY)
+                    gr.Markdown(
+                        "Before, after, and the difference: red is brighter, blue is darker",
+                        elem_id="comparison-title",
                     )
+                    comparison = gr.Gallery(columns=3, elem_id="comparison", **GALLERY)
+        gr.Markdown(EXAMPLES_SOURCE, elem_id="source")
 
-        opened = [pixels, reconstruction, session, report, chat]
-        report_event = {"inputs": session, "outputs": report, "show_progress": "minimal", **MODEL_QUEUE}
-        generate_event = {"inputs": [text, num_images, guidance, seed], "outputs": gallery, **MODEL_QUEUE}
+        opened = [pixels, reconstruction, caption, session, findings, impression, chat]
+        report_event = {
+            "inputs": session,
+            "outputs": [findings, impression],
+            "show_progress": "minimal",
+            **MODEL_QUEUE,
+        }
+        generate_event = {
+            "inputs": [text, num_images, guidance, seed],
+            "outputs": [gallery, generated],
+            **MODEL_QUEUE,
+        }
         openings = [
             upload.upload(handlers.open_image, upload, opened, **MODEL_QUEUE),
-            examples.click(handlers.open_example, examples, [upload, *opened], **MODEL_QUEUE),
+            examples.click(handlers.open_example, examples, opened, **MODEL_QUEUE),
         ]
-        upload.clear(handlers.clear_image, None, opened)
         # The first event of a handler gives it its name in the API.
         reports = [write_again.click(handlers.report, **report_event)]
+        private = {"api_visibility": "private"}
         for opening in openings:
-            reports.append(opening.success(handlers.report, api_visibility="private", **report_event))
+            opening.then(lambda: ("", "", []), None, [sureness, map_text, known], queue=False, **private)
+            reports.append(opening.success(handlers.report, **report_event, **private))
+            bars = reports[-1].success(handlers.sureness, session, [sureness, known], **MODEL_QUEUE, **private)
+            reports.append(bars)
+        look.click(handlers.look, [session, known], [look_map, map_text], **MODEL_QUEUE, **private)
         answer = question.submit(
             handlers.ask,
             [session, question],
@@ -280,12 +217,16 @@ def build_page(demo_model: DemoModel, title: str) -> gr.Blocks:
         gr.on(
             [new_conversation.click, chat.clear], handlers.new_conversation, session, [chat, session], cancels=answer
         )
-        gr.on([upload.clear, stop_reading.click], None, cancels=[*reports, answer])
+        stop_reading.click(None, cancels=[*reports, answer])
+        for chip in chips:
+            chip.input(handlers.prompt, chips, text, queue=False, **private)
         generations = [
             generate.click(handlers.generate, **generate_event),
             generate_report.click(
-                handlers.use_report, report, [text, tabs], queue=False, api_visibility="private"
-            ).success(handlers.generate, api_visibility="private", **generate_event),
+                handlers.use_report, [findings, impression], [text, tabs], queue=False, **private
+            ).success(handlers.generate, **generate_event, **private),
+            compare.click(handlers.compare, [text, generated], comparison, **MODEL_QUEUE),
         ]
+        gr.on([generate.click, generate_report.click], lambda: None, None, comparison, queue=False, **private)
         stop_generating.click(None, cancels=generations)
     return page.queue(max_size=MAX_WAITING, api_open=False)

@@ -16,7 +16,7 @@ from starlette.middleware import Middleware
 
 from .middleware import OwnOriginOnly, RequestLimits, SecurityHeaders
 from .model import DemoModel
-from .page import CSS, build_page
+from .page import HEAD, build_page
 
 if TYPE_CHECKING:
     from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
@@ -28,7 +28,16 @@ MAX_REQUEST_BYTES = 2**20
 MAX_STORED_BYTES = 2**30
 # Time for the body of a request, in seconds.
 REQUEST_TIMEOUT = 120
-FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+# Fonts of the system, and colors with enough contrast (WCAG 2.2, 1.4.3).
+THEME = gr.themes.Default(
+    primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+).set(
+    button_primary_background_fill="*primary_600",
+    button_primary_background_fill_hover="*primary_700",
+    color_accent="*primary_600",
+    input_placeholder_color="*neutral_500",
+    input_placeholder_color_dark="*neutral_400",
+)
 
 
 @contextmanager
@@ -72,8 +81,8 @@ def serve(
             run_history=False,
             enable_monitoring=False,
             footer_links=[],
-            theme=gr.themes.Default(**FONTS),
-            css=CSS,
+            theme=THEME,
+            head=HEAD,
             max_file_size=MAX_UPLOAD_BYTES,
             app_kwargs={
                 "middleware": [

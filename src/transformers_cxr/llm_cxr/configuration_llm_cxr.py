@@ -168,6 +168,11 @@ class LlmCxrConfig(PreTrainedConfig):
         embedding: the model replaces it before the backbone sees it.
     lm_head_bias (`bool`, *optional*, defaults to `False`):
         Whether the head has a bias.
+    min_chest_xray_score (`float`, *optional*):
+        Lowest of the [`chest_xray_scores`] of chest X-rays. An image below it gets a warning, and on the demo page no
+        report. By default no image is checked.
+    limits (`str`, *optional*):
+        What the checkpoint does badly, in a sentence or two that the demo page shows.
     """
 
     model_type = "llm_cxr"
@@ -185,6 +190,8 @@ class LlmCxrConfig(PreTrainedConfig):
     image_token_offset: int = 50284
     text_image_markers: bool = False
     lm_head_bias: bool = False
+    min_chest_xray_score: float | None = None
+    limits: str | None = None
     # Copied from `text_config`.
     tie_word_embeddings: bool = False
 

@@ -89,7 +89,8 @@ def read_dicom(source, force: bool = False, name: str | None = None) -> PIL.Imag
 
     Returns:
         `PIL.Image.Image`: image of mode "L", or "RGB" for color. Its `info` has the "Modality", "BodyPartExamined",
-        "ViewPosition" and "ImageLaterality" that the file has.
+        "ViewPosition" and "ImageLaterality" that the file has, and the "Window" that is applied, such as "center 2048,
+        width 4096" or "VOI LUT".
 
     Raises:
         ImportError: pydicom, or the decoder of a compressed transfer syntax, is not installed.
@@ -114,7 +115,8 @@ def read_dicom(source, force: bool = False, name: str | None = None) -> PIL.Imag
             "`pip install transformers-cxr[dicom]` brings it."
         )
     image = PIL.Image.fromarray(_call_pydicom(_render, name, dataset, decoder))
-    image.info.update(info)
+    # Rendering has deleted what is not valid.
+    image.info.update(info | _call_pydicom(_describe_window, name, dataset))
     if not force:
         _warn_about_view(info)
     return image
@@ -223,6 +225,15 @@ def _describe(dataset) -> dict[str, str]:
         described["BodyPartExamined"] = "CHEST" if code in CHEST_REGIONS else code
     codes = {keyword: _code_string(value) for keyword, value in described.items() if value is not None}
     return {keyword: code for keyword, code in codes.items() if code not in UNSPECIFIED}
+
+
+def _describe_window(dataset) -> dict[str, str]:
+    if "VOILUTSequence" in dataset:
+        return {"Window": "VOI LUT"}
+    if "WindowCenter" in dataset and "WindowWidth" in dataset:
+        center, width = (float(_first(dataset, keyword)) for keyword in ("WindowCenter", "WindowWidth"))
+        return {"Window": f"center {center:g}, width {width:g}"}
+    return {}
 
 
 def _code_string(value) -> str:

@@ -11,6 +11,7 @@ from transformers import Pipeline
 
 from .configuration_llm_cxr import LLM_CXR_CHECKPOINT, LlmCxrConfig, check_model_type
 from .generation_llm_cxr import generate_image, generate_text, image_seeds, is_sequence
+from .likelihood_llm_cxr import warn_about_other_images
 
 
 class CxrPipeline(Pipeline):
@@ -125,6 +126,7 @@ class CxrVqaPipeline(CxrPipeline):
 
     def generate(self, texts, pixel_values=None, **generate_kwargs) -> list[str]:
         codes = self.model.vq_tokenizer.encode(pixel_values)
+        warn_about_other_images(self.model, self.processor, codes)
         return generate_text(self.model, self.processor, instruction=texts, image_codes=codes, **generate_kwargs)
 
 
