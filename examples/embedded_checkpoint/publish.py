@@ -24,11 +24,15 @@ class Arguments:
     output_dir: str = field(metadata={"help": "folder to write"})
     guidance_scale: float = field(default=3.0, metadata={"help": "classifier-free guidance of image generation"})
     top_p: float = field(default=0.9, metadata={"help": "nucleus of image generation"})
+    min_chest_xray_score: float = field(
+        default=0.65, metadata={"help": "lowest score of chest X-rays, see benchmarks/chest_xray_check.py"}
+    )
 
 
 def main(args: Arguments):
     model = LlmCxrForCausalLM.from_pretrained(args.model)
     model.generation_config.image_generation = {"guidance_scale": args.guidance_scale, "top_p": args.top_p}
+    model.config.min_chest_xray_score = args.min_chest_xray_score
     # Adults have too few X-rays of more than 64x64 pixels.
     model.generation_config.weak_image_words = ["adult", "man", "woman"]
     weights = {

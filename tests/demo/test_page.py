@@ -163,6 +163,16 @@ def test_dicom_is_shown_in_its_window(page_url, xray_files, tmp_path):
     assert opened[2].startswith("32x32 pixels, DICOM: ") and opened[2].endswith("center 100, width 50")
 
 
+def test_image_that_is_no_chest_x_ray_gets_a_sentence_and_no_report(page_url, checkpoint, xray_files, monkeypatch):
+    monkeypatch.setattr(checkpoint[0].config, "min_chest_xray_score", 100.0)
+    user = new_user(page_url)
+    user.predict(gradio_client.handle_file(xray_files[0]), api_name="/open_image")
+    findings, impression = user.predict(api_name="/report")
+    assert findings == "" and impression.startswith("No report. This does not look like an upright chest X-ray")
+    with pytest.raises(Exception, match="does not look like"):
+        user.predict(QUESTION, api_name="/ask")
+
+
 def test_example_is_opened(page_url, checkpoint):
     _, pixels, *_ = new_user(page_url).predict(0, api_name="/open_example")
     assert PIL.Image.open(pixels).size == (32, 32)

@@ -148,7 +148,7 @@ def build_page(demo_model: DemoModel, title: str) -> gr.Blocks:
                     )
                     with gr.Row():
                         generate = gr.Button("Generate", variant="primary", min_width=100)
-                        compare = gr.Button("Generate and compare", min_width=200)
+                        compare = gr.Button("Generate and compare", min_width=240)
                         stop_generating = gr.Button("Stop", min_width=100)
                     with gr.Accordion("Settings", open=False):
                         num_images = gr.Slider(
@@ -171,8 +171,12 @@ def build_page(demo_model: DemoModel, title: str) -> gr.Blocks:
                             elem_id="seed",
                         )
                 with gr.Column(scale=3):
-                    limits = demo_model.model.config.limits
-                    gr.Markdown(f"Generated X-rays, for research only. {limits or ''}", elem_id="limits")
+                    note = "Generated X-rays, for research only."
+                    if weak := getattr(demo_model.model.generation_config, "weak_image_words", ()):
+                        note += (
+                            f" This checkpoint makes poor ones of texts with: {', '.join(weak)}. It has seen too few."
+                        )
+                    gr.Markdown(note)
                     gallery = gr.Gallery(columns=2, elem_id="gallery", **GALLERY)
                     gr.Markdown(
                         "Before, after, and the difference: red is brighter, blue is darker",

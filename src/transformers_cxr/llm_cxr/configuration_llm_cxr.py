@@ -171,8 +171,6 @@ class LlmCxrConfig(PreTrainedConfig):
     min_chest_xray_score (`float`, *optional*):
         Lowest of the [`chest_xray_scores`] of chest X-rays. An image below it gets a warning, and on the demo page no
         report. By default no image is checked.
-    limits (`str`, *optional*):
-        What the checkpoint does badly, in a sentence or two that the demo page shows.
     """
 
     model_type = "llm_cxr"
@@ -191,7 +189,6 @@ class LlmCxrConfig(PreTrainedConfig):
     text_image_markers: bool = False
     lm_head_bias: bool = False
     min_chest_xray_score: float | None = None
-    limits: str | None = None
     # Copied from `text_config`.
     tie_word_embeddings: bool = False
 

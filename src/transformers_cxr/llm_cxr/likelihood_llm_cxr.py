@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from transformers.utils import logging
 
-from .generation_llm_cxr import image_request, is_sequence
+from .generation_llm_cxr import image_request
 
 if TYPE_CHECKING:
     from .modeling_llm_cxr import LlmCxrForCausalLM
@@ -55,7 +55,7 @@ def answer_log_likelihoods(
             match, or a prompt and its answers exceed the context.
     """
     model.check_processor(processor)
-    instructions = list(instruction) if is_sequence(instruction) else [instruction] * len(image_codes)
+    instructions = [instruction] * len(image_codes) if isinstance(instruction, str) else list(instruction)
     if len(instructions) != len(image_codes):
         raise ValueError(
             f"Expected one instruction for each X-ray, got {len(instructions)} for {len(image_codes)} X-rays."
