@@ -59,6 +59,7 @@ EXTRAS_REQUIRE = {
         "playwright>=1.65",
         "pydicom-data>=1.0",
         "pytest>=9",
+        "ray>=2.60",  # Ray Data; `datasets` brings its other requirements
         "scipy>=1.15",
         "simpleitk>=2.5",
         "taming-transformers-rom1504>=0.0.6",
