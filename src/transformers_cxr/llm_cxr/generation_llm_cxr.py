@@ -490,7 +490,7 @@ def generate_image(
             raise TypeError(f"Expected a text, got {type(each).__name__}.")
     for word in getattr(model.generation_config, "weak_image_words", ()):
         if re.search(rf"\b{word}\b", " ".join(map(str, texts)), re.IGNORECASE):
-            logger.warning(f"This checkpoint makes poor X-rays of texts with '{word}': it was trained on too few.")
+            logger.warning_once(f"This checkpoint makes poor X-rays of texts with '{word}': it has seen too few.")
     instruction = processor.image_instruction if instruction is None else instruction
     # The last prompt is that of an empty text, which classifier-free guidance steers away from.
     conversations = [[image_request(each, instruction)] for each in [*texts, ""]]
