@@ -2,8 +2,10 @@
 
 import copy
 import importlib.util
+import json
 import sys
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,21 @@ def reset_accelerator():
 
 class Killed(BaseException):
     """Not caught by anything, as a kill."""
+
+
+class JsonHandler(BaseHTTPRequestHandler):
+    """Answers requests with JSON, without a log."""
+
+    def answer(self, content, status=200):
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
 
 
 @pytest.fixture

@@ -6,24 +6,17 @@ import os
 import subprocess
 import sys
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 
 import pytest
 
+from ..conftest import JsonHandler
 from .test_cards import COMPLETE
 
 SHA = "a" * 40
 
 
-class Hub(BaseHTTPRequestHandler):
-    def answer(self, content, status=200):
-        body = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
+class Hub(JsonHandler):
     def do_GET(self):
         self.server.requests.append(self.path)
         self.answer({"sha": SHA, "siblings": [], "id": "user/own"})
@@ -48,9 +41,6 @@ class Hub(BaseHTTPRequestHandler):
             self.server.files |= {f["path"]: base64.b64decode(f["content"]) for f in files}
             return self.answer({"commitUrl": f"{url}/commit/{SHA}", "commitOid": SHA, "success": True})
         self.answer({"error": "unknown"}, 404)
-
-    def log_message(self, *args):
-        pass
 
 
 @pytest.fixture

@@ -2,12 +2,14 @@
 
 import json
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 
 import pytest
 import torch
 
 from transformers_cxr.checkpoints import load_checkpoint
+
+from ..conftest import JsonHandler
 
 
 class Server(ThreadingHTTPServer):
@@ -51,18 +53,7 @@ class Server(ThreadingHTTPServer):
         return ids[0, len(prompt) :].tolist()
 
 
-class Handler(BaseHTTPRequestHandler):
-    def log_message(self, *args):
-        pass
-
-    def answer(self, content, status=200):
-        body = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
+class Handler(JsonHandler):
     def do_GET(self):
         self.answer({"object": "list", "data": [{"id": "tiny", "object": "model"}]})
 
