@@ -33,3 +33,8 @@ def test_scores_are_those_of_torchmetrics_and_scikit_learn():
 def test_without_yes_no_questions_nothing_is_defined():
     scores = Calibration().compute(predictions=[NAN], references=[NAN])
     assert len(scores) == 11 and np.isnan(list(scores.values())).all()
+
+
+def test_a_value_that_is_no_probability_is_refused():
+    with pytest.raises(ValueError, match=r"probabilities in \[0, 1\], got 1.5"):
+        Calibration().compute(predictions=[0.5, 1.5], references=[0, 1])

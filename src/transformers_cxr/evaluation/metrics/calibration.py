@@ -38,6 +38,9 @@ class Calibration(CxrMetric):
     FEATURES = Features({"predictions": Value("float64"), "references": Value("float64")})
 
     def prepare(self, predictions: Sequence[float], references: Sequence[float]) -> list[tuple[float, float]]:
+        for probability in predictions:
+            if probability < 0 or probability > 1:
+                raise ValueError(f"Expected probabilities in [0, 1], got {probability}.")
         return list(zip(predictions, references))
 
     def aggregate(self, units: Sequence[tuple[float, float]]) -> dict[str, float]:
