@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 
@@ -38,6 +40,23 @@ def test_log_likelihoods_do_not_depend_on_the_batch(tiny_model):
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-4, rtol=1e-4)
     with pytest.raises(ValueError, match="one instruction for each X-ray, got 3 for 20"):
         answer_log_likelihoods(*tiny_model, codes, QUESTIONS, ANSWERS)
+
+
+@pytest.mark.parametrize("answers", ["Yes.", []])
+def test_answers_are_a_list(tiny_model, answers):
+    with pytest.raises(ValueError, match=f"list of answers, got {re.escape(repr(answers))}"):
+        answer_log_likelihoods(*tiny_model, random_codes(1), QUESTIONS[0], answers)
+
+
+@pytest.mark.parametrize(
+    "function", [chest_xray_scores, lambda *args: occlusion_map(*args[:2], args[2][0], QUESTIONS[0], "Yes.")]
+)
+@pytest.mark.parametrize(
+    ("codes", "message"), [([[3] * 10], "Expected 16 codes for an image, got 10"), ([[99] * 16], "got int64 from 99")]
+)
+def test_codes_of_no_image_are_refused(tiny_model, function, codes, message):
+    with pytest.raises(ValueError, match=message):
+        function(*tiny_model, codes)
 
 
 def test_chest_xray_score_is_the_gain_over_the_image_upside_down(any_model):

@@ -315,6 +315,11 @@ def is_sequence(inputs) -> bool:
     return isinstance(inputs, Sequence) and not isinstance(inputs, (str, bytes))
 
 
+def question_about(text: str, num_images: int = 1) -> dict:
+    """Return a message with a question or an instruction, and the X-rays that it is about."""
+    return {"role": "user", "content": [{"type": "text", "text": text}, *[{"type": "image"}] * num_images]}
+
+
 def image_request(text: str, instruction: str) -> dict:
     """Return the message of a user who asks for the image of a text."""
     return {"role": "user", "content": [{"type": "text", "text": part} for part in (instruction, text)]}
@@ -418,8 +423,7 @@ def generate_text(
             raise TypeError(f"Expected an instruction as a string, got {type(text).__name__}.")
         if len(given) < num_earlier:
             raise ValueError(f"Expected an image for each of the {num_earlier} slots of `history`, got {len(given)}.")
-        slots = [{"type": "image"}] * (len(given) - num_earlier)
-        conversations.append([*history, {"role": "user", "content": [{"type": "text", "text": text}, *slots]}])
+        conversations.append([*history, question_about(text, len(given) - num_earlier)])
     if image_codes is None:
         inputs = processor.encode_prompts(conversations, images=requests)
     else:

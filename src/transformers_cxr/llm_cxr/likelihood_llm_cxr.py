@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from transformers.utils import logging
 
-from .generation_llm_cxr import image_request
+from .generation_llm_cxr import image_request, question_about
 
 if TYPE_CHECKING:
     from .modeling_llm_cxr import LlmCxrForCausalLM
@@ -52,7 +52,7 @@ def answer_log_likelihoods(
 
     Raises:
         ValueError: The processor and the model do not belong together, the numbers of X-rays and instructions do not
-            match, or a prompt and its answers exceed the context.
+            match, `answers` is not a list with at least one, or a prompt and its answers exceed the context.
     """
     model.check_processor(processor)
     instructions = [instruction] * len(image_codes) if isinstance(instruction, str) else list(instruction)
@@ -60,12 +60,14 @@ def answer_log_likelihoods(
         raise ValueError(
             f"Expected one instruction for each X-ray, got {len(instructions)} for {len(image_codes)} X-rays."
         )
+    if isinstance(answers, str) or not answers:
+        raise ValueError(f"Expected a list of answers, got {answers!r}.")
     ids, mask = _answer_ids(processor, answers)
     ids, mask = ids.to(model.device), mask.to(model.device)
     results = []
     for start in range(0, len(instructions), BATCH_SIZE):
         batch = slice(start, start + BATCH_SIZE)
-        prompts = [[_question(text)] for text in instructions[batch]]
+        prompts = [[question_about(text)] for text in instructions[batch]]
         inputs = processor.encode_prompts(prompts, image_codes=image_codes[batch]).to(model.device)
         model.check_context(inputs.input_ids.shape[1] + ids.shape[1])
         positions = (inputs.attention_mask.cumsum(-1) - 1).clamp(min=0)
@@ -85,16 +87,12 @@ def answer_log_likelihoods(
     return torch.cat(results)
 
 
-def _question(text: str) -> dict:
-    return {"role": "user", "content": [{"type": "text", "text": text}, {"type": "image"}]}
-
-
 def _answer_ids(processor: LlmCxrProcessor, answers: Sequence[str]) -> tuple[torch.LongTensor, torch.LongTensor]:
     """Return the ids of answers with the tokens that end a response, padded on the right, and their mask."""
-    prompt = processor.apply_chat_template([_question("")], add_generation_prompt=True)
+    prompt = processor.apply_chat_template([question_about("")], add_generation_prompt=True)
     texts = []
     for answer in answers:
-        whole = processor.apply_chat_template([_question(""), {"role": "assistant", "content": answer}])
+        whole = processor.apply_chat_template([question_about(""), {"role": "assistant", "content": answer}])
         texts.append(whole.removeprefix(prompt))
     encoded = processor.tokenizer(texts, add_special_tokens=False).input_ids
     rows = [torch.tensor(ids) for ids in encoded]
@@ -133,12 +131,14 @@ def occlusion_map(
         answer; negative: it speaks against it.
 
     Raises:
-        ValueError: `block_size` does not divide the grid, or an error of [`answer_log_likelihoods`].
+        ValueError: `block_size` does not divide the grid, the codes are not those of an image, or an error of
+            [`answer_log_likelihoods`].
     """
     grid_size = model.config.vq_config.grid_size
     if block_size < 1 or grid_size % block_size:
         raise ValueError(f"`block_size` must divide the grid of {grid_size}x{grid_size} codes, got {block_size}.")
-    codes, codebook = torch.as_tensor(image_codes).cpu(), model.vq_tokenizer.codebook.detach().float().cpu()
+    codes = torch.from_numpy(processor.check_codes([image_codes])[0])
+    codebook = model.vq_tokenizer.codebook.detach().float().cpu()
     neutral = torch.cdist(codebook[codes].mean(0, keepdim=True), codebook).argmin()
     side = grid_size // block_size
     blocks = torch.arange(side**2).view(side, side)
@@ -168,9 +168,12 @@ def chest_xray_scores(
     Returns:
         `torch.FloatTensor` of shape `(num_images,)` on the CPU: log-likelihood of the codes after the prompt of an
         empty text, minus that of the codes with their rows in reverse order, divided by the number of codes.
+
+    Raises:
+        ValueError: The processor and the model do not belong together, or the codes are not those of whole images.
     """
     model.check_processor(processor)
-    codes, grid_size = torch.as_tensor(image_codes).cpu(), model.config.vq_config.grid_size
+    codes, grid_size = torch.from_numpy(processor.check_codes(image_codes)), model.config.vq_config.grid_size
     turned = codes.view(-1, grid_size, grid_size).flip(1).flatten(1)
     prompt = processor.encode_prompts([[image_request("", processor.image_instruction)]]).input_ids
     prompt = torch.cat([prompt, torch.tensor([[model.config.boi_token_id]])], dim=1)

@@ -228,7 +228,7 @@ class LlmCxrProcessor(ProcessorMixin):
         else:
             if images is not None or text is None:
                 raise ValueError("Give `image_codes` with `text`, and without `images`.")
-            image_codes = self._check_codes(image_codes)
+            image_codes = self.check_codes(image_codes)
             # The base class counts the images and writes their placeholders.
             outputs = super().__call__(images=[_ENCODED] * len(image_codes) or None, text=text, **kwargs)
         if image_codes is not None:
@@ -238,7 +238,13 @@ class LlmCxrProcessor(ProcessorMixin):
                 self._replace_ids(outputs, self.tokenizer.convert_tokens_to_ids(token), token_id)
         return outputs
 
-    def _check_codes(self, image_codes) -> np.ndarray:
+    def check_codes(self, image_codes) -> np.ndarray:
+        """
+        Return codes as an array of shape `(num_images, num_image_tokens)`.
+
+        Raises:
+            ValueError: They are not integers in `[0, codebook_size)`, or not those of whole images.
+        """
         rows = [row.cpu() if isinstance(row, torch.Tensor) else row for row in image_codes]
         for number, row in enumerate(map(np.asarray, rows), start=1):
             image = f"(image {number} of {len(rows)})"
@@ -422,7 +428,7 @@ class LlmCxrProcessor(ProcessorMixin):
         Raises:
             ValueError: Codes are not those of a whole image.
         """
-        return [BOI_TOKEN + "".join(map(code_token, row)) + EOI_TOKEN for row in self._check_codes(image_codes)]
+        return [BOI_TOKEN + "".join(map(code_token, row)) + EOI_TOKEN for row in self.check_codes(image_codes)]
 
     def decode_codes(self, image_codes: Sequence[Sequence[int]] | torch.LongTensor) -> list[PIL.Image.Image]:
         """Decode codes of shape `(num_images, num_image_tokens)` to images that are marked as generated."""
@@ -445,7 +451,7 @@ class LlmCxrProcessor(ProcessorMixin):
         """
         ids = self.tokenizer(answer, add_special_tokens=False).input_ids if isinstance(answer, str) else answer
         codes = [i - self.image_token_offset for i in ids]
-        return self.decode_codes(self._check_codes([[code for code in codes if 0 <= code < self.codebook_size]]))[0]
+        return self.decode_codes(self.check_codes([[code for code in codes if 0 <= code < self.codebook_size]]))[0]
 
     def postprocess(self, pixel_values: torch.FloatTensor) -> list[PIL.Image.Image]:
         """Convert pixels `(batch_size, channels, height, width)` in [-1, 1] to images that are marked as generated."""

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from ...data.conversations import question_answers
 from ...data.records import StudyRecord
+from ...llm_cxr.generation_llm_cxr import question_about
 from ...llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
 from ...llm_cxr.processing_llm_cxr import LlmCxrProcessor
 from ..examples import Example, rows_by
@@ -86,10 +87,7 @@ def yes_probabilities(
     model: LlmCxrForCausalLM, processor: LlmCxrProcessor, examples: Sequence[Example]
 ) -> list[float]:
     """Return the probability of yes against no as the first token of the answer to each question, in [0, 1]."""
-    conversations = [
-        [{"role": "user", "content": [{"type": "text", "text": example.prompt}, {"type": "image"}]}]
-        for example in examples
-    ]
+    conversations = [[question_about(example.prompt)] for example in examples]
     inputs = processor.encode_prompts(conversations, images=[[example.image_path] for example in examples])
     output = model.generate(
         **inputs.to(model.device),
