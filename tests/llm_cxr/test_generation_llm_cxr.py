@@ -175,7 +175,7 @@ def test_the_checkpoint_has_settings_for_image_generation(tiny_model, tmp_path):
     assert torch.equal(other.generate_image(**inputs, seed=1), model.generate_image(**inputs, seed=1, **sampling))
 
 
-@pytest.mark.parametrize(("text", "expected"), [("Chest of an Adult.", True), ("Chest of a child.", False)])
+@pytest.mark.parametrize(("text", "expected"), [("Chest of an Adult.", True), ("Chest of a human child.", False)])
 def test_a_warning_names_what_the_checkpoint_draws_badly(tiny_model, caplog, monkeypatch, text, expected):
     model, processor = tiny_model
     monkeypatch.setattr(model.generation_config, "weak_image_words", ["adult", "man"], raising=False)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from transformers_cxr import answer_log_likelihoods, chest_xray_scores, not_chest_xrays, occlusion_map
+from transformers_cxr.llm_cxr import likelihood_llm_cxr
 from transformers_cxr.training import encode_conversation
 
 QUESTIONS = ["Is there pneumonia?", "Is this <|cxr_start|> a normal chest X-ray of a child?", "View?"]
@@ -92,6 +93,14 @@ def test_occlusion_map_has_the_change_of_the_log_odds_by_each_block(tiny_model):
     assert (occlusion_map(model, processor, neutral.expand(16), QUESTIONS[0], "Yes.") == 0).all()
     with pytest.raises(ValueError, match="divide the grid of 4x4 codes, got 3"):
         occlusion_map(model, processor, codes, QUESTIONS[0], "Yes.", block_size=3)
+
+
+def test_occlusion_map_has_log_odds_of_likely_answers_too(tiny_model, monkeypatch):
+    probabilities = torch.tensor([[0.9], [0.5], [0.9], [0.99], [0.1]])
+    monkeypatch.setattr(likelihood_llm_cxr, "answer_log_likelihoods", lambda *args: probabilities.log())
+    found = occlusion_map(*tiny_model, random_codes(1)[0], QUESTIONS[0], "Yes.")
+    log_odds = probabilities[:, 0].logit()
+    torch.testing.assert_close(found, (log_odds[0] - log_odds[1:]).view(2, 2))
 
 
 def test_images_below_the_score_of_the_checkpoint_are_no_chest_x_rays(tiny_model):
