@@ -20,14 +20,14 @@ done
 # Image tokenizer.
 python "$EXAMPLES/train_vq_gan.py" --config "$HERE/vq_gan.yaml" --records "$DATA" --output_dir "$OUTPUT/vq"
 
-# Language model: random weights, then three stages.
+# Language model: random weights, then four stages.
 if [ ! -e "$OUTPUT/new" ]; then
     python "$EXAMPLES/new_llm_cxr.py" --config "$HERE/language_model.yaml" --records "$DATA" \
         --vq_tokenizer "$OUTPUT/vq" --output_dir "$OUTPUT/new"
 fi
 python "$HERE/other_requests.py" "$OUTPUT/texts.jsonl"
 MODEL=$OUTPUT/new
-for STAGE in 1 2 3; do
+for STAGE in 1 2 3 4; do
     python "$EXAMPLES/finetune_llm_cxr.py" --config "$HERE/stage$STAGE.yaml" --model "$MODEL" --records "$DATA" \
         --texts "$OUTPUT/texts.jsonl" --source_weights "{hannover: 3.0, nih64: 0.4}" \
         --output_dir "$OUTPUT/stage$STAGE"

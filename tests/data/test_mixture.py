@@ -145,8 +145,9 @@ def test_stages_filter_split_views_studies_and_sections(records):
     reports = {e["messages"][1]["content"][0]["text"] for e in examples if e["task"] == "report"}
     assert reports == {"IMPRESSION: Normal."}
     assert used(100, **STAGE_1, split="test")[1] == set(range(40, 50))
-    examples, _ = used(100, ratios={"report": 1}, num_questions=1)
-    assert {len(e["messages"]) for e in examples} == {4}
+    for ratios, num_questions, num_messages in (({"report": 1}, 1, {4}), ({"vqa": 1}, 0, {2}), ({"vqa": 1}, 2, {4})):
+        examples, _ = used(100, ratios=ratios, num_questions=num_questions)
+        assert {len(e["messages"]) for e in examples} == num_messages
 
 
 def test_every_pair_is_used_in_both_directions_or_in_one(records):

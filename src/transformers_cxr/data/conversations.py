@@ -79,18 +79,19 @@ def image_conversation(
     return {"messages": messages, "task": "image", **_image_of(record)}
 
 
-def vqa_conversation(record: StudyRecord, rng: random.Random) -> dict:
+def vqa_conversation(record: StudyRecord, rng: random.Random, num_questions: int = 1) -> dict:
     """
-    Return a conversation of one question about an X-ray and its answer.
+    Return a conversation of questions about an X-ray and their answers.
 
     Args:
         record ([`StudyRecord`]): has a question, or labels that answer one, see [`question_answers`].
-        rng (`random.Random`): chooses a question that the labels answer.
+        rng (`random.Random`): chooses questions that the labels answer.
+        num_questions (`int`, *optional*, defaults to `1`): largest number of questions that the labels answer.
     """
-    question, answer = record.question, record.answer
-    if not question:
-        _, question, answer = question_answers(record, rng)[0]
-    return {"messages": turns_to_messages([(question, answer)]), "task": "vqa", **_image_of(record)}
+    turns = [(record.question, record.answer)]
+    if not record.question:
+        turns = [(question, answer) for _, question, answer in question_answers(record, rng)[:num_questions]]
+    return {"messages": turns_to_messages(turns), "task": "vqa", **_image_of(record)}
 
 
 def text_conversation(row: dict, rng: random.Random | None = None) -> dict:

@@ -137,7 +137,7 @@ def stage_mixture(
         empty_prompt_ratio (`float`, *optional*, defaults to `0.0`): share of the "image" examples without a report,
             for classifier-free guidance (arXiv 2207.12598).
         num_questions (`int`, *optional*, defaults to `0`): number of questions, answered by the labels, in further
-            turns of each "report" example.
+            turns of each "report" example, and in each "vqa" example, which has at least one.
         unanswerable_ratio (`float`, *optional*, defaults to `0.0`): share of the "report" examples with one more
             question, which the labels do not answer.
         source_weights (`Mapping[str, float]`, *optional*): weights of the datasets (`source`) in all tasks but "text",
@@ -182,7 +182,7 @@ def stage_mixture(
                     bool(question_answers(StudyRecord.from_row(r), rng)) for r in iterate(questions, columns)
                 ]
                 questions = questions.select(np.flatnonzero(is_labeled))
-            tasks["vqa"] = (questions, vqa_conversation)
+            tasks["vqa"] = (questions, partial(vqa_conversation, num_questions=max(num_questions, 1)))
         if source_weights or balanced:
             weights = source_weights or {}
             known = {row["source"] for rows, _ in tasks.values() for row in iterate(rows, ["source"])}

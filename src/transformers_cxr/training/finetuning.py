@@ -49,7 +49,7 @@ class DataArguments:
     empty_prompt_ratio: float = field(default=0.0, metadata={"help": "share of images without a report, for guidance"})
     source_weights: dict = field(default_factory=dict, metadata={"help": "sampling weights of datasets; default: 1.0"})
     balanced: bool = field(default=False, metadata={"help": "use normal and other records equally often"})
-    num_questions: int = field(default=0, metadata={"help": "questions on labels beside each report"})
+    num_questions: int = field(default=0, metadata={"help": "questions on labels beside each report, and of each vqa example"})
     unanswerable_ratio: float = field(
         default=0.0, metadata={"help": "share of reports with a question that the labels do not answer"}
     )
