@@ -24,7 +24,7 @@ from ..reports.sections import compose_report, parse_report
 from .model import DemoModel
 
 IMAGES = Path(__file__).parent / "images"
-# Two real X-rays, a normal one and one of bacterial pneumonia, and six generated ones.
+# Two real X-rays and six generated ones; head.html has their names.
 EXAMPLES = (
     IMAGES / "NORMAL2-IM-0832-0001.jpeg",
     IMAGES / "person1582_bacteria_4140.jpeg",
