@@ -4,6 +4,7 @@ Image generation by `generate_image`, compared with `generate` and with the offi
     python benchmarks/generate_image.py
     python benchmarks/generate_image.py --models embedded --num_images 1 8 --repeats 5 --output image.json
     python benchmarks/generate_image.py --models official --official_size pythia-410m
+    python benchmarks/generate_image.py --models embedded --server http://localhost:8000
 
 Models: `embedded` is the checkpoint of the package, `random` a random Llama of the shape of SmolLM2-135M, `official` a
 random GPT-NeoX with the VQ-GAN, vocabulary and token layout of the released LLM-CXR. Measure the converted release
@@ -19,6 +20,7 @@ Methods, all at temperature 1 and top-p 0.92, each including the decoding to pix
 - `generate`: `model.generate` under the image grammar, all images in one batch.
 - `generate_image`: `model.generate_image`, all images in one batch.
 - `compiled`: the same with `compile_config=CompileConfig()`.
+- `vllm`, with `--server`: the same by a server that runs the checkpoint. Its memory is not in the table.
 
 Each method runs in its own process. It loads the model and warms up with a few codes, which also compiles the step;
 then the methods of a model alternate for `--repeats` rounds. The table gives medians:
@@ -49,6 +51,7 @@ from transformers.utils import logging
 
 import transformers_cxr
 from transformers_cxr import CXRVQTokenizerConfig, LlmCxrConfig, LlmCxrForCausalLM
+from transformers_cxr.serving.client import ServerModel, load_server_model
 
 TEXT = (
     "FINDINGS: This is a chest X-ray of a child, AP view. The X-ray shows no sign of pneumonia.\n"
@@ -173,7 +176,7 @@ class WarmUp(BaseStreamer):
         pass
 
 
-def run_generate_image(model: LlmCxrForCausalLM, prompt: torch.LongTensor, case: Case, **kwargs) -> Run:
+def run_generate_image(model: LlmCxrForCausalLM | ServerModel, prompt: torch.LongTensor, case: Case, **kwargs) -> Run:
     codes = model.generate_image(prompt, num_images=case.num_images, **SAMPLING, **kwargs)
     with torch.no_grad():
         model.vq_tokenizer.decode(codes)
@@ -182,6 +185,10 @@ def run_generate_image(model: LlmCxrForCausalLM, prompt: torch.LongTensor, case:
 
 def run_compiled(model: LlmCxrForCausalLM, prompt: torch.LongTensor, case: Case, **kwargs) -> Run:
     return run_generate_image(model, prompt, case, compile_config=CompileConfig(), **kwargs)
+
+
+def run_vllm(model: ServerModel, prompt: torch.LongTensor, case: Case, streamer: BaseStreamer | None = None) -> Run:
+    return run_generate_image(model, prompt, case, guidance_scale=1)
 
 
 def run_generate(model: LlmCxrForCausalLM, prompt: torch.LongTensor, case: Case, **kwargs) -> Run:
@@ -243,6 +250,7 @@ RUN = {
     "generate": run_generate,
     "generate_image": run_generate_image,
     "compiled": run_compiled,
+    "vllm": run_vllm,
 }
 
 
@@ -252,14 +260,17 @@ def work(connection: Connection, args: argparse.Namespace, case: Case) -> None:
     logging.set_verbosity_error()
     torch.manual_seed(0)
     model, prompt = LOAD[case.model](args)
+    num_bytes, device = weight_bytes(model), model.device
+    if case.method == "vllm":
+        model, _ = load_server_model(args.server, args.checkpoint)
     start = time.perf_counter()
     with contextlib.suppress(WarmUpEnd):
         RUN[case.method](model, prompt, case, streamer=WarmUp())
-    connection.send((weight_bytes(model), time.perf_counter() - start))
+    connection.send((num_bytes, time.perf_counter() - start))
     while (seed := connection.recv()) is not None:
         torch.manual_seed(seed)
         start = time.perf_counter()
-        with PeakMemory(model.device) as memory:
+        with PeakMemory(device) as memory:
             run = RUN[case.method](model, prompt, case)
         run.seconds, run.peak_memory_bytes = time.perf_counter() - start, memory.bytes
         connection.send(run)
@@ -319,8 +330,9 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=LOAD, default=list(LOAD))
     parser.add_argument("--num_images", nargs="+", type=int, default=[1, 8, 32], help="images generated at once")
-    methods = [name for name in RUN if name != "resampling"]
+    methods = [name for name in RUN if name not in ("resampling", "vllm")]
     parser.add_argument("--methods", nargs="+", choices=methods, default=methods, help="methods beside `resampling`")
+    parser.add_argument("--server", help="URL of a server that runs the checkpoint, for the method `vllm`")
     parser.add_argument("--repeats", type=int, default=3, help="number of rounds")
     parser.add_argument("--max_attempts", type=int, default=20, help="attempts per image before resampling gives up")
     parser.add_argument("--checkpoint", help="checkpoint folder; default: the embedded one")
@@ -328,6 +340,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--official_size", choices=OFFICIAL_SIZES, default="pythia-160m", help="shape of `official`")
     parser.add_argument("--output", help="JSON file for the single runs")
     args = parser.parse_args()
+    if args.server:
+        args.methods = [*args.methods, "vllm"]
+        if args.models != ["embedded"]:
+            parser.error("`--server` needs `--models embedded`: a server runs one checkpoint, that of `--checkpoint`.")
     args.checkpoint = args.checkpoint or str(transformers_cxr.checkpoint("llm-cxr"))
     return args
 

@@ -26,7 +26,13 @@ def smoothed_loss(outputs, labels, num_items_in_batch):
 @pytest.fixture
 def make_trainer(tiny_model, records, tmp_path):
     def make_trainer(
-        records=records, model=tiny_model[0], packing=False, compute_loss_func=None, max_length=None, **settings
+        records=records,
+        model=tiny_model[0],
+        packing=False,
+        compute_loss_func=None,
+        max_length=None,
+        average_conversations=False,
+        **settings,
     ):
         arguments = TrainingArguments(
             output_dir=str(tmp_path / "run"), max_steps=settings.pop("max_steps", 2), per_device_train_batch_size=2,
@@ -42,6 +48,7 @@ def make_trainer(tiny_model, records, tmp_path):
             eval_dataset=dataset,
             data_collator=InstructionCollator(0, packing, return_tasks=True),
             compute_loss_func=compute_loss_func,
+            average_conversations=average_conversations,
         )
 
     return make_trainer
@@ -96,6 +103,20 @@ def test_packed_training_gives_the_weights_of_padded_training(make_trainer, tiny
     for name, tensor in trained[0].items():
         torch.testing.assert_close(trained[1][name], tensor, rtol=1e-4, atol=1e-5)
     assert any(not torch.equal(tensor, start[name]) for name, tensor in trained[0].items())
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_each_conversation_weighs_the_same_by_average_conversations(make_trainer, tiny_model, records, packing):
+    embeddings = tiny_model[0].get_input_embeddings().weight
+    before = embeddings.clone()
+    alone = losses_alone(*tiny_model, records[:4])
+    trainer = make_trainer(packing=packing, average_conversations=True, max_steps=1)
+    trainer.train()
+    (logged,) = logged_losses(trainer)
+    expected = sum(loss / tokens for _, loss, tokens in alone) / 4
+    assert float(logged["loss"]) == pytest.approx(expected, rel=1e-5)
+    assert float(logged["loss_vqa"]) == pytest.approx(mean_losses(alone, "loss")["loss_vqa"], rel=1e-5)
+    assert not torch.equal(embeddings, before)
 
 
 def test_skipped_conversations_are_counted(make_trainer, records, conversation):

@@ -49,12 +49,17 @@ class DataArguments:
     empty_prompt_ratio: float = field(default=0.0, metadata={"help": "share of images without a report, for guidance"})
     source_weights: dict = field(default_factory=dict, metadata={"help": "sampling weights of datasets; default: 1.0"})
     balanced: bool = field(default=False, metadata={"help": "use normal and other records equally often"})
-    num_questions: int = field(default=0, metadata={"help": "questions on labels beside each report, and of each vqa example"})
+    num_questions: int = field(
+        default=0, metadata={"help": "questions on labels beside each report, and of each vqa example"}
+    )
     unanswerable_ratio: float = field(
         default=0.0, metadata={"help": "share of reports with a question that the labels do not answer"}
     )
     augment: bool = field(default=False, metadata={"help": "augment images that are read; not for records with codes"})
     label_prompt_images: bool = field(default=False, metadata={"help": "train on the codes of prompts, too"})
+    average_conversations: bool = field(
+        default=False, metadata={"help": "weigh conversations, not response tokens, equally in the loss"}
+    )
     eval_size: int = field(default=0, metadata={"help": "conversations of the validation split to evaluate on"})
 
     max_length: int = field(default=0, metadata={"help": "maximum number of tokens; default: the context"})
@@ -167,6 +172,7 @@ def build_trainer(
         eval_dataset=eval_dataset,
         data_collator=InstructionCollator(processor.tokenizer.pad_token_id, data_args.packing, return_tasks=True),
         processing_class=processor,
+        average_conversations=data_args.average_conversations,
     )
     if training_args.fsdp and not trainer.is_fsdp_enabled:
         raise ValueError("`fsdp` needs several GPUs or other accelerators. Train without it on CPUs.")

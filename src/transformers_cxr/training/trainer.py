@@ -22,11 +22,18 @@ class InstructionTrainer(ResumedTrainerMixin, Trainer):
     With packing, training computes the logits of the responses alone, and the attention "sdpa" becomes "packed_sdpa",
     which computes each conversation by itself.
 
-    The arguments are those of `Trainer`. The collator is an [`InstructionCollator`] with `return_tasks=True`.
+    The arguments are those of `Trainer` and one more. The collator is an [`InstructionCollator`] with
+    `return_tasks=True`.
+
+    Args:
+        average_conversations (`bool`, *optional*, defaults to `False`):
+            Train on the mean loss of each conversation (sample averaging, arXiv 2412.05271), not of each response
+            token: an image of 256 codes then weighs as much as an answer of one word.
     """
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args, average_conversations: bool = False, **kwargs):
         super().__init__(*args, **kwargs)
+        self.average_conversations = average_conversations
         if self.data_collator.packing and self.model.config.text_config._attn_implementation == "sdpa":
             self.model.set_attn_implementation({"text_config": "packed_sdpa"})
         # Columns: summed loss, response tokens and skipped conversations of each task.
@@ -50,8 +57,11 @@ class InstructionTrainer(ResumedTrainerMixin, Trainer):
             del inputs["labels"]
             inputs |= {"shift_labels": targets, "logits_to_keep": kept}
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
-        sums, counts = example_losses(outputs["logits"], targets, examples, len(tasks))
-        self._batch_tasks, self._batch_totals = tasks, torch.stack((sums, counts, skipped.double()), dim=1)
+        with torch.set_grad_enabled(self.average_conversations and model.training):
+            sums, counts = example_losses(outputs["logits"], targets, examples, len(tasks))
+        if sums.requires_grad:
+            loss = (sums / counts).mean() / self.current_gradient_accumulation_steps
+        self._batch_tasks, self._batch_totals = tasks, torch.stack((sums.detach(), counts, skipped.double()), dim=1)
         if model.training:
             self._train_totals.index_add_(0, tasks, self._batch_totals)
         return (loss, outputs) if return_outputs else loss
@@ -82,7 +92,6 @@ class InstructionTrainer(ResumedTrainerMixin, Trainer):
         return output
 
 
-@torch.no_grad()
 def example_losses(
     logits: torch.FloatTensor, targets: torch.LongTensor, examples: torch.LongTensor, num_examples: int
 ) -> tuple[torch.DoubleTensor, torch.DoubleTensor]:
