@@ -40,6 +40,7 @@ import statistics
 import time
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -51,7 +52,9 @@ from transformers.utils import logging
 
 import transformers_cxr
 from transformers_cxr import CXRVQTokenizerConfig, LlmCxrConfig, LlmCxrForCausalLM
-from transformers_cxr.serving.client import ServerModel, load_server_model
+
+if TYPE_CHECKING:
+    from transformers_cxr.serving.client import ServerModel
 
 TEXT = (
     "FINDINGS: This is a chest X-ray of a child, AP view. The X-ray shows no sign of pneumonia.\n"
@@ -176,7 +179,9 @@ class WarmUp(BaseStreamer):
         pass
 
 
-def run_generate_image(model: LlmCxrForCausalLM | ServerModel, prompt: torch.LongTensor, case: Case, **kwargs) -> Run:
+def run_generate_image(
+    model: "LlmCxrForCausalLM | ServerModel", prompt: torch.LongTensor, case: Case, **kwargs
+) -> Run:
     codes = model.generate_image(prompt, num_images=case.num_images, **SAMPLING, **kwargs)
     with torch.no_grad():
         model.vq_tokenizer.decode(codes)
@@ -187,7 +192,7 @@ def run_compiled(model: LlmCxrForCausalLM, prompt: torch.LongTensor, case: Case,
     return run_generate_image(model, prompt, case, compile_config=CompileConfig(), **kwargs)
 
 
-def run_vllm(model: ServerModel, prompt: torch.LongTensor, case: Case, streamer: BaseStreamer | None = None) -> Run:
+def run_vllm(model: "ServerModel", prompt: torch.LongTensor, case: Case, streamer: BaseStreamer | None = None) -> Run:
     return run_generate_image(model, prompt, case, guidance_scale=1)
 
 
@@ -262,6 +267,9 @@ def work(connection: Connection, args: argparse.Namespace, case: Case) -> None:
     model, prompt = LOAD[case.model](args)
     num_bytes, device = weight_bytes(model), model.device
     if case.method == "vllm":
+        # Needs the extra `serve`.
+        from transformers_cxr.serving.client import load_server_model
+
         model, _ = load_server_model(args.server, args.checkpoint)
     start = time.perf_counter()
     with contextlib.suppress(WarmUpEnd):
