@@ -143,6 +143,12 @@ def test_label_smoothing_and_a_custom_loss_keep_the_losses_of_the_tasks(make_tra
     assert float(logged["loss_vqa"]) == pytest.approx(means["loss_vqa"], rel=1e-5)
 
 
+@pytest.mark.parametrize("custom", [{"label_smoothing_factor": 0.1}, {"compute_loss_func": smoothed_loss}], ids=str)
+def test_average_conversations_refuses_another_loss(make_trainer, custom):
+    with pytest.raises(ValueError, match="own loss: set `label_smoothing_factor` to 0, got 0"):
+        make_trainer(average_conversations=True, **custom)
+
+
 def test_packed_training_computes_the_logits_of_the_responses_alone(make_trainer, tiny_model, records):
     shapes = []
     head = tiny_model[0].lm_head.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape[:2]))

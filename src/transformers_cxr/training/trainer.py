@@ -29,10 +29,18 @@ class InstructionTrainer(ResumedTrainerMixin, Trainer):
         average_conversations (`bool`, *optional*, defaults to `False`):
             Train on the mean loss of each conversation (sample averaging, arXiv 2412.05271), not of each response
             token: an image of 256 codes then weighs as much as an answer of one word.
+
+    Raises:
+        ValueError: `average_conversations` is set together with another loss.
     """
 
     def __init__(self, *args, average_conversations: bool = False, **kwargs):
         super().__init__(*args, **kwargs)
+        if average_conversations and (self.label_smoother is not None or self.compute_loss_func is not None):
+            raise ValueError(
+                "`average_conversations` has its own loss: set `label_smoothing_factor` to 0, got "
+                f"{self.args.label_smoothing_factor}, and leave out `compute_loss_func`."
+            )
         self.average_conversations = average_conversations
         if self.data_collator.packing and self.model.config.text_config._attn_implementation == "sdpa":
             self.model.set_attn_implementation({"text_config": "packed_sdpa"})
