@@ -68,7 +68,9 @@ class Arguments:
     text_vocab_size: int = field(default=1024, metadata={"help": "maximum size of the text vocabulary"})
     variants: list[str] = field(default_factory=lambda: list(VARIANTS), metadata={"help": "variants; default: all"})
     seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "seeds of each variant"})
-    balanced: bool = field(default=False, metadata={"help": "use normal and other records equally often"})
+    label_weights: dict = field(
+        default_factory=dict, metadata={"help": "sampling weights of records with a label; default: 1.0"}
+    )
     eval_size: int = field(default=40, metadata={"help": "conversations to measure the loss of a task on"})
     num_reports: int = field(default=120, metadata={"help": "X-rays to report on and to ask about"})
 
@@ -152,7 +154,7 @@ def run(
             **stage,
             size=stage_args.max_steps * stage_args.train_batch_size * stage_args.gradient_accumulation_steps,
             both_directions=variant != "one direction",
-            balanced=args.balanced,
+            label_weights=args.label_weights,
             seed=training_args.seed,
         )
         trainer = make_trainer(model, processor, stage_args, train_dataset=conversations)

@@ -109,15 +109,18 @@ def sources(make_record):
     ("options", "expected"),
     [
         # Share of the rows of a group, and how often each of them occurs.
-        ({"balanced": True}, {"a-No Finding": (6 / 18, 30), "a-Pneumonia": (6 / 18, 6), "b-": (6 / 18, 10)}),
         (
-            {"balanced": True, "source_weights": {"b": 4.0}},
-            {"a-No Finding": (6 / 36, 15), "a-Pneumonia": (6 / 36, 3), "b-": (24 / 36, 20)},
+            {"label_weights": {"No Finding": 10.0}},
+            {"a-No Finding": (20 / 36, 50), "a-Pneumonia": (10 / 36, 5), "b-": (6 / 36, 5)},
+        ),
+        (
+            {"label_weights": {"No Finding": 4.0}, "source_weights": {"a": 0.5}},
+            {"a-No Finding": (4 / 15, 24), "a-Pneumonia": (5 / 15, 6), "b-": (6 / 15, 12)},
         ),
         ({"source_weights": {"b": 0.0}}, {"a-No Finding": (2 / 12, 15), "a-Pneumonia": (10 / 12, 15)}),
     ],
 )
-def test_rows_are_repeated_by_source_weight_and_balance(sources, options, expected):
+def test_rows_are_repeated_by_the_weights_of_sources_and_labels(sources, options, expected):
     rows, _ = stage_mixture(sources, ratios={"report": 1}, size=1, **options).tasks["report"]
     groups = {}
     for name, count in Counter(rows["id"]).items():
@@ -181,7 +184,8 @@ def test_questions_of_the_records_replace_those_of_the_labels(records):
     [
         ({"ratios": {"report": 1}, "split": "validation"}, "No row of 50 is left"),
         ({"ratios": {"report": 1}, "sections": "findings"}, "Expected the sections"),
-        ({"ratios": {"report": 1}, "source_weights": {"c": 2.0}}, r"names \['c'\], and the sources .* are \['made'\]"),
+        ({"ratios": {"report": 1}, "source_weights": {"c": 2.0}}, r"names \['c'\], and the data have \['made'\]"),
+        ({"ratios": {"report": 1}, "label_weights": {"Mass": 2.0}}, r"`label_weights` names \['Mass'\]"),
     ],
 )
 def test_stage_without_data_and_wrong_options_are_errors(records, options, message):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
@@ -115,7 +115,7 @@ def stage_mixture(
     num_questions: int = 0,
     unanswerable_ratio: float = 0.0,
     source_weights: Mapping[str, float] | None = None,
-    balanced: bool = False,
+    label_weights: Mapping[str, float] | None = None,
     seed: int = 0,
 ) -> TaskMixture:
     """
@@ -142,13 +142,13 @@ def stage_mixture(
             question, which the labels do not answer.
         source_weights (`Mapping[str, float]`, *optional*): weights of the datasets (`source`) in all tasks but "text",
             by default 1.0.
-        balanced (`bool`, *optional*, defaults to `False`): whether normal and other records of a dataset are used
-            equally often.
+        label_weights (`Mapping[str, float]`, *optional*): weights of the records with a label, by default 1.0, such as
+            `{"No Finding": 2.0}`. The weights of a record's labels and of its dataset are multiplied.
         seed (`int`, *optional*, defaults to `0`): seed of all random choices.
 
     Raises:
         ValueError: a task with a ratio has no data, no row passes the filters, a patient is in two splits, or
-            `source_weights` has an unknown source.
+            `source_weights` or `label_weights` has an unknown name.
     """
     if sections not in ("findings+impression", "impression"):
         raise ValueError(f"Expected the sections 'findings+impression' or 'impression', got '{sections}'.")
@@ -183,13 +183,23 @@ def stage_mixture(
                 ]
                 questions = questions.select(np.flatnonzero(is_labeled))
             tasks["vqa"] = (questions, partial(vqa_conversation, num_questions=max(num_questions, 1)))
-        if source_weights or balanced:
-            weights = source_weights or {}
-            known = {row["source"] for rows, _ in tasks.values() for row in iterate(rows, ["source"])}
-            if unknown := sorted(set(weights) - known):
-                raise ValueError(f"`source_weights` names {unknown}, and the sources of the data are {sorted(known)}.")
+        if source_weights or label_weights:
+            source_weights, label_weights = source_weights or {}, label_weights or {}
+            sources, labels = set(), set()
+            for rows, _ in tasks.values():
+                for row in iterate(rows, ["source", "labels"]):
+                    sources.add(row["source"])
+                    labels.update(_present_labels(row))
+            for name, weights, known in (
+                ("source_weights", source_weights, sources),
+                ("label_weights", label_weights, labels),
+            ):
+                if unknown := sorted(set(weights) - known):
+                    raise ValueError(f"`{name}` names {unknown}, and the data have {sorted(known)}.")
             tasks = {
-                name: (_weighted(rows, weights, balanced), write) for name, (rows, write) in tasks.items() if len(rows)
+                name: (_weighted(rows, source_weights, label_weights), write)
+                for name, (rows, write) in tasks.items()
+                if len(rows)
             }
         tasks = {name: (rows, partial(_write, write)) for name, (rows, write) in tasks.items()}
     if texts is not None:
@@ -205,23 +215,26 @@ def _is_for_reading(name: str, seed: int) -> bool:
     return hashlib.sha256(f"{seed}-direction-{name}".encode()).digest()[0] % 2 == 0
 
 
-def _weighted(rows: datasets.Dataset, source_weights: Mapping[str, float], balanced: bool) -> datasets.Dataset:
-    """
-    Repeat rows, by index and ten times on average, in proportion to the weights of their datasets. If `balanced`,
-    normal and other rows of a dataset get the same total weight.
-    """
-    groups = [
-        (row["source"], any(label["name"] == "No Finding" and label["value"] == 1 for label in row["labels"]))
-        for row in iterate(rows, ["source", "labels"])
-    ]
-    rows_of = Counter(source for source, _ in groups)
-    weights = np.array([source_weights.get(source, 1.0) for source, _ in groups])
-    if balanced:
-        sizes = Counter(groups)
-        groups_of = Counter(source for source, _ in sizes)
-        weights *= [rows_of[group[0]] / groups_of[group[0]] / sizes[group] for group in groups]
+def _present_labels(row: dict) -> list[str]:
+    return [label["name"] for label in row["labels"] if label["value"] == 1]
+
+
+def _weighted(
+    rows: datasets.Dataset, source_weights: Mapping[str, float], label_weights: Mapping[str, float]
+) -> datasets.Dataset:
+    """Repeat rows, by index and ten times on average, in proportion to the weights of their datasets and labels."""
+    weights = np.array(
+        [
+            source_weights.get(row["source"], 1.0)
+            * math.prod(label_weights.get(label, 1.0) for label in _present_labels(row))
+            for row in iterate(rows, ["source", "labels"])
+        ]
+    )
     if weights.min() < 0 or not weights.sum():
-        raise ValueError(f"`source_weights` must be 0 or more, and not all 0, got {dict(source_weights)}.")
+        raise ValueError(
+            "The weights of X-rays must be 0 or more, and not all 0, got `source_weights` "
+            f"{dict(source_weights)} and `label_weights` {dict(label_weights)}."
+        )
     ends = np.floor(np.cumsum(weights) / weights.sum() * len(rows) * _REPEATS + 1e-6).astype(int)
     return rows.select(np.repeat(np.arange(len(rows)), np.diff(ends, prepend=0)))
 

@@ -48,7 +48,9 @@ class DataArguments:
     both_directions: bool = field(default=True, metadata={"help": "use each record for reports and for images"})
     empty_prompt_ratio: float = field(default=0.0, metadata={"help": "share of images without a report, for guidance"})
     source_weights: dict = field(default_factory=dict, metadata={"help": "sampling weights of datasets; default: 1.0"})
-    balanced: bool = field(default=False, metadata={"help": "use normal and other records equally often"})
+    label_weights: dict = field(
+        default_factory=dict, metadata={"help": "sampling weights of records with a label; default: 1.0"}
+    )
     num_questions: int = field(
         default=0, metadata={"help": "questions on labels beside each report, and of each vqa example"}
     )
@@ -102,7 +104,7 @@ def load_data(args: DataArguments, training_args: TrainingArguments) -> tuple[Se
     records = concatenate_datasets([load_records(path) for path in paths]) if args.records or args.questions else None
     texts, eval_texts = (read_texts(path) if path else None for path in (args.texts, args.eval_texts))
     filters = {"views": args.views or None, "first_study": args.first_study, "sections": args.sections}
-    names = "both_directions empty_prompt_ratio source_weights balanced num_questions unanswerable_ratio".split()
+    names = "both_directions empty_prompt_ratio source_weights label_weights num_questions unanswerable_ratio".split()
     options = {name: getattr(args, name) for name in names}
     size = training_args.max_steps * training_args.train_batch_size * training_args.gradient_accumulation_steps
     size *= training_args.world_size
