@@ -4,14 +4,15 @@ another finding.
 
     python examples/report_pairs.py --model llm-cxr --records DATA --output pairs.jsonl
 
-Normal X-rays, bacterial and viral pneumonia come in turn, each augmented and encoded by the model's image tokenizer,
-with a report or a question at even odds. Only X-rays of the train split that are labeled so are used.
+Every other X-ray is normal, and bacterial and viral pneumonia come in turn, each augmented and encoded by the model's
+image tokenizer, with a report or a question at even odds. Only X-rays of the train split that are labeled so are used.
 """
 
 import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import cycle
 
 import torch
 from tqdm import tqdm
@@ -22,12 +23,15 @@ from transformers_cxr.checkpoints import load_checkpoint
 from transformers_cxr.data import StudyRecord, label_report, open_records
 from transformers_cxr.data.conversations import turns_to_messages
 from transformers_cxr.data.wording import ETIOLOGY_QUESTIONS, PNEUMONIA_QUESTIONS, REPORT_INSTRUCTIONS
+from transformers_cxr.files import atomic_write
 
 LABELS = {
     "normal": {"No Finding": 1, "Pneumonia": 0},
     "bacterial": {"Pneumonia": 1, "Bacterial Pneumonia": 1, "Viral Pneumonia": 0},
     "viral": {"Pneumonia": 1, "Bacterial Pneumonia": 0, "Viral Pneumonia": 1},
 }
+# As many normal X-rays as others.
+ORDER = ("normal", "bacterial", "normal", "viral")
 
 
 @dataclass
@@ -60,13 +64,15 @@ def main(args: Arguments):
     rng = random.Random(args.seed)
     model, processor = load_checkpoint(args.model)
     records = open_records(args.records, "train")
-    records_of = {name: [each for each in records if each.labels == labels] for name, labels in LABELS.items()}
-    for each in records_of.values():
-        rng.shuffle(each)
-    with open(args.output, "w", encoding="utf-8") as file:
+    records_of = {}
+    for name, labels in LABELS.items():
+        found = [each for each in records if each.labels == labels]
+        rng.shuffle(found)
+        records_of[name] = cycle(found)
+    with atomic_write(args.output) as path, open(path, "w", encoding="utf-8") as file:
         for index in tqdm(range(args.num_pairs)):
-            finding = list(LABELS)[index % len(LABELS)]
-            record = records_of[finding][index // len(LABELS) % len(records_of[finding])]
+            finding = ORDER[index % len(ORDER)]
+            record = next(records_of[finding])
             pixel_values = processor.image_processor(record.image, return_tensors="pt").pixel_values
             (codes,) = model.vq_tokenizer.encode(training.augment(pixel_values)).tolist()
             names = finding, rng.choice([name for name in LABELS if name != finding])

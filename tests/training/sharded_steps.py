@@ -1,4 +1,4 @@
-"""Steps of a model sharded by FSDP2, for `test_sharding.py`: `torchrun sharded_steps.py FOLDER`."""
+"""Steps of a model sharded by FSDP2 or DeepSpeed ZeRO-3, for `test_sharding.py`: `sharded_steps.py METHOD FOLDER`."""
 
 import sys
 
@@ -6,13 +6,18 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from transformers.integrations import HfDeepSpeedConfig
 
 from transformers_cxr import LlmCxrForCausalLM
 
 
+def adamw(model):
+    return torch.optim.AdamW(model.parameters(), lr=1e-3)
+
+
 def train(model, batch, num_steps=3):
     """Return the loss of each step on one batch."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    optimizer = adamw(model)
     losses = []
     for _ in range(num_steps):
         loss = model(**batch).loss
@@ -23,17 +28,49 @@ def train(model, batch, num_steps=3):
     return losses
 
 
-def main(folder):
+def train_fsdp2(model_dir, load_batch):
     dist.init_process_group("gloo")
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
-    model = LlmCxrForCausalLM.from_pretrained(f"{folder}/model")
+    model = LlmCxrForCausalLM.from_pretrained(model_dir)
     for layer in model.get_decoder().layers:
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
     embeddings = model.get_input_embeddings().weight
     assert embeddings is model.get_output_embeddings().weight
     assert len(embeddings.to_local()) <= len(embeddings) // 2 + 1
-    losses = torch.tensor(train(model, torch.load(f"{folder}/batches.pt")[dist.get_rank()]))
+    return train(model, load_batch(dist.get_rank()))
+
+
+def train_zero3(model_dir, load_batch, num_steps=3):
+    import deepspeed
+
+    deepspeed.init_distributed("gloo")
+    batch = load_batch(dist.get_rank())
+    config = {
+        "train_micro_batch_size_per_gpu": len(batch["input_ids"]),
+        "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0},
+        "zero_force_ds_cpu_optimizer": False,  # it would be compiled first
+        "gradient_clipping": 0.0,  # the default is 1.0
+    }
+    sharding = HfDeepSpeedConfig(config)  # `from_pretrained` shards while this lives
+    model = LlmCxrForCausalLM.from_pretrained(model_dir)
+    embeddings = model.get_input_embeddings().weight
+    assert sharding.is_zero3() and embeddings is model.get_output_embeddings().weight
+    assert embeddings.ds_tensor.numel() <= embeddings.ds_numel // 2 + 1
+    engine, *_ = deepspeed.initialize(model=model, optimizer=adamw(model), config=config)
+    losses = []
+    for _ in range(num_steps):
+        loss = engine(**batch).loss
+        engine.backward(loss)
+        engine.step()
+        losses.append(loss.item())
+    return losses
+
+
+def main(method, folder):
+    train_sharded = {"fsdp2": train_fsdp2, "zero3": train_zero3}[method]
+    losses = train_sharded(f"{folder}/model", lambda rank: torch.load(f"{folder}/batches.pt")[rank])
+    losses = torch.tensor(losses)
     dist.all_reduce(losses)
     if dist.get_rank() == 0:
         torch.save(losses / dist.get_world_size(), f"{folder}/losses.pt")
@@ -41,4 +78,4 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
