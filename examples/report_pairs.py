@@ -4,8 +4,8 @@ another finding.
 
     python examples/report_pairs.py --model llm-cxr --records DATA --output pairs.jsonl
 
-Every other X-ray is normal, and bacterial and viral pneumonia come in turn, each augmented and encoded by the model's
-image tokenizer, with a report or a question at even odds. Only X-rays of the train split that are labeled so are used.
+Normal X-rays, bacterial and viral pneumonia come in turn, each augmented and encoded by the model's image tokenizer,
+with a report or a question at even odds. Only X-rays of the train split that are labeled so are used.
 """
 
 import json
@@ -30,8 +30,6 @@ LABELS = {
     "bacterial": {"Pneumonia": 1, "Bacterial Pneumonia": 1, "Viral Pneumonia": 0},
     "viral": {"Pneumonia": 1, "Bacterial Pneumonia": 0, "Viral Pneumonia": 1},
 }
-# As many normal X-rays as others.
-ORDER = ("normal", "bacterial", "normal", "viral")
 
 
 @dataclass
@@ -71,7 +69,7 @@ def main(args: Arguments):
         records_of[name] = cycle(found)
     with atomic_write(args.output) as path, open(path, "w", encoding="utf-8") as file:
         for index in tqdm(range(args.num_pairs)):
-            finding = ORDER[index % len(ORDER)]
+            finding = list(LABELS)[index % len(LABELS)]
             record = next(records_of[finding])
             pixel_values = processor.image_processor(record.image, return_tensors="pt").pixel_values
             (codes,) = model.vq_tokenizer.encode(training.augment(pixel_values)).tolist()

@@ -2,7 +2,7 @@
 Write the embedded checkpoint: a trained model with its settings of image generation, the language model in bf16. Its
 model card is that of the training; `transformers-cxr get` adds the code.
 
-    python examples/embedded_checkpoint/publish.py --model runs/embedded/stage4/final \
+    python examples/embedded_checkpoint/publish.py --model runs/embedded/dpo/final \
         --output_dir runs/embedded/llm-cxr
 
 It loads in fp32 all the same, and the image tokenizer stays in fp32 on disk, because rounding changes codes.

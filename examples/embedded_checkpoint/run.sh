@@ -20,7 +20,7 @@ done
 # Image tokenizer.
 python "$EXAMPLES/train_vq_gan.py" --config "$HERE/vq_gan.yaml" --records "$DATA" --output_dir "$OUTPUT/vq"
 
-# Language model: random weights, four stages, and two rounds of preferences.
+# Language model: random weights, four stages, and preferences.
 if [ ! -e "$OUTPUT/new" ]; then
     python "$EXAMPLES/new_llm_cxr.py" --config "$HERE/language_model.yaml" --records "$DATA" \
         --vq_tokenizer "$OUTPUT/vq" --output_dir "$OUTPUT/new"
@@ -33,14 +33,11 @@ for STAGE in 1 2 3 4; do
         --output_dir "$OUTPUT/stage$STAGE"
     MODEL=$OUTPUT/stage$STAGE/final
 done
-for SEED in 4 5; do
-    python "$EXAMPLES/report_pairs.py" --model "$MODEL" --records "$DATA" --num_pairs 2560 --seed $SEED \
-        --output "$OUTPUT/pairs_$SEED.jsonl"
-    python "$EXAMPLES/dpo_llm_cxr.py" --config "$HERE/dpo.yaml" --model "$MODEL" --pairs "$OUTPUT/pairs_$SEED.jsonl" \
-        --use_cpu true --output_dir "$OUTPUT/dpo_$SEED"
-    MODEL=$OUTPUT/dpo_$SEED/final
-done
-python "$HERE/publish.py" --model "$MODEL" --output_dir "$OUTPUT/llm-cxr"
+python "$EXAMPLES/report_pairs.py" --model "$MODEL" --records "$DATA" --num_pairs 2560 --seed 4 \
+    --output "$OUTPUT/pairs.jsonl"
+python "$EXAMPLES/dpo_llm_cxr.py" --config "$HERE/dpo.yaml" --model "$MODEL" --pairs "$OUTPUT/pairs.jsonl" \
+    --use_cpu true --output_dir "$OUTPUT/dpo"
+python "$HERE/publish.py" --model "$OUTPUT/dpo/final" --output_dir "$OUTPUT/llm-cxr"
 
 # Evaluation.
 python "$EXAMPLES/evaluate_vq_gan.py" --model "$OUTPUT/vq" --records "$DATA" \
