@@ -20,6 +20,7 @@ Methods, all at temperature 1 and top-p 0.92, each including the decoding to pix
 - `generate`: `model.generate` under the image grammar, all images in one batch.
 - `generate_image`: `model.generate_image`, all images in one batch.
 - `compiled`: the same with `compile_config=CompileConfig()`.
+- `int8`, with `--methods int8` and `pip install torchao`: `compiled` with linear layers of the backbone in int8.
 - `vllm`, with `--server`: the same by a server that runs the checkpoint. Its memory is not in the table.
 
 Each method runs in its own process. It loads the model and warms up with a few codes, which also compiles the step;
@@ -255,6 +256,7 @@ RUN = {
     "generate": run_generate,
     "generate_image": run_generate_image,
     "compiled": run_compiled,
+    "int8": run_compiled,
     "vllm": run_vllm,
 }
 
@@ -271,6 +273,10 @@ def work(connection: Connection, args: argparse.Namespace, case: Case) -> None:
         from transformers_cxr.serving.client import load_server_model
 
         model, _ = load_server_model(args.server, args.checkpoint)
+    if case.method == "int8":
+        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+        quantize_(model.model.language_model, Int8DynamicActivationInt8WeightConfig())
     start = time.perf_counter()
     with contextlib.suppress(WarmUpEnd):
         RUN[case.method](model, prompt, case, streamer=WarmUp())
@@ -338,8 +344,13 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=LOAD, default=list(LOAD))
     parser.add_argument("--num_images", nargs="+", type=int, default=[1, 8, 32], help="images generated at once")
-    methods = [name for name in RUN if name not in ("resampling", "vllm")]
-    parser.add_argument("--methods", nargs="+", choices=methods, default=methods, help="methods beside `resampling`")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        choices=["generate", "generate_image", "compiled", "int8"],
+        default=["generate", "generate_image", "compiled"],
+        help="methods beside `resampling`",
+    )
     parser.add_argument("--server", help="URL of a server that runs the checkpoint, for the method `vllm`")
     parser.add_argument("--repeats", type=int, default=3, help="number of rounds")
     parser.add_argument("--max_attempts", type=int, default=20, help="attempts per image before resampling gives up")
