@@ -15,20 +15,28 @@ def adamw(model):
     return torch.optim.AdamW(model.parameters(), lr=1e-3)
 
 
-def train(model, batch, num_steps=3):
-    """Return the loss of each step on one batch."""
-    optimizer = adamw(model)
+def losses_of_steps(model, batch, backward, step, num_steps=3):
     losses = []
     for _ in range(num_steps):
         loss = model(**batch).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        backward(loss)
+        step()
         losses.append(loss.item())
     return losses
 
 
-def train_fsdp2(model_dir, load_batch):
+def train(model, batch):
+    """Return the loss of each step on one batch."""
+    optimizer = adamw(model)
+
+    def step():
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return losses_of_steps(model, batch, torch.Tensor.backward, step)
+
+
+def train_fsdp2(model_dir, batches):
     dist.init_process_group("gloo")
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     model = LlmCxrForCausalLM.from_pretrained(model_dir)
@@ -38,14 +46,14 @@ def train_fsdp2(model_dir, load_batch):
     embeddings = model.get_input_embeddings().weight
     assert embeddings is model.get_output_embeddings().weight
     assert len(embeddings.to_local()) <= len(embeddings) // 2 + 1
-    return train(model, load_batch(dist.get_rank()))
+    return train(model, batches[dist.get_rank()])
 
 
-def train_zero3(model_dir, load_batch, num_steps=3):
+def train_zero3(model_dir, batches):
     import deepspeed
 
     deepspeed.init_distributed("gloo")
-    batch = load_batch(dist.get_rank())
+    batch = batches[dist.get_rank()]
     config = {
         "train_micro_batch_size_per_gpu": len(batch["input_ids"]),
         "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0},
@@ -58,19 +66,12 @@ def train_zero3(model_dir, load_batch, num_steps=3):
     assert sharding.is_zero3() and embeddings is model.get_output_embeddings().weight
     assert embeddings.ds_tensor.numel() <= embeddings.ds_numel // 2 + 1
     engine, *_ = deepspeed.initialize(model=model, optimizer=adamw(model), config=config)
-    losses = []
-    for _ in range(num_steps):
-        loss = engine(**batch).loss
-        engine.backward(loss)
-        engine.step()
-        losses.append(loss.item())
-    return losses
+    return losses_of_steps(engine, batch, engine.backward, engine.step)
 
 
 def main(method, folder):
     train_sharded = {"fsdp2": train_fsdp2, "zero3": train_zero3}[method]
-    losses = train_sharded(f"{folder}/model", lambda rank: torch.load(f"{folder}/batches.pt")[rank])
-    losses = torch.tensor(losses)
+    losses = torch.tensor(train_sharded(f"{folder}/model", torch.load(f"{folder}/batches.pt")))
     dist.all_reduce(losses)
     if dist.get_rank() == 0:
         torch.save(losses / dist.get_world_size(), f"{folder}/losses.pt")

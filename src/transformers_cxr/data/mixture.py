@@ -185,20 +185,20 @@ def stage_mixture(
             tasks["vqa"] = (questions, partial(vqa_conversation, num_questions=max(num_questions, 1)))
         if source_weights or label_weights:
             source_weights, label_weights = source_weights or {}, label_weights or {}
-            sources, labels = set(), set()
-            for rows, _ in tasks.values():
-                for row in iterate(rows, ["source", "labels"]):
-                    sources.add(row["source"])
-                    labels.update(_present_labels(row))
+            groups = {
+                task: [(row["source"], _present_labels(row)) for row in iterate(rows, ["source", "labels"])]
+                for task, (rows, _) in tasks.items()
+            }
+            used = [group for each in groups.values() for group in each]
             for name, weights, known in (
-                ("source_weights", source_weights, sources),
-                ("label_weights", label_weights, labels),
+                ("source_weights", source_weights, {source for source, _ in used}),
+                ("label_weights", label_weights, {label for _, labels in used for label in labels}),
             ):
                 if unknown := sorted(set(weights) - known):
                     raise ValueError(f"`{name}` names {unknown}, and the data have {sorted(known)}.")
             tasks = {
-                name: (_weighted(rows, source_weights, label_weights), write)
-                for name, (rows, write) in tasks.items()
+                task: (_weighted(rows, groups[task], source_weights, label_weights), write)
+                for task, (rows, write) in tasks.items()
                 if len(rows)
             }
         tasks = {name: (rows, partial(_write, write)) for name, (rows, write) in tasks.items()}
@@ -220,14 +220,19 @@ def _present_labels(row: dict) -> list[str]:
 
 
 def _weighted(
-    rows: datasets.Dataset, source_weights: Mapping[str, float], label_weights: Mapping[str, float]
+    rows: datasets.Dataset,
+    groups: Sequence[tuple[str, list[str]]],
+    source_weights: Mapping[str, float],
+    label_weights: Mapping[str, float],
 ) -> datasets.Dataset:
-    """Repeat rows, by index and ten times on average, in proportion to the weights of their datasets and labels."""
+    """
+    Repeat rows, by index and ten times on average, in proportion to the weights of their datasets and labels. `groups`
+    has the dataset and the present labels of each row.
+    """
     weights = np.array(
         [
-            source_weights.get(row["source"], 1.0)
-            * math.prod(label_weights.get(label, 1.0) for label in _present_labels(row))
-            for row in iterate(rows, ["source", "labels"])
+            source_weights.get(source, 1.0) * math.prod(label_weights.get(label, 1.0) for label in labels)
+            for source, labels in groups
         ]
     )
     if weights.min() < 0 or not weights.sum():
