@@ -53,7 +53,6 @@ EXTRAS_REQUIRE = {
     "lint": ["mypy>=2.4", "ruff>=0.17"],
     "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.30", "ruff>=0.17"],
     "test": [
-        "deepspeed>=0.19",
         "efficientnet-lite-pytorch>=0.1",
         "einops>=0.8",  # an undeclared requirement of taming-transformers
         "gguf>=0.19",

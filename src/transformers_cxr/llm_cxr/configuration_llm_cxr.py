@@ -63,6 +63,7 @@ class CXRVQTokenizerConfig(PreTrainedConfig):
     """
 
     model_type = "cxr_vq_tokenizer"
+    base_model_fsdp_plan = None
     base_config_key = "vq_config"
 
     image_size: int = 256
@@ -174,6 +175,7 @@ class LlmCxrConfig(PreTrainedConfig):
     """
 
     model_type = "llm_cxr"
+    base_model_fsdp_plan = None  # that of the backbone holds
     sub_configs_defaults = {
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="gpt_neox"),
         "vq_config": CXRVQTokenizerConfig,
