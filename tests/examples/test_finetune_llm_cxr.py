@@ -132,8 +132,10 @@ def test_a_killed_run_is_resumed_to_the_bit_with_the_same_settings_only(
     assert any(EMBEDDINGS in name for name in changed_weights(settings["model"], tmp_path / "resumed/final"))
 
 
-def test_two_processes_give_the_losses_of_one(run, settings, tmp_path):
+@pytest.mark.parametrize("average_conversations", [False, True])
+def test_two_processes_give_the_losses_of_one(run, settings, average_conversations, tmp_path):
     evaluated = {"max_steps": 2, "eval_size": 7, "eval_strategy": "steps", "eval_steps": 2}
+    evaluated |= {"average_conversations": average_conversations}
     run(**evaluated)
     two = {"per_device_train_batch_size": 1, "ddp_backend": "gloo", "output_dir": str(tmp_path / "two")}
     path = tmp_path / "two.yaml"
