@@ -42,6 +42,7 @@ EXTRAS_REQUIRE = {
         "prdc>=0.2",
         "pycocoevalcap>=1.2",
         "scikit-learn>=1.5",
+        "timm>=1.0.20",
         "torch-fidelity>=0.4",
         "torchmetrics>=1.9",
     ],

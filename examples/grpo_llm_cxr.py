@@ -5,7 +5,7 @@ Tune an LLM-CXR by rewards (GRPO, arXiv 2402.03300) with TRL's `GRPOTrainer`: re
     python examples/grpo_llm_cxr.py --config examples/finetune/grpo_report.yaml --model llm-cxr \
         --records records.parquet --output_dir runs/grpo
     python examples/grpo_llm_cxr.py --config examples/finetune/grpo_image.yaml --model llm-cxr \
-        --records records.parquet --classifier runs/classifier/final --output_dir runs/grpo_images
+        --records records.parquet --classifier xray-classifier-0 --output_dir runs/grpo_images
 
 Reports are rewarded for the CheXpert labels of the reference report, and for their format. Images are rewarded for the
 probability that a classifier (`examples/train_classifier.py`) gives to the labels of the record, and for being one

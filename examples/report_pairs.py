@@ -1,11 +1,10 @@
 """
-Write pairs of reports, and of answers, for `examples/dpo_llm_cxr.py`: those of an X-ray, and the same wording with
-another finding.
+Write pairs of reports for `examples/dpo_llm_cxr.py`: that of an X-ray, and the same wording with another finding.
 
     python examples/report_pairs.py --model llm-cxr --records DATA --output pairs.jsonl
 
-Normal X-rays, bacterial and viral pneumonia come in turn, each augmented and encoded by the model's image tokenizer,
-with a report or a question at even odds. Only X-rays of the train split that are labeled so are used.
+Normal X-rays, bacterial and viral pneumonia come in turn, each augmented and encoded by the model's image tokenizer.
+Only X-rays of the train split that are labeled so are used.
 """
 
 import json
@@ -22,7 +21,7 @@ from transformers_cxr import training
 from transformers_cxr.checkpoints import load_checkpoint
 from transformers_cxr.data import StudyRecord, label_report, open_records
 from transformers_cxr.data.conversations import turns_to_messages
-from transformers_cxr.data.wording import ETIOLOGY_QUESTIONS, PNEUMONIA_QUESTIONS, REPORT_INSTRUCTIONS
+from transformers_cxr.data.wording import REPORT_INSTRUCTIONS
 from transformers_cxr.files import atomic_write
 
 LABELS = {
@@ -47,15 +46,6 @@ def report_pair(record: StudyRecord, names: Sequence[str], rng: random.Random) -
     return [(request, label_report(replace(record, labels=LABELS[name]), random.Random(wording))) for name in names]
 
 
-def answer_pair(names: Sequence[str], rng: random.Random) -> list[tuple[str, str]]:
-    """Return a question that tells two findings apart, and its answer for each."""
-    if "normal" in names:
-        question = rng.choice(PNEUMONIA_QUESTIONS)
-        return [(question, "No." if name == "normal" else "Yes.") for name in names]
-    question = rng.choice(ETIOLOGY_QUESTIONS)
-    return [(question, f"{name.capitalize()} pneumonia.") for name in names]
-
-
 @torch.inference_mode()
 def main(args: Arguments):
     set_seed(args.seed)
@@ -74,8 +64,7 @@ def main(args: Arguments):
             pixel_values = processor.image_processor(record.image, return_tensors="pt").pixel_values
             (codes,) = model.vq_tokenizer.encode(training.augment(pixel_values)).tolist()
             names = finding, rng.choice([name for name in LABELS if name != finding])
-            turns = report_pair(record, names, rng) if rng.random() < 0.5 else answer_pair(names, rng)
-            messages = [turns_to_messages([turn]) for turn in turns]
+            messages = [turns_to_messages([turn]) for turn in report_pair(record, names, rng)]
             pair = {"prompt": messages[0][:1], "chosen": messages[0][1:], "rejected": messages[1][1:]}
             file.write(json.dumps(pair | {"image_codes": [codes]}) + "\n")
 

@@ -113,9 +113,11 @@ def main(args: ScriptArguments, training_args: TrainingArguments):
         ),
     )
     trainer.train(resume_from_checkpoint=resume_checkpoint(training_args, asdict(args)))
+    # What is measured is what is saved: weights that are rounded to bf16.
+    trainer.model.to(torch.bfloat16).float()
     metrics = trainer.evaluate()
     if trainer.is_world_process_zero():
-        trainer.model.save_pretrained(output_dir / "final")
+        trainer.model.to(torch.bfloat16).save_pretrained(output_dir / "final")
         size = {"height": args.image_size, "width": args.image_size}
         ViTImageProcessor(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(output_dir / "final")
         scores = {name: round(value, 4) for name, value in metrics.items() if name.endswith("balanced_accuracy")}

@@ -1,4 +1,5 @@
 import sys
+from pathlib import Path
 
 import PIL.Image
 import pytest
@@ -15,6 +16,8 @@ from transformers import (
 )
 
 from transformers_cxr.classifiers import XrayClassifier, load_classifier
+
+EXAMPLES = Path(__file__).parents[1] / "examples/images"
 
 
 @pytest.fixture
@@ -95,6 +98,15 @@ def test_an_image_classifier_of_transformers_gives_its_own_probabilities(
     assert classifier.label_names == ["LABEL_0", "LABEL_1", "LABEL_2"]
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_embedded_classifiers_read_the_examples(seed):
+    classifier = load_classifier(f"xray-classifier-{seed}")
+    assert classifier.label_names == ["Pneumonia", "Bacterial Pneumonia", "PA", "Adult"]
+    normal, bacterial = classifier.predict(classifier.probabilities(sorted(EXAMPLES.glob("*.jpeg")))).tolist()
+    assert [normal[0], *normal[2:]] == [False, False, False]
+    assert bacterial == [True, True, False, False]
+
+
 def test_a_densenet_of_torchxrayvision_has_its_own_thresholds_and_names(monkeypatch, images):
     torch.manual_seed(0)
     name, count = "densenet121-res224-chex", 11
@@ -117,7 +129,7 @@ def test_missing_packages_weights_and_names_are_errors_with_the_way_out(monkeypa
     monkeypatch.setattr("torchxrayvision.models.DenseNet", offline)
     with pytest.raises(OSError, match=r"'densenet121-res224-all'.*no network.*torchxrayvision/models_data"):
         load_classifier("densenet121-res224-all")
-    with pytest.raises(ValueError, match="'nowhere' is neither a folder nor a DenseNet of torchxrayvision: dense"):
+    with pytest.raises(ValueError, match="'nowhere' is neither a folder nor a classifier: xray-classifier-0, .*dense"):
         load_classifier("nowhere")
     monkeypatch.setitem(sys.modules, "torchxrayvision.models", None)
     with pytest.raises(ImportError, match=r"'densenet121-res224-all' is not a folder.*transformers-cxr\[clinical\]"):

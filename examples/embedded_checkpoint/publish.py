@@ -24,7 +24,6 @@ class Arguments:
     output_dir: str = field(metadata={"help": "folder to write"})
     guidance_scale: float = field(default=3.0, metadata={"help": "classifier-free guidance of image generation"})
     top_p: float = field(default=0.9, metadata={"help": "nucleus of image generation"})
-    # Before the fourth stage: 0.65.
     min_chest_xray_score: float = field(
         default=0.75, metadata={"help": "lowest score of chest X-rays, see benchmarks/chest_xray_check.py"}
     )

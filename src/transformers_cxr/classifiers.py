@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
+from .checkpoints import FOLDER as CHECKPOINTS
 from .llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor
 
 
@@ -160,20 +161,23 @@ def load_classifier(name_or_path: str) -> XrayClassifier:
 
     Args:
         name_or_path (`str`):
-            Folder of a Transformers image classifier with its image processor, whose head is its last linear layer
-            (ResNet, ConvNeXt, ViT, networks of timm ...), or the name of a DenseNet of torchxrayvision, such as
-            `"densenet121-res224-all"`, which the paper uses (arXiv 2305.11490, section 3.1).
+            - `"xray-classifier-0"` or `"xray-classifier-1"`, which come with the package and need timm;
+            - the folder of a Transformers image classifier with its image processor, whose head is its last linear
+              layer (ResNet, ConvNeXt, ViT, networks of timm ...);
+            - the name of a DenseNet of torchxrayvision, such as `"densenet121-res224-all"`, which the paper uses
+              (arXiv 2305.11490, section 3.1).
 
     Raises:
-        ImportError: torchxrayvision is not installed.
+        ImportError: timm or torchxrayvision is not installed.
         OSError: its weights are not on this machine and cannot be downloaded.
         ValueError: there is no such folder or name.
     """
-    if Path(name_or_path).is_dir():
-        model = AutoModelForImageClassification.from_pretrained(name_or_path)
+    folder = next((path for path in (Path(name_or_path), CHECKPOINTS / name_or_path) if path.is_dir()), None)
+    if folder:
+        model = AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32)
         # Convolutions on CPUs are much faster so.
         model.to(memory_format=torch.channels_last)
-        processor = AutoImageProcessor.from_pretrained(name_or_path)
+        processor = AutoImageProcessor.from_pretrained(folder)
         normalization = (processor.image_mean, processor.image_std) if processor.do_normalize else ([0.0], [1.0])
         names = list(model.config.id2label.values())
         is_multi_label = model.config.problem_type == "multi_label_classification"
@@ -196,7 +200,8 @@ def load_classifier(name_or_path: str) -> XrayClassifier:
         ) from error
     known = [name for name in model_urls if name.startswith("densenet")]
     if name_or_path not in known:
-        raise ValueError(f"'{name_or_path}' is neither a folder nor a DenseNet of torchxrayvision: {', '.join(known)}")
+        embedded = [path.parent.name for path in sorted(CHECKPOINTS.glob("xray-classifier-*/config.json"))]
+        raise ValueError(f"'{name_or_path}' is neither a folder nor a classifier: {', '.join(embedded + known)}")
     try:
         model = DenseNet(weights=name_or_path)
     except OSError as error:

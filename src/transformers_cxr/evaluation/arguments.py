@@ -62,7 +62,9 @@ class EvaluationArguments:
     )
     top_p: float | None = _argument(None, "`top_p` of generated images. Default: that of the checkpoint.")
     torch_compile: bool = _argument(False, "Compile the generation of images: a later start, then faster.")
-    classifier: str = _argument("", "Classifier for labels of generated images: a folder or a torchxrayvision name.")
+    classifier: str = _argument(
+        "", "Classifier of generated images: xray-classifier-0, a folder or a torchxrayvision name."
+    )
     features: list[str] = _argument(
         [],
         "Networks whose features compare generated and real images: inception, rad-dino, names of "
