@@ -34,7 +34,7 @@ def checkpoint(name: str) -> Path:
     Raises:
         ValueError: The package has no such checkpoint.
     """
-    names = sorted(path.parent.name for path in FOLDER.glob("*/config.json"))
+    names = sorted(path.parent.name for path in FOLDER.glob("*/processor_config.json"))
     if name not in names:
         raise ValueError(f"No checkpoint '{name}' in this package; expected {', '.join(names)}.")
     return FOLDER / name
