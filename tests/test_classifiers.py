@@ -129,8 +129,10 @@ def test_missing_packages_weights_and_names_are_errors_with_the_way_out(monkeypa
     monkeypatch.setattr("torchxrayvision.models.DenseNet", offline)
     with pytest.raises(OSError, match=r"'densenet121-res224-all'.*no network.*torchxrayvision/models_data"):
         load_classifier("densenet121-res224-all")
-    with pytest.raises(ValueError, match="'nowhere' is neither a folder nor a classifier: xray-classifier-0, .*dense"):
-        load_classifier("nowhere")
+    for name in ("nowhere", "llm-cxr"):
+        message = f"'{name}' is neither a folder nor a classifier: xray-classifier-0, .*dense"
+        with pytest.raises(ValueError, match=message):
+            load_classifier(name)
     monkeypatch.setitem(sys.modules, "torchxrayvision.models", None)
     with pytest.raises(ImportError, match=r"'densenet121-res224-all' is not a folder.*transformers-cxr\[clinical\]"):
         load_classifier("densenet121-res224-all")

@@ -172,7 +172,8 @@ def load_classifier(name_or_path: str) -> XrayClassifier:
         OSError: its weights are not on this machine and cannot be downloaded.
         ValueError: there is no such folder or name.
     """
-    folder = next((path for path in (Path(name_or_path), CHECKPOINTS / name_or_path) if path.is_dir()), None)
+    embedded = {path.name: path for path in sorted(CHECKPOINTS.glob("xray-classifier-*"))}
+    folder = Path(name_or_path) if Path(name_or_path).is_dir() else embedded.get(name_or_path)
     if folder:
         model = AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32)
         # Convolutions on CPUs are much faster so.
@@ -200,8 +201,8 @@ def load_classifier(name_or_path: str) -> XrayClassifier:
         ) from error
     known = [name for name in model_urls if name.startswith("densenet")]
     if name_or_path not in known:
-        embedded = [path.parent.name for path in sorted(CHECKPOINTS.glob("xray-classifier-*/config.json"))]
-        raise ValueError(f"'{name_or_path}' is neither a folder nor a classifier: {', '.join(embedded + known)}")
+        names = ", ".join([*embedded, *known])
+        raise ValueError(f"'{name_or_path}' is neither a folder nor a classifier: {names}")
     try:
         model = DenseNet(weights=name_or_path)
     except OSError as error:
