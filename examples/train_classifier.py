@@ -30,6 +30,8 @@ from transformers import (
 from transformers_cxr import LlmCxrImageProcessor
 from transformers_cxr.classifiers import load_efficientnet_lite0
 from transformers_cxr.data import StudyRecord, open_records
+from transformers_cxr.data.records import images_of
+from transformers_cxr.files import file_fingerprint
 from transformers_cxr.training import augment, resume_checkpoint, run_script
 from transformers_cxr.training.classification import (
     XRAY_LABELS,
@@ -91,7 +93,7 @@ def create_model(names: Sequence[str]) -> TimmWrapperForImageClassification:
 def main(args: ScriptArguments, training_args: TrainingArguments):
     set_seed(training_args.seed)
     output_dir = Path(training_args.output_dir)
-    records = [open_records(args.records, split) for split in ("train", "validation")]
+    records = [images_of(open_records(args.records, split)) for split in ("train", "validation")]
     targets = [label_targets(own) for own in records]
     columns = [i for i, column in enumerate(targets[0].T) if {0.0, 1.0} <= set(column.tolist())]
     names = [XRAY_LABELS[column] for column in columns]
@@ -112,7 +114,8 @@ def main(args: ScriptArguments, training_args: TrainingArguments):
             torch.from_numpy(prediction.predictions > 0), torch.from_numpy(prediction.label_ids), names
         ),
     )
-    trainer.train(resume_from_checkpoint=resume_checkpoint(training_args, asdict(args)))
+    settings = asdict(args) | {"records": "", "records_fingerprint": file_fingerprint(args.records)}
+    trainer.train(resume_from_checkpoint=resume_checkpoint(training_args, settings))
     # What is measured is what is saved: weights that are rounded to bf16.
     trainer.model.to(torch.bfloat16).float()
     metrics = trainer.evaluate()

@@ -1,4 +1,4 @@
-"""Checkpoints of other people: nothing in them runs, fails without a message or never ends."""
+"""Checkpoints of other people: nothing in them runs or fails without a message."""
 
 import pickle
 import shutil
@@ -17,20 +17,13 @@ def folder(checkpoint_dir, tmp_path):
 @pytest.mark.parametrize(
     ("template", "reason"),
     [
-        (
-            "{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}",
-            "takes more than 0.3 seconds",
-        ),
         ("{% for i in range(10 ** 9) %}{% endfor %}", "Range too big"),
         ("{{ ().__class__.__base__ }}", "unsafe"),
         ("{{ 1 + 'a' }}", "unsupported operand"),
         ("{% if", "unexpected"),
     ],
 )
-def test_a_template_that_cannot_be_rendered_is_an_error_that_names_the_checkpoint(
-    folder, monkeypatch, template, reason
-):
-    monkeypatch.setattr(checkpoints, "TEMPLATE_SECONDS", 0.3)
+def test_a_template_that_cannot_be_rendered_is_an_error_that_names_the_checkpoint(folder, template, reason):
     (folder / "chat_template.jinja").write_text(template)
     with pytest.raises(ValueError, match=f"The chat template of '{folder}' cannot be rendered: .*{reason}"):
         checkpoints.load_checkpoint(str(folder), "cpu")

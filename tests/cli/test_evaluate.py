@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -118,7 +119,9 @@ def test_an_evaluation_writes_results_tables_page_predictions_images_and_model_c
     reports = pd.read_parquet(folder / "predictions/report")
     assert len(reports) == 6 and reports["reference"][0].startswith("FINDINGS: ")
     assert pd.read_parquet(folder / "predictions/image")["prediction"][0].dtype == np.uint16
-    with PIL.Image.open(folder / "images/00000.png") as file:
+    generated = pd.read_parquet(folder / "predictions/image")
+    assert len(generated) == len(list((folder / "images").iterdir()))
+    with PIL.Image.open(folder / f"images/{quote(generated['id'][0], safe='')}.png") as file:
         assert file.size == (32, 32) and "Synthetic image" in file.text["Comment"]
     page = (folder / "report.html").read_text()
     assert "not for clinical use" in page and "<svg" in page and "data:image/png;base64," in page
@@ -162,6 +165,8 @@ def test_a_comparison_shows_samples_with_other_outputs(evaluation, tmp_path):
     for path in (tmp_path / "other/predictions/report").glob("*.parquet"):
         table = pd.read_parquet(path)
         table["prediction"] = table["reference"]
+        # Another instruction, and a copy of the data elsewhere.
+        table["prompt"], table["image_path"] = "Describe it.", table["image_path"].str.replace("data", "copy")
         table.to_parquet(path)
     options = ["--num-resamples", "200", "--output", tmp_path / "comparison.html"]
     output = run("compare", evaluation[0], tmp_path / "other", *options)

@@ -6,6 +6,7 @@ from importlib import metadata
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from transformers_cxr import LlmCxrForCausalLM
 from transformers_cxr import checkpoint as embedded
 from transformers_cxr.hub import check_model_card
 
@@ -31,7 +32,7 @@ def test_get_writes_the_embedded_checkpoint(run, check_error, tmp_path, monkeypa
     check_error("llm-cxr", "get", "gpt")
 
 
-def test_info_says_in_ten_lines_what_a_checkpoint_is_and_knows(run, checkpoint_dir, tmp_path):
+def test_info_says_in_ten_lines_what_a_checkpoint_is_and_knows(run, check_error, checkpoint_dir, tmp_path):
     result = run("info")
     assert result.exit_code == 0, result.stderr
     lines = result.stdout.splitlines()
@@ -49,6 +50,8 @@ def test_info_says_in_ten_lines_what_a_checkpoint_is_and_knows(run, checkpoint_d
     assert len(lines) == 10 and lines[7].split() == ["Trained", "on", "mimic-cxr"]
     assert lines[8].split(maxsplit=1)[1] == "Reports: F1 0.612 (cxr, site A)"
     assert lines[9].split() == ["License", "apache-2.0"]
+    LlmCxrForCausalLM.from_pretrained(checkpoint_dir).vq_tokenizer.save_pretrained(tmp_path / "vq")
+    check_error("of the type 'cxr_vq_tokenizer'", "info", "--model", tmp_path / "vq")
 
 
 def test_info_prints_versions_devices_and_the_configuration(run, checkpoint_dir, monkeypatch):

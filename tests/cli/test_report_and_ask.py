@@ -35,7 +35,9 @@ def test_image_that_is_no_chest_x_ray_gets_a_warning_with_its_name(run, checkpoi
     assert [message for message in caplog.messages if message.startswith(f"{xray}: This does not look like")]
 
 
-def test_run_killed_at_any_byte_resumes_to_the_same_file(report, images, tmp_path):
+def test_run_killed_at_any_byte_resumes_to_the_same_file_with_the_same_weights(
+    report, run, checkpoint_dir, images, tmp_path
+):
     sampling = ["--do-sample", "--seed", "3", "--batch-size", "2"]
     whole = tmp_path / "whole.jsonl"
     assert report(images, "--output", whole, *sampling).exit_code == 0
@@ -53,6 +55,14 @@ def test_run_killed_at_any_byte_resumes_to_the_same_file(report, images, tmp_pat
     assert result.exit_code == 0 and "7 of 7 images" in result.stderr
     result = report(images, "--output", whole, *sampling, "--top-p", "0.5")
     assert result.exit_code == 1 and "top_p was None and is 0.5" in result.stderr
+    # The same folder with other weights.
+    model = LlmCxrForCausalLM.from_pretrained(checkpoint_dir)
+    shutil.copytree(checkpoint_dir, tmp_path / "model")
+    for change in (0.0, 0.1):
+        model.get_input_embeddings().weight.data += change
+        model.save_pretrained(tmp_path / "model")
+        result = run("report", images, "--model", tmp_path / "model", "--output", tmp_path / "own.jsonl")
+    assert result.exit_code == 1 and "weights was " in result.stderr
     assert whole.read_bytes() == b"".join(lines)
 
 

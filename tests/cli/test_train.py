@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import PIL.Image
 import pytest
 import torch
@@ -199,10 +200,14 @@ def test_splits_and_codes_of_records_are_kept_and_lora_is_merged(finished, check
         "--no-remote-code",
     ]
     records = finished[0] / "records.parquet"
+    with (tmp_path / "run.yaml").open("a") as file:
+        file.write("sections: impression\n")
     result = invoke("--records", records, "--lora", "--num-resamples", 2, *options)
     assert result.exit_code == 0 and "The splits are those of the data" in result.stderr, result.output
     assert not (tmp_path / "run/codes").exists() and (tmp_path / "run/adapter").is_dir()
     assert open_records(tmp_path / "run/records.parquet") == open_records(records)
+    references = pd.read_parquet(tmp_path / "run/evaluation_after/predictions/report")["reference"]
+    assert set(references) == {"IMPRESSION: Normal."}
     assert not same_weights(checkpoint_dir, tmp_path / "run/final")
     for folder in (tmp_path / "run/final", tmp_path / "run/adapter"):
         assert ModelCard.load(folder / "README.md").data.eval_results and not list(folder.glob("*.py"))
@@ -229,6 +234,7 @@ def test_two_processes_give_the_model_of_one(finished, images_dir, checkpoint_di
         ([{"file": "x.png", "patient": "p", "report": "Clear."}], "skipped, by reason: {'no image file': 1}"),
         (ROWS[:1], "No patient of 1 is in the split train; the splits are ['validation']. Try another `--seed`"),
         ([row | {"split": "test"} for row in ROWS], "is in the split train or validation; the splits are ['test']"),
+        ([row | {"id": "x", "source": row["file"]} for row in ROWS], "The id 'x' names two X-rays, '"),
         ([ROWS[0] | {"split": "train"}, ROWS[1] | {"split": "val"}], "Patient 'p0' of '"),
     ],
 )

@@ -25,6 +25,13 @@ def test_images_of_records_have_their_ids_and_splits(tmp_path, make_record):
     assert open_source(str(records)).total == 3
 
 
+def test_an_id_of_two_images_is_an_error_with_the_way_out(tmp_path, make_record):
+    made = [make_record(0, source=name, image=str(tmp_path / f"{name}.png")) for name in "ab"]
+    write_records(made, tmp_path / "records.parquet")
+    with pytest.raises(ValueError, match=r"'image-0' names two X-rays, '.*a\.png' and '.*b\.png'.* column `id`"):
+        open_source(str(tmp_path / "records.parquet"))
+
+
 @pytest.mark.parametrize("suffix", ["pth", "ten"])
 def test_a_member_that_is_a_pickle_or_damaged_is_an_error_that_names_the_file(tmp_path, suffix):
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
@@ -34,6 +41,15 @@ def test_a_member_that_is_a_pickle_or_damaged_is_an_error_that_names_the_file(tm
             tar.add(tmp_path / name, name)
     with pytest.raises(ValueError, match=r"a\.tar' cannot be read: "):
         open_source(str(tmp_path / "a.tar"))
+
+
+def test_what_datasets_reads_is_a_stream(tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path / "1.png")
+    assert not is_streamed(tmp_path)
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "1.png", "age": 61}\n')
+    assert is_streamed(tmp_path)
+    (_, _, metadata), *others = open_source(str(tmp_path)).rows(0)
+    assert metadata == {"age": 61} and not others
 
 
 def test_folder_with_metadata_keeps_its_columns_and_its_split(tmp_path):

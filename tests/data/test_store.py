@@ -154,6 +154,10 @@ def test_selection_says_what_removes_how_many(make_record, caplog):
     message = r"No row of 3 is left; .*\{'view': 1, 'study_order': 2\}.* 'study_order': \{0\}"
     with pytest.raises(ValueError, match=message):
         select_records(rows, views=["PA"], first_study=True)
+    with pytest.raises(
+        ValueError, match="Expected the sections 'findings.impression' or 'impression', got 'findings'"
+    ):
+        select_records(rows, sections="findings")
     with pytest.raises(ValueError, match=r"The rows have \{'split': \{''\}\}. `assign_split` gives"):
         select_records(as_rows([make_record(0, split="")]), splits=["train"])
 

@@ -13,8 +13,9 @@ import torch
 from accelerate import PartialState
 from tqdm import tqdm
 
+from transformers_cxr.checkpoints import model_fingerprint
 from transformers_cxr.evaluation import Example
-from transformers_cxr.evaluation.predictions import model_fingerprint, predict, read_predictions
+from transformers_cxr.evaluation.predictions import predict, read_predictions
 
 EXAMPLES = [Example(str(i), f"p{i}", "", Path(f"/{i}.png"), "Is there pneumonia?") for i in range(7)]
 
@@ -61,6 +62,19 @@ def test_only_missing_outputs_are_generated_and_kept_as_parquet(tmp_path):
     assert list(pd.read_parquet(tmp_path)["prediction"])[:4] == TEXTS[:4]
 
 
+@pytest.mark.parametrize("first", [EXAMPLES[1:], EXAMPLES[:3], EXAMPLES[::-1], EXAMPLES[::2]])
+def test_other_examples_keep_what_is_finished(first, tmp_path):
+    calls = []
+
+    def generate(batch):
+        calls.extend(example.id for example in batch)
+        return write_texts(batch)
+
+    predict(first, generate, tmp_path, {}, batch_size=2)
+    assert outputs(predict(EXAMPLES, generate, tmp_path, {}, batch_size=2)) == TEXTS
+    assert sorted(calls) == sorted(pd.read_parquet(tmp_path)["id"]) == [example.id for example in EXAMPLES]
+
+
 def test_codes_are_kept_with_16_bits(tmp_path):
     codes = outputs(predict(EXAMPLES, write_codes, tmp_path, {}, batch_size=4))
     assert np.array_equal(codes, write_codes(EXAMPLES)) and codes[0].dtype == np.uint16
@@ -74,6 +88,8 @@ def test_outputs_of_another_model_are_refused(tiny_model, tmp_path):
     with torch.no_grad():
         next(tiny_model[0].parameters()).view(-1)[0] += 1
     after = {"model": model_fingerprint(*tiny_model)}
+    tiny_model[0].generation_config.repetition_penalty = 2.0
+    assert model_fingerprint(*tiny_model) not in (before["model"], after["model"])
     message = f"model was '{before['model']}' and is '{after['model']}'.*another output folder"
     with pytest.raises(ValueError, match=message):
         predict(EXAMPLES, write_texts, tmp_path, after)

@@ -8,6 +8,7 @@ import pytest
 from transformers_cxr.evaluation import Example, export_reader_study, score_reader_study
 from transformers_cxr.evaluation.predictions import predict
 from transformers_cxr.evaluation.results.tables import write_run
+from transformers_cxr.evaluation.tasks.image import image_file
 
 REAL, GENERATED = 100, 200
 
@@ -19,10 +20,10 @@ def evaluation(tmp_path_factory):
     (folder / "images").mkdir()
     for value in (REAL, GENERATED):
         PIL.Image.new("L", (16, 16), value).save(folder / f"{value}.png")
-    for row in range(8):
-        (folder / f"images/{row:05d}.png").write_bytes((folder / f"{GENERATED}.png").read_bytes())
     path = folder / f"{REAL}.png"
     images = [Example(str(i), f"p{i}", "", path, f"report {i}") for i in range(8)]
+    for example in images:
+        image_file(folder, example).write_bytes((folder / f"{GENERATED}.png").read_bytes())
     reports = [Example(str(i), f"p{i}", "", path, "", f"real {i}") for i in range(6)]
     predict(images, lambda batch: np.zeros((8, 4), np.uint16), folder / "predictions/image", {})
     predict(reports, lambda batch: [f"generated {e.id}" for e in batch], folder / "predictions/report", {})

@@ -49,7 +49,7 @@ def test_a_reference_is_the_report_of_the_record_or_written_from_its_labels():
 
 def test_questions_are_those_of_the_records_or_answered_by_labels():
     derived = examples_of("vqa")
-    assert {e.id.partition("#")[0] for e in derived} == {"a", "b", "c"} and {e.kind for e in derived} >= {"view"}
+    assert {e.id.partition("#")[0] for e in derived} == {"a", "b", "c", "d"} and {e.kind for e in derived} >= {"view"}
     questions = [record("a", question=f"Question {i}?", answer="No.", question_type="presence") for i in range(2)]
     asked = by_id(examples_of("vqa", [*RECORDS, *questions]))
     assert [(asked[id_].prompt, asked[id_].kind) for id_ in ("a#0", "a#1")] == [

@@ -1,6 +1,7 @@
 """`examples/train_classifier.py`, and the targets, weights and metrics of its labels."""
 
 import json
+import re
 from dataclasses import replace
 
 import PIL.Image
@@ -110,3 +111,12 @@ def test_labels_of_one_value_only_are_an_error(train, data_dir):
     (data_dir / "metadata.csv").write_text(table)
     with pytest.raises(ValueError, match="with and without one of .*'Adult'.* in the train split, got none"):
         train(max_steps=1)
+
+
+def test_the_loss_of_accumulated_gradients_is_their_mean(train, monkeypatch, capsys):
+    monkeypatch.setattr(train.script, "augment", lambda pixels: pixels)
+    losses = []
+    for size in (6, 3):
+        train(max_steps=1, per_device_train_batch_size=size, gradient_accumulation_steps=6 // size, logging_steps=1)
+        losses.append(float(re.search(r"'loss': '?([\d.]+)", capsys.readouterr().out)[1]))
+    assert losses[1] == pytest.approx(losses[0], rel=0.3)

@@ -107,6 +107,7 @@ def test_new_tokens_are_limited_to_the_context(tiny_model):
     ("kwargs", "error", "message"),
     [
         ({"images": images(2), "instruction": ["a"]}, ValueError, "one instruction for each request, got 1 for 2"),
+        ({"images": []}, ValueError, "at least one request, got none"),
         ({"images": np.zeros((2, 1, 64, 64), dtype=np.uint8)}, ValueError, "got an array of shape"),
         ({"images": images(1), "image_codes": [[0] * 16]}, ValueError, "not both"),
         ({"image_codes": [[0] * 15]}, ValueError, "Expected 16 codes for an image, got 15"),

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from ..checkpoints import checkpoint_name
 from . import options
 
 
@@ -38,7 +39,7 @@ def demo(
     from ..demo.server import serve
 
     model, processor = model_options.load()
-    title = f"Checkpoint: {model_options.settings['model']}"
+    title = f"Checkpoint: {checkpoint_name(model_options.model)}"
     with suppress(KeyboardInterrupt), serve(model, processor, title, host, port, root_path) as url:
         typer.echo(f"The page is at {url} (Ctrl-C stops it).")
         while True:

@@ -16,7 +16,12 @@ def encode(
         str, typer.Argument(help="A folder or file of images, or the name of a dataset on the Hub.", metavar="DATASET")
     ],
     output: Annotated[Path, typer.Option(help="Folder to write to or to resume.", file_okay=False)],
-    split: Annotated[str | None, typer.Option(help="Split to encode, such as train. Default: all.")] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="Split to encode. Default: train for a dataset on the Hub or files with many images, else all."
+        ),
+    ] = None,
     image_column: Annotated[str | None, typer.Option(help="Column of the images. Default: the only one.")] = None,
     id_column: Annotated[str | None, typer.Option(help="Column of the ids of the images.")] = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Images per Parquet file.")] = 4096,

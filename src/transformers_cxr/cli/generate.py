@@ -59,7 +59,11 @@ def generate(
             seed = secrets.randbelow(2**31)
             typer.echo(f"Seed: {seed}", err=True)
         instruction = instruction or processor.image_instruction
-        settings = {"instruction": instruction, **model_options.settings, **generation.generate_kwargs}
+        settings = {
+            "instruction": instruction,
+            **model_options.settings(model, processor),
+            **generation.generate_kwargs,
+        }
         suffix = ".png" if image_format == ImageFormat.png else ".dcm"
         missing = []
         for number, text in enumerate(texts):

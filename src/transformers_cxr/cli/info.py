@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ..checkpoints import checkpoint_name, find_checkpoint
 from .options import Model
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
 
 
 def info(
@@ -30,7 +27,7 @@ def info(
     ```
     """
     path, config = find_checkpoint(model)
-    rows = {"Checkpoint": checkpoint_name(model)} | (_environment() if environment else _describe(path, config))
+    rows = {"Checkpoint": checkpoint_name(model)} | (_environment() if environment else _describe(path))
     width = max(map(len, rows))
     for name, value in rows.items():
         typer.echo(f"{name:<{width}}  {value}")
@@ -38,25 +35,28 @@ def info(
         typer.echo(config.to_json_string())
 
 
-def _describe(path: str | Path, config: PreTrainedConfig) -> dict[str, str]:
+def _describe(path: str | Path) -> dict[str, str]:
     """Return the model, its prompts, and what its model card says."""
     import torch
     from transformers import AutoProcessor, GenerationConfig
 
+    from ..llm_cxr.configuration_llm_cxr import LlmCxrConfig
     from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
 
+    config = LlmCxrConfig.from_pretrained(path)
     # Shapes without weights.
     with torch.device("meta"):
         model = LlmCxrForCausalLM(config)
     processor, generation = AutoProcessor.from_pretrained(path), GenerationConfig.from_pretrained(path)
     text, vq = config.get_text_config(), config.vq_config
+    context = "any number of" if model.context_length is None else f"{model.context_length:,}"
     size, vq_size = model.num_parameters(), model.vq_tokenizer.num_parameters()
     dtype = str(config.dtype).removeprefix("torch.")
     image_generation = getattr(generation, "image_generation", {})
     settings = f"({', '.join(f'{name} {value}' for name, value in image_generation.items()) or 'no guidance'})"
     return {
         "Language model": f"{text.model_type}, {(size - vq_size) / 1e6:,.1f} M parameters, {dtype}",
-        "Context": f"{text.max_position_embeddings:,} tokens; an X-ray takes {vq.num_image_tokens + 2}",
+        "Context": f"{context} tokens; an X-ray takes {vq.num_image_tokens + 2}",
         "Vocabulary": f"{config.image_token_offset:,} text tokens, {vq.codebook_size:,} image codes",
         "Image tokenizer": f"{vq_size / 1e6:,.1f} M parameters, {'gray' if vq.in_channels == 1 else 'RGB'}, "
         f"{vq.image_size}x{vq.image_size} pixels to {vq.grid_size}x{vq.grid_size} codes",

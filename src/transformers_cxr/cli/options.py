@@ -56,10 +56,10 @@ class ModelOptions:
         """Load the checkpoint."""
         return checkpoints.load_checkpoint(self.model, self.device, self.dtype)
 
-    @property
-    def settings(self) -> dict[str, str | None]:
-        """The options that change results."""
-        return {"model": checkpoints.checkpoint_name(self.model), "dtype": self.dtype}
+    def settings(self, model: LlmCxrForCausalLM | ServerModel, processor: LlmCxrProcessor) -> dict[str, Any]:
+        """Return what results depend on: the options, and the weights of the checkpoint."""
+        weights = checkpoints.model_fingerprint(model, processor)
+        return {"model": checkpoints.checkpoint_name(self.model), "weights": weights, "dtype": self.dtype}
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,11 @@ class ServedModelOptions(ModelOptions):
 
         return load_server_model(self.server, self.model, self.device)
 
-    @property
-    def settings(self) -> dict[str, str | bool | None]:
-        """The options that change results: a server has random numbers of its own."""
-        return super().settings | ({"server": True} if self.server else {})
+    def settings(self, model: LlmCxrForCausalLM | ServerModel, processor: LlmCxrProcessor) -> dict[str, Any]:
+        """Return what results depend on. A server has random numbers of its own, and its weights are not known."""
+        if not self.server:
+            return super().settings(model, processor)
+        return {"model": checkpoints.checkpoint_name(self.model), "server": True}
 
 
 @dataclass(frozen=True)

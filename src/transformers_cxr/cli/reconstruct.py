@@ -34,14 +34,16 @@ def reconstruct(
     with open_json_lines(output / "reconstructions.jsonl", "image") as results:
         import torch
 
+        from ..data.codes import tokenizer_fingerprint
         from ..evaluation.metrics.reconstruction import RECONSTRUCTION_NOTICE
 
         paths = list_images(images)
-        settings = {"settings": {"model": checkpoint_name(model)}}
+        vq_tokenizer, image_processor = load_vq_tokenizer(model, device)
+        weights = tokenizer_fingerprint(vq_tokenizer)
+        settings = {"settings": {"model": checkpoint_name(model), "weights": weights}}
         known = {path: results.find({"image": path, **settings}) for path in paths}
         missing = [path for path, result in known.items() if not result or not (output / result["file"]).exists()]
         psnr = {path: result["psnr"] for path, result in known.items() if path not in missing}
-        vq_tokenizer, image_processor = load_vq_tokenizer(model, device)
         reader = ImageReader(image_processor)
         typer.echo(RECONSTRUCTION_NOTICE, err=True)
         batches = [missing[start : start + batch_size] for start in range(0, len(missing), batch_size)]

@@ -77,7 +77,7 @@ def _write_texts(
     with open_json_lines(output, "image", fields[0]) if output else nullcontext() as results:
         model, processor = model_options.load()
         instruction = instruction or processor.report_instruction
-        settings = model_options.settings | generation.generate_kwargs
+        settings = generation.generate_kwargs | (model_options.settings(model, processor) if results else {})
         if generation.do_sample:
             # The images of a batch share one stream of random numbers.
             settings |= {"seed": generation.seed, "batch_size": generation.batch_size}

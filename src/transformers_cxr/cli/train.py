@@ -116,6 +116,7 @@ def train(
         sizes = _prepare_records(data, path, model, seed)
         tasks = [task for task in ("report", "vqa") if arguments[1].ratios.get(task)] or ["report"]
         evaluation = {"records": [str(path)], "tasks": tasks, "seed": seed, "num_resamples": num_resamples}
+        evaluation |= {"sections": arguments[1].sections, "views": arguments[1].views}
         run_evaluation(EvaluationArguments(str(before), model=model or "", **evaluation))
         losses = _finetune(*arguments, checkpoint_name(model), sizes, not no_remote_code)
         state.wait_for_everyone()
@@ -238,10 +239,9 @@ def _encode(records: list[StudyRecord], model: str | None, folder: Path) -> None
 
     from ..data.encoding import encode_images
     from ..data.image_source import ImageSource
-    from ..data.records import records_fingerprint
+    from ..data.records import images_by_id, records_fingerprint
 
-    images = {record.id: record.image for record in records}
-    rows = [(name, image, {}) for name, image in images.items()]
+    rows = [(name, image, {}) for name, image in images_by_id(records).items()]
     source = ImageSource(
         lambda start: iter(rows[start:]), pa.schema([]), {"records": records_fingerprint(records)}, len(rows)
     )

@@ -7,8 +7,6 @@ from importlib import metadata
 from pathlib import Path
 
 from transformers import (
-    AutoImageProcessor,
-    AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
     GgufConfig,
@@ -16,8 +14,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ..checkpoints import checkpoint, find_device
-from ..llm_cxr.modeling_cxr_vq_tokenizer import CXRVQTokenizer
+from ..checkpoints import find_device, load_vq_tokenizer
 from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
 from ..llm_cxr.processing_llm_cxr import LlmCxrProcessor
 
@@ -97,16 +94,15 @@ def extend_language_model(
         new_embeddings (`str`, *optional*, defaults to `"mean"`), seed (`int`, *optional*, defaults to 0):
             Initialization of the new embeddings, see [`LlmCxrForCausalLM.from_language_model`].
     """
-    folder = vq_tokenizer or checkpoint("llm-cxr")
-    loaded = AutoModel.from_pretrained(folder)
+    loaded, image_processor = load_vq_tokenizer(vq_tokenizer, "cpu")
     model, processor = LlmCxrForCausalLM.from_language_model(
         language_model,
         tokenizer,
-        loaded if isinstance(loaded, CXRVQTokenizer) else loaded.vq_tokenizer,
+        loaded,
         new_embeddings=new_embeddings,
         seed=seed,
     )
-    processor.image_processor = AutoImageProcessor.from_pretrained(folder)
+    processor.image_processor = image_processor
     model.generation_config.max_new_tokens = 512
     return model, processor
 

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ..files import listing_fingerprint
 from .readers.image_folder import IMAGE_SUFFIXES, walk_images
 from .readers.rows import read_rows
+from .records import images_by_id
 from .store import is_records, open_records
 
 if TYPE_CHECKING:
@@ -63,11 +65,11 @@ def read_image(image: bytes | Path | str | None) -> bytes | Path | str:
 
 
 def is_streamed(path: str | Path) -> bool:
-    """Return whether a path is a WebDataset or Parquet file that holds images, or a folder of these."""
+    """Return whether `datasets` reads a path: a WebDataset or Parquet file with images, or a folder of such data."""
     path = Path(path)
     if (path / "metadata.csv").is_file() or is_records(path):
         return False
-    return path.is_file() or any(file.suffix in _BUILDERS for file in path.rglob("*"))
+    return path.is_file() or any(file.suffix in _BUILDERS or file.name == "metadata.jsonl" for file in path.rglob("*"))
 
 
 def open_source(
@@ -95,12 +97,11 @@ def open_source(
     # Errors and settings name the same file from any working directory.
     path = path.absolute()
     if is_records(path):
-        # Several questions may be about one image.
-        images = {record.id: record.image for record in open_records(path, split)}
+        images = images_by_id(open_records(path, split))
         return _local_source(path, split, lambda: ((name, image, {}) for name, image in images.items()))
     if (path / "metadata.csv").is_file():
         return _local_source(path, split, lambda: _read_metadata(path, split, id_column))
-    if path.is_file() or any(file.suffix in _BUILDERS or file.name == "metadata.jsonl" for file in path.rglob("*")):
+    if is_streamed(path):
         return _open_datasets(str(path), split or "train", image_column, id_column)
     if split is not None:
         raise ValueError(f"'{path}' has no splits: a folder of images needs a `metadata.csv` with a column `split`.")
@@ -175,6 +176,8 @@ def _open_datasets(dataset: str, split: str, image_column: str | None, id_column
                 yield image_id, image, {name: row[name] for name in metadata.names}
 
     settings = {"dataset": dataset, "split": split, "image_column": image_column, "id_column": id_column}
+    if path.exists():
+        settings["files"] = listing_fingerprint(path)
     return ImageSource(rows, metadata, settings)
 
 

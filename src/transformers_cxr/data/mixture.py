@@ -150,8 +150,6 @@ def stage_mixture(
         ValueError: a task with a ratio has no data, no row passes the filters, a patient is in two splits, or
             `source_weights` or `label_weights` has an unknown name.
     """
-    if sections not in ("findings+impression", "impression"):
-        raise ValueError(f"Expected the sections 'findings+impression' or 'impression', got '{sections}'.")
     tasks = {}
     if records is not None:
         # Each file has its patients in one split; several files together may not.

@@ -149,6 +149,32 @@ def check_patients(records: Iterable[StudyRecord]) -> Iterator[StudyRecord]:
         yield record
 
 
+def images_of(records: Iterable[StudyRecord]) -> list[StudyRecord]:
+    """Return one record per X-ray, a question about it only if there is no other."""
+    unique: dict[tuple[str, str], StudyRecord] = {}
+    for record in sorted(records, key=lambda record: bool(record.question)):
+        unique.setdefault((record.source, record.id), record)
+    return list(unique.values())
+
+
+def images_by_id(records: Iterable[StudyRecord]) -> dict[str, str]:
+    """
+    Return the image of each id, by which codes are kept.
+
+    Raises:
+        ValueError: an id names two images.
+    """
+    images: dict[str, str] = {}
+    for record in records:
+        first = images.setdefault(record.id, record.image)
+        if first != record.image:
+            raise ValueError(
+                f"The id '{record.id}' names two X-rays, '{first}' and '{record.image}', but codes are kept by id. "
+                "Give each X-ray its own, in the column `id` of its table."
+            )
+    return images
+
+
 def records_fingerprint(records: Iterable[StudyRecord]) -> str:
     """Return a hash, 16 hexadecimal digits, of everything but the place of the images and their codes."""
     digest = hashlib.sha256()

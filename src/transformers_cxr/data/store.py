@@ -227,8 +227,10 @@ def select_records(
             report is derived from labels.
 
     Raises:
-        ValueError: no row is left. The error says how many rows each condition removed.
+        ValueError: `sections` is unknown, or no row is left. The error says how many rows each condition removed.
     """
+    if sections not in (None, "findings+impression", "impression"):
+        raise ValueError(f"Expected the sections 'findings+impression' or 'impression', got '{sections}'.")
     conditions = {
         "split": lambda row: splits is None or row["split"] in splits,
         "view": lambda row: views is None or row["view"] in views,

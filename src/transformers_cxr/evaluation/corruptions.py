@@ -10,7 +10,11 @@ import io
 import numpy as np
 import PIL.Image
 import torch
-from scipy import ndimage
+
+try:
+    from scipy import ndimage
+except ImportError as error:
+    raise ImportError("The task robustness needs `pip install transformers-cxr[evaluate]`.") from error
 
 
 def exposure(gray: np.ndarray, gamma: float, rng: np.random.Generator) -> np.ndarray:

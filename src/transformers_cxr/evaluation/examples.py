@@ -19,7 +19,7 @@ class Example:
     One request to the model with its reference.
 
     id (`str`): unique within the task.
-    patient (`str`): pseudonymous patient; intervals are over patients.
+    patient (`str`): pseudonymous patient, with the dataset that names it so; intervals are over patients.
     source (`str`): dataset of the X-ray.
     image_path (`Path`): the X-ray, which is the input of reports and answers and the reference of generated images.
     prompt (`str`): instruction, question, or report to generate an image from.
@@ -40,7 +40,7 @@ class Example:
     @classmethod
     def from_record(cls, record: StudyRecord, prompt: str, **fields) -> Example:
         """Return an example about the X-ray of a record; `fields` are the other fields of the example."""
-        defaults = {"id": record.id, "patient": record.patient, "source": record.source}
+        defaults = {"id": record.id, "patient": f"{record.source}/{record.patient}", "source": record.source}
         return cls(image_path=Path(record.image), prompt=prompt, **defaults | fields)
 
 

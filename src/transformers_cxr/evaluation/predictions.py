@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import resource
 import sys
 import time
@@ -22,8 +21,6 @@ from tqdm import tqdm
 
 from ..data.readers.rows import open_parquet
 from ..files import atomic_write, check_same_settings
-from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
-from ..llm_cxr.processing_llm_cxr import LlmCxrProcessor
 from .examples import Example
 
 
@@ -42,18 +39,6 @@ class Prediction:
     output: str | np.ndarray
     seconds: float
     peak_mib: float
-
-
-def model_fingerprint(model: LlmCxrForCausalLM, processor: LlmCxrProcessor) -> str:
-    """Return a hash of everything in a checkpoint that outputs depend on."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    described = [processor.chat_template, processor.tokenizer.get_vocab(), processor.image_processor.to_dict()]
-    described += [processor.report_instruction, processor.image_instruction, model.image_generation]
-    digest.update(json.dumps(described, sort_keys=True, default=str).encode())
-    return digest.hexdigest()[:16]
 
 
 def distributed_state() -> PartialState:
@@ -77,6 +62,7 @@ def predict(
 
     Under `accelerate launch` each process generates a share of the batches. A batch has the same examples for any
     number of processes, so the outputs are the same. All processes return all outputs; they need a common file system.
+    The examples of a later call may be others: those that have an output keep it, and the files hold each once.
 
     Args:
         examples (`Sequence[Example]`):
@@ -98,18 +84,18 @@ def predict(
     with state.main_process_first():
         check_same_settings(folder / "_settings.json", settings)
     finished = read_predictions(folder)
-    starts = range(0, len(examples), batch_size)
-    missing = [s for s in starts if any(e.id not in finished for e in examples[s : s + batch_size])]
+    batches = [(start, examples[start : start + batch_size]) for start in range(0, len(examples), batch_size)]
+    missing = [(start, batch) for start, all in batches if (batch := [e for e in all if e.id not in finished])]
     own = missing[state.process_index :: state.num_processes]
-    for start in tqdm(own, desc=name, unit="batch", disable=not own or not state.is_local_main_process):
-        batch = list(examples[start : start + batch_size])
+    for start, batch in tqdm(own, desc=name, unit="batch", disable=not own or not state.is_local_main_process):
         began = time.perf_counter()
         outputs = generate(batch)
         cost = {"seconds": (time.perf_counter() - began) / len(batch), "peak_mib": _peak_mib(state.device)}
         rows = [asdict(example) | {"image_path": str(example.image_path.resolve())} | cost for example in batch]
         dtype = pa.list_(pa.uint16()) if isinstance(outputs, np.ndarray) else pa.string()
         table = pa.Table.from_pylist(rows).append_column("prediction", pa.array(list(outputs), dtype))
-        with atomic_write(folder / f"{start:08d}-{len(batch)}.parquet") as partial:
+        digest = hashlib.sha256("\n".join(example.id for example in batch).encode()).hexdigest()[:8]
+        with atomic_write(folder / f"{start:08d}-{digest}.parquet") as partial:
             pyarrow.parquet.write_table(table, partial)
     state.wait_for_everyone()
     finished = read_predictions(folder)
@@ -118,7 +104,7 @@ def predict(
 
 def read_predictions(folder: str | Path) -> dict[str, Prediction]:
     """
-    Return the predictions in a folder of [`predict`] by the ids of their examples, in the order of the examples.
+    Return the predictions in a folder of [`predict`] by the ids of their examples.
 
     Raises:
         ValueError: a file of the folder is damaged or not one of [`predict`].

@@ -9,13 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
-from scipy.stats import binomtest, wilcoxon
 
 from ..files import atomic_write, read_json
 from ..llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor, save_image
 from .predictions import read_predictions
 from .results.intervals import Estimate, bootstrap, means
 from .results.tables import read_run
+from .tasks.image import image_file
+
+try:
+    from scipy.stats import binomtest, wilcoxon
+except ImportError as error:
+    raise ImportError("A reader study needs `pip install transformers-cxr[evaluate]`.") from error
 
 # Real and generated images have the same comment, because a reader could look at the metadata of a file.
 NOTICE = "Reader study: a real or a generated X-ray, for research only, not for clinical use."
@@ -96,7 +101,7 @@ def export_reader_study(
                 example, side, name = predictions[index].example, rng.choice("AB"), f"images/{kind}_{trial:03d}"
                 row = {"trial": trial}
                 if kind == "images":
-                    with PIL.Image.open(Path(evaluation) / "images" / f"{index:05d}.png") as file:
+                    with PIL.Image.open(image_file(evaluation, example)) as file:
                         generated = file.convert("L")
                     pair = [_prepared(example.image_path, generated.height), generated]
                     row["report"] = example.prompt

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ..checkpoints import load_checkpoint
+from ..checkpoints import load_checkpoint, model_fingerprint
 from ..files import atomic_write, file_fingerprint, locked_output, read_json
 from ..llm_cxr.generation_llm_cxr import generate_text
 from ..reports.sections import parse_report
 from .examples import Example
-from .predictions import distributed_state, model_fingerprint, predict
+from .predictions import distributed_state, predict
 
 
 def write_rexrank_predictions(

@@ -5,13 +5,16 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
-from ..checkpoints import load_checkpoint
+from ..checkpoints import load_checkpoint, model_fingerprint
 from ..data.readers.image_folder import READ_ERRORS
 from ..data.records import StudyRecord, records_fingerprint
 from ..data.store import open_records
@@ -19,7 +22,7 @@ from ..files import atomic_write
 from ..llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor
 from .arguments import EvaluationArguments
 from .examples import Example
-from .predictions import Prediction, distributed_state, model_fingerprint, predict
+from .predictions import Prediction, distributed_state, predict
 from .results.intervals import Estimate, bootstrap
 from .results.page import html_report
 from .results.sections import results_to_markdown, shown_results
@@ -74,7 +77,7 @@ def run_evaluation(arguments: EvaluationArguments) -> list[Result] | None:
     if emptied := [task.name for task, own in examples.items() if not own]:
         raise ValueError(f"No X-ray of the tasks {', '.join(emptied)} can be read.")
     fingerprint = model_fingerprint(model, processor)
-    predictions = {}
+    data, predictions = records_fingerprint(records), {}
     for task in filter(lambda task: task.generate is not None, examples):
         settings = {name: getattr(arguments, name) for name in ("sections", "seed", *task.settings)}
         generator = model
@@ -85,7 +88,7 @@ def run_evaluation(arguments: EvaluationArguments) -> list[Result] | None:
             examples[task],
             lambda batch, task=task, generator=generator: task.generate(generator, processor, batch),
             folder / "predictions" / task.name,
-            {"model": fingerprint, "data": records_fingerprint(records)} | settings,
+            {"model": fingerprint, "data": data} | settings,
             arguments.batch_size,
             task.name,
         )
@@ -95,7 +98,7 @@ def run_evaluation(arguments: EvaluationArguments) -> list[Result] | None:
     results, samples = [], {}
     for task, own in examples.items():
         outputs = [prediction.output for prediction in predictions.get(task, ())]
-        outputs = task.load_outputs(folder, outputs, processor)
+        outputs = task.load_outputs(folder, own, outputs, processor)
         results += _results(task, own, task.metrics(own, outputs, model, processor))
         shown = slice(_NUM_SAMPLES)
         samples[task.name] = task.samples(own[shown], outputs[shown], processor.image_processor)
@@ -148,13 +151,20 @@ def _unreadable_images(
     """Return the X-rays of examples that cannot be read, with the errors."""
     # The file of an example without an X-ray is of texts.
     used = {example.image_path for own in examples.values() for example in own}
-    unreadable: dict[Path, Exception] = {}
-    for path in sorted(used.intersection(Path(record.image) for record in records)):
-        try:
-            image_processor(path)
-        except READ_ERRORS as error:
-            unreadable[path] = error
-    return unreadable
+    paths = sorted(used.intersection(Path(record.image) for record in records))
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        errors = pool.map(partial(_read_error, image_processor), paths)
+        errors = list(tqdm(errors, desc="reading", total=len(paths), unit="image", leave=False))
+    return {path: error for path, error in zip(paths, errors) if error is not None}
+
+
+def _read_error(image_processor: LlmCxrImageProcessor, path: Path) -> Exception | None:
+    """Return why an X-ray cannot be read."""
+    try:
+        image_processor(path)
+    except READ_ERRORS as error:
+        return error
+    return None
 
 
 def _facts(arguments: EvaluationArguments, examples: dict[Task, list[Example]]) -> dict[str, str]:

@@ -328,7 +328,11 @@ def image_request(text: str, instruction: str) -> dict:
 def image_seeds(seed: int | Sequence[int] | None, num_images: int) -> Sequence[int] | None:
     """Return a seed for each image: `seed + i` for image `i`, or the seeds as given."""
     seed = seed.tolist() if hasattr(seed, "tolist") else seed
-    return [int(seed) + i for i in range(num_images)] if isinstance(seed, (int, Integral)) else seed
+    if isinstance(seed, (int, Integral)):
+        return [int(seed) + i for i in range(num_images)]
+    if seed is not None and len(seed) != num_images:
+        raise ValueError(f"Expected one seed for each of the {num_images} images, got {len(seed)}.")
+    return seed
 
 
 def _uniform_numbers(seed: int | Sequence[int] | None, num_images: int, num_codes: int) -> torch.DoubleTensor:
@@ -336,8 +340,6 @@ def _uniform_numbers(seed: int | Sequence[int] | None, num_images: int, num_code
     seeds = image_seeds(seed, num_images)
     if seeds is None:
         return torch.rand(num_images, num_codes, dtype=torch.float64)
-    if len(seeds) != num_images:
-        raise ValueError(f"Expected one seed for each of the {num_images} images, got {len(seeds)}.")
     generators = [torch.Generator().manual_seed(int(each)) for each in seeds]
     return torch.stack([torch.rand(num_codes, generator=g, dtype=torch.float64) for g in generators])
 
@@ -406,6 +408,8 @@ def generate_text(
         num_requests = len(instruction) if is_sequence(instruction) else 1
         requests = [[] if images is None else [images]] * num_requests
     instructions = list(instruction) if is_sequence(instruction) else [instruction] * len(requests)
+    if not requests:
+        raise ValueError("Expected at least one request, got none.")
     if len(instructions) != len(requests):
         raise ValueError(
             f"Expected one instruction for each request, got {len(instructions)} for {len(requests)} images."

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 def augment(pixel_values: torch.FloatTensor) -> torch.FloatTensor:
     """
-    Rotate each image by up to 10 degrees, scale and shift it by up to 10 %, and change its contrast and brightness by
-    up to 20 %.
+    Rotate each image by up to 10 degrees, scale it by up to 10 %, shift it by up to 5 % of its side, and change its
+    contrast by up to 20 % and its brightness by up to 10 % of the range from black to white.
 
     Args:
         pixel_values (`torch.FloatTensor` of shape `(batch_size, channels, height, width)`):

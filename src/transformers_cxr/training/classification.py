@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from transformers import Trainer
 
 from ..data.records import StudyRecord
+from .resuming import ResumedTrainerMixin
 
 XRAY_LABELS = ("Pneumonia", "Bacterial Pneumonia", "PA", "Adult")
 
@@ -44,7 +45,7 @@ def label_weights(targets: torch.FloatTensor) -> torch.FloatTensor:
     return counts.sum(dim=0) / (2 * counts)
 
 
-class ClassificationTrainer(Trainer):
+class ClassificationTrainer(ResumedTrainerMixin, Trainer):
     """
     Trainer of a multi-label classifier of RGB images, with label weights, label smoothing, unknown labels, and
     augmentation of whole batches.
@@ -58,6 +59,9 @@ class ClassificationTrainer(Trainer):
             Arguments of `Trainer`. A batch has `pixel_values` of shape `(batch_size, 1, height, width)` and `labels`
             of shape `(batch_size, num_labels)`: 1, 0, or NaN for unknown.
     """
+
+    # The loss is a mean over a batch.
+    loss_is_scaled_for_ga = False
 
     def __init__(
         self,

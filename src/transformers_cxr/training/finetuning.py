@@ -16,7 +16,7 @@ from ..data.mixture import STAGE_1, stage_mixture
 from ..data.readers.rows import read_rows
 from ..data.readers.text import read_texts
 from ..data.store import load_records
-from ..files import disk_full_error, file_fingerprint
+from ..files import file_fingerprint
 from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
 from ..llm_cxr.processing_llm_cxr import LlmCxrProcessor
 from .collator import InstructionCollator
@@ -194,12 +194,8 @@ def train_and_save(
             Checkpoint of [`resume_checkpoint`].
         base (`str`), data (`Sequence[str]`), remote_code (`bool`, *optional*, defaults to `True`):
             As in [`save_trained_model`].
-
-    Raises:
-        OSError: the disk is full.
     """
-    with disk_full_error(trainer.args.output_dir):
-        trainer.train(resume_from_checkpoint=resume_from)
-        if trainer.eval_dataset is not None:
-            trainer.save_metrics("eval", trainer.evaluate())
-        save_trained_model(trainer, base, data, remote_code)
+    trainer.train(resume_from_checkpoint=resume_from)
+    if trainer.eval_dataset is not None:
+        trainer.save_metrics("eval", trainer.evaluate())
+    save_trained_model(trainer, base, data, remote_code)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import datasets
 import torch
 
+from ..checkpoints import find_checkpoint
 from ..llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
 from ..llm_cxr.processing_llm_cxr import LlmCxrProcessor
 from .dataset import check_messages
@@ -34,8 +35,9 @@ def load_policy(args: PolicyArguments) -> tuple[LlmCxrForCausalLM, LlmCxrProcess
     trainer. Embeddings and head are not adapted: they know the codes already.
     """
     options = {"dtype": args.dtype, "attn_implementation": args.attn_implementation}
-    model = LlmCxrForCausalLM.from_pretrained(args.model, **options)
-    processor = LlmCxrProcessor.from_pretrained(args.model)
+    path, _ = find_checkpoint(args.model)
+    model = LlmCxrForCausalLM.from_pretrained(path, **options)
+    processor = LlmCxrProcessor.from_pretrained(path)
     processor.vq_tokenizer = model.vq_tokenizer
     return model, processor, lora_config(**args.lora) if args.lora else None
 

@@ -17,7 +17,7 @@ class InstructionTrainer(ResumedTrainerMixin, Trainer):
     `loss_report`, `loss_image`, `loss_vqa` and `loss_text` cover the steps since the last log, `eval_loss_report` ...
     an evaluation. Each is the mean over the response tokens of the task on all processes. An evaluation counts each
     conversation once, and `eval_loss` is the mean over all response tokens. `skipped_conversations` is the number of
-    conversations that were too long so far.
+    conversations that were too long since the run was started or resumed.
 
     With packing, training computes the logits of the responses alone, and the attention "sdpa" becomes "packed_sdpa",
     which computes each conversation by itself.

@@ -62,6 +62,8 @@ def test_missing_columns_unknown_values_and_empty_splits_are_named(write):
         list(read_image_folder(write("a/1.png,train,p1", header="file_name,split,patient_id")))
     with pytest.raises(ValueError, match="Row 2 of '.*metadata.csv' has the age_group '60-69'; expected one of"):
         list(read_image_folder(write(ROWS[1], ROWS[0].replace("adult", "60-69"))))
+    with pytest.raises(ValueError, match="Row 1 of '.*metadata.csv' has the etiology 'fungal'; expected one of"):
+        list(read_image_folder(write(ROWS[0].replace(",,free", ",fungal,free"))))
     with pytest.raises(ValueError, match="split 'test'"):
         list(read_image_folder(write(*ROWS), "test"))
 

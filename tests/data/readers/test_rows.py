@@ -11,6 +11,11 @@ def test_compressed_table_with_a_byte_order_mark_is_read(tmp_path):
     assert list(read_rows(tmp_path / "t.csv.gz")) == [{"file": "1.png", "text": "Clear."}]
 
 
+def test_missing_cells_are_empty(tmp_path):
+    (tmp_path / "t.csv").write_text("file,text,sex\n1.png\n")
+    assert list(read_rows(tmp_path / "t.csv")) == [{"file": "1.png", "text": "", "sex": ""}]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [

@@ -121,9 +121,12 @@ def test_unusable_rows_are_skipped_with_a_reason(folder):
         {"file": "", "text": "Clear.", "sex": "", "age": ""},
         {"file": "b/2.png", "text": "", "sex": "", "age": ""},
         {"file": "b/2.png", "text": "Clear.", "sex": "", "age": "60-69"},
+        {"file": "b/2.png", "text": "Clear.", "sex": "", "age": "", "question": "Edema?", "answer": ""},
     ]
+    rows = [{"question": "", "answer": ""} | row for row in rows]
     report = SkipReport()
     columns = {"image": "file", "findings": "text", "sex": "sex", "age_group": "age"}
+    columns |= {name: name for name in ("question", "answer")}
     (record,) = read_table(write(folder / "t.csv", rows), columns, skip_report=report)
     assert (record.sex, record.age_group) == ("M", "adult")
     assert report.skipped == [
@@ -131,6 +134,7 @@ def test_unusable_rows_are_skipped_with_a_reason(folder):
         ("row 3", "no image"),
         ("b/2.png", "neither a report nor a label"),
         ("b/2.png", "an invalid label, sex, age group or study order"),
+        ("b/2.png", "no answer"),
     ]
     without_files = list(read_table(folder / "t.csv", columns, images_needed=False))
     assert [(record.id, record.sex) for record in without_files] == [("007.png", "M"), ("missing.png", "")]

@@ -43,7 +43,7 @@ def test_metadata_are_the_headlines_and_the_text_has_the_rest_folded(run, tmp_pa
     card = ModelCard.load(path)
     found = {(r.metric_name, r.dataset_name, r.dataset_config): r.metric_value for r in card.data.eval_results}
     assert found == {
-        ("Reports: F1 of findings (micro 14)", "cxr", "site A"): 0.6124,
+        ("Reports: F1 of findings (micro 14)", "cxr", "site A"): 0.61239,
         ("Answers: Exact match", "cxr", None): 0.7,
         ("Generated X-rays: Normal or pneumonia", "cxr", None): 0.8,
         ("Generated X-rays: Fréchet distance (final)", "cxr", None): 3.0,

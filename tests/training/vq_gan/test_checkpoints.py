@@ -25,4 +25,8 @@ def test_the_newest_checkpoint_replaces_older_ones_and_an_unfinished_one_is_igno
         assert [path.name for path in tmp_path.iterdir()] == [f"checkpoint-{step}"]
     # A kill between renaming and removing.
     (tmp_path / "checkpoint-20").mkdir()
+    # A copy of the user.
+    (tmp_path / "checkpoint-20-good").mkdir()
     assert last_checkpoint(tmp_path) == (tmp_path / "checkpoint-100", 100)
+    save_checkpoint(accelerator, tmp_path, 200)
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-20-good", "checkpoint-200"}

@@ -1,5 +1,6 @@
 import io
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import PIL.Image
@@ -110,7 +111,7 @@ def test_a_stream_without_readable_images_is_an_error(parquet, stream):
         next(iter(stream(parquet([b"text"] * 3), batch_size=1)))
 
 
-def test_training_images_are_records_folders_or_streams(paths, image_processor, parquet, tmp_path):
+def test_training_images_are_records_folders_or_streams(paths, image_processor, parquet, tmp_path, caplog):
     options = {"image_processor": image_processor, "batch_size": 2, "num_batches": 8}
     folder = tmp_path / "images"
     (folder / "a").mkdir(parents=True)
@@ -119,7 +120,9 @@ def test_training_images_are_records_folders_or_streams(paths, image_processor, 
         StudyRecord(id=path.name, patient=path.name, image=str(path), source="ab"[i % 2], split="train")
         for i, path in enumerate(paths)
     ]  # fmt: skip
-    write_records(records, tmp_path / "records.parquet")
+    # An X-ray counts once, whatever is asked about it.
+    questions = [replace(records[0], question=f"{i}?", answer="No.") for i in range(9)]
+    write_records([*records, *questions], tmp_path / "records.parquet")
     for data in (folder, tmp_path / "records.parquet", parquet([png(50 * i) for i in range(4)])):
         loader, shown = load_training_images(data, **options)
         batches = [batch["pixel_values"] for batch in itertools.islice(loader, 8)]
@@ -130,3 +133,5 @@ def test_training_images_are_records_folders_or_streams(paths, image_processor, 
         load_training_images(data, source_weights={"a": 2.0}, **options)
     loader, _ = load_training_images(tmp_path / "records.parquet", source_weights={"a": 0.0}, **options)
     assert torch.cat([batch["pixel_values"] for batch in loader])[:, 0, 0, 0].unique().numel() == 2
+    load_training_images(tmp_path / "records.parquet", source_weights={"aa": 2.0}, **options)
+    assert caplog.messages == ["`source_weights` names ['aa'], and the images are of ['a', 'b']."]

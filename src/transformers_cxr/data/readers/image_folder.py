@@ -18,6 +18,7 @@ LABELS_OF_SOURCE = {"nih64": CHESTXRAY14_LABELS, "kermany": ("Pneumonia",)}
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".dcm")
 # Image processors raise these for an image that they cannot read, `ImportError` where a decoder is missing.
 READ_ERRORS = (OSError, ValueError, TypeError, ImportError)
+ETIOLOGIES = ("", *ETIOLOGY_LABELS.values())
 _COLUMNS = {
     "file_name", "split", "source", "patient_id", "view", "age_group", "sex", "finding_labels", "etiology"
 }  # fmt: skip
@@ -68,7 +69,7 @@ def read_image_folder(data_dir: str | os.PathLike, split: str | None = None) -> 
 
 def _read_metadata(path: Path) -> Iterator[StudyRecord]:
     for number, row in enumerate(read_rows(path, _COLUMNS), start=1):
-        for column, values in (("sex", SEXES), ("age_group", AGE_GROUPS)):
+        for column, values in (("sex", SEXES), ("age_group", AGE_GROUPS), ("etiology", ETIOLOGIES)):
             if row[column].lower() not in values:
                 raise ValueError(
                     f"Row {number} of '{path}' has the {column} '{row[column]}'; expected one of {list(values)}."
@@ -92,7 +93,7 @@ def _labels(row: dict[str, str]) -> dict[str, int]:
     complete = LABELS_OF_SOURCE.get(row["source"], ()) if present else ()
     labels = {name: 0 for name in complete if name not in present} | dict.fromkeys(present, 1)
     if row["etiology"]:
-        labels |= {name: int(cause == row["etiology"]) for name, cause in ETIOLOGY_LABELS.items()}
+        labels |= {name: int(cause == row["etiology"].lower()) for name, cause in ETIOLOGY_LABELS.items()}
     return labels
 
 

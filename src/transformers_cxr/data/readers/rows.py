@@ -76,7 +76,7 @@ def _text_rows(path: Path, suffix: str) -> Iterator[dict[str, Any]]:
                     yield from _parse_json(f"[{line}]", f"'{path}', line {number}")
         else:
             delimiter = "," if suffix == ".csv" else "\t"
-            for number, row in enumerate(csv.DictReader(file, delimiter=delimiter), start=1):
+            for number, row in enumerate(csv.DictReader(file, delimiter=delimiter, restval=""), start=1):
                 if any(row.pop(None, ())):
                     raise ValueError(
                         f"Row {number} of '{path}' has more cells than the table has columns: a text that contains "

@@ -100,6 +100,8 @@ def read_table(
             report.skip(where, "no patient")
         elif images_needed and not (images_dir / image).is_file():
             report.skip(where, "no image file")
+        elif values["question"] and not values["answer"]:
+            report.skip(where, "no answer")
         elif not (findings or impression or labels or values["question"]):
             report.skip(where, "neither a report nor a label")
         else:

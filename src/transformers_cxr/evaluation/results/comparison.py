@@ -159,16 +159,22 @@ def _common_tasks(first: str | Path, second: str | Path) -> Iterator[tuple[Task,
         if not before or not after:
             continue
         examples = [prediction.example for prediction in before.values()]
-        if different := set(examples) ^ {prediction.example for prediction in after.values()}:
+        first_requests, second_requests = ({_request(p.example) for p in run.values()} for run in (before, after))
+        if different := first_requests ^ second_requests:
             raise ValueError(
                 f"The two runs have different examples of the task '{task.name}' ({len(different)} are in one run "
                 "only, or have another reference): evaluate both on the same data, with the same limits and seed."
             )
         loaded = [
-            dict(zip(run, task.load_outputs(Path(folder), [prediction.output for prediction in run.values()])))
+            dict(zip(run, task.load_outputs(Path(folder), *zip(*((p.example, p.output) for p in run.values())))))
             for folder, run in ((first, before), (second, after))
         ]
         yield task, examples, loaded
+
+
+def _request(example: Example) -> tuple[str, str]:
+    """Return what two runs must have in common: the reference, or the report of a generated image."""
+    return example.id, example.reference or example.prompt
 
 
 def _merge(first: Sample, second: Sample) -> Sample:

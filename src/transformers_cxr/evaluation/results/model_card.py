@@ -79,7 +79,7 @@ def update_model_card(path: str | Path, run: str | Path) -> None:
             metric_type=result.metric,
             # The Hub merges results of the same type of task and dataset.
             metric_name=full_title(result.task, result.metric),
-            metric_value=round(result.estimate.value, 4),
+            metric_value=round(result.estimate.value, 6),
         )
         for result in headlines(content["results"])
     ]

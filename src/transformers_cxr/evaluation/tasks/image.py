@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import PIL.Image
@@ -13,7 +15,7 @@ from tqdm import tqdm
 from transformers import CompileConfig
 
 from ...checkpoints import find_device
-from ...classifiers import load_classifier
+from ...classifiers import XrayClassifier, load_classifier
 from ...data.records import StudyRecord
 from ...data.store import open_records
 from ...llm_cxr.generation_llm_cxr import generate_image
@@ -22,6 +24,7 @@ from ..arguments import EvaluationArguments
 from ..examples import Example, Sample, rows_by
 from ..metrics import (
     ImageDistribution,
+    ImageFeatures,
     ImageLabels,
     Measurement,
     PneumoniaAccuracy,
@@ -57,13 +60,25 @@ class ImageTask(Task):
     is_comparable = True
 
     def examples(self, records):
+        # Before hours of generation: a network that is missing is an error.
+        _ = self.classifier, self.features
         return self.sample(image_examples(records, self.arguments), self.arguments.num_generated)
+
+    @cached_property
+    def classifier(self) -> XrayClassifier | None:
+        """The classifier of `--classifier`."""
+        return load_classifier(self.arguments.classifier).to(find_device()) if self.arguments.classifier else None
+
+    @cached_property
+    def features(self) -> dict[str, ImageFeatures]:
+        """The feature spaces of `--features`."""
+        return {name: load_image_features(name, self.arguments.batch_size) for name in self.arguments.features}
 
     def generate(self, model, processor, batch):
         return generate_codes(model, processor, batch, self.arguments)
 
-    def load_outputs(self, folder, outputs, processor=None):
-        paths = [str(Path(folder) / "images" / f"{row:05d}.png") for row in range(len(outputs))]
+    def load_outputs(self, folder, examples, outputs, processor=None):
+        paths = [str(image_file(folder, example)) for example in examples]
         if processor is not None:
             (Path(folder) / "images").mkdir(exist_ok=True)
             for codes, path in zip(tqdm(outputs, desc="image: decoding", unit="image"), paths):
@@ -77,15 +92,16 @@ class ImageTask(Task):
     def metrics(self, examples, outputs, model=None, processor=None):
         # The images of the reports by the prefix of their scores.
         images = {"": outputs}
-        if model is not None and (self.arguments.classifier or self.arguments.features):
+        if model is not None and (self.classifier or self.features):
             images["reconstructed_"] = reconstructions(examples, model, processor, self.arguments.batch_size)
         images["real_"] = [str(example.image_path) for example in examples]
-        measurements = self._label_measurements(examples, images) if self.arguments.classifier else []
+        measurements = self._label_measurements(self.classifier, examples, images) if self.classifier else []
         return measurements + self._feature_measurements(images)
 
-    def _label_measurements(self, examples: Sequence[Example], images: dict[str, Sequence]) -> list[Measurement]:
+    def _label_measurements(
+        self, classifier: XrayClassifier, examples: Sequence[Example], images: dict[str, Sequence]
+    ) -> list[Measurement]:
         """Measure the predictions of a classifier for generated, reconstructed and real images."""
-        classifier = load_classifier(self.arguments.classifier).to(find_device())
         probabilities = {
             prefix: classifier.probabilities(own, self.arguments.batch_size) for prefix, own in images.items()
         }
@@ -104,8 +120,8 @@ class ImageTask(Task):
             training_images = {record.image for path in self.arguments.records for record in open_records(path, split)}
         generated, real, reconstructed = (images.get(prefix) for prefix in ("", "real_", "reconstructed_"))
         measurements = []
-        for name in self.arguments.features:
-            features, prefix = load_image_features(name, self.arguments.batch_size), f"{Path(name).name}_"
+        for name, features in self.features.items():
+            prefix = f"{Path(name).name}_"
             measurements.append(ImageDistribution(features).measure(generated, real, prefix, reconstructed))
             if training_images:
                 metric = TrainingImageDistance(features, sorted(training_images))
@@ -120,6 +136,11 @@ class ImageTask(Task):
             )
             for example, path in zip(examples, outputs)
         ]
+
+
+def image_file(folder: str | Path, example: Example) -> Path:
+    """Return the file of a generated image in the folder of an evaluation, named after the id of its example."""
+    return Path(folder) / "images" / f"{quote(example.id, safe='')}.png"
 
 
 def image_examples(records: Sequence[StudyRecord], arguments: EvaluationArguments) -> list[Example]:

@@ -8,14 +8,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ...data.conversations import label_report
-from ...data.records import StudyRecord
+from ...data.records import StudyRecord, images_of
 from ...reports.labeler import CHEXPERT_LABELS, POSITIVE, UNCERTAIN, RuleLabeler
 from ...reports.sections import compose_report
 from ...reports.statements import etiology_of_report
 from ..arguments import EvaluationArguments
 from ..examples import Example
 from ..metrics import CheXpertLabels, Meteor, PneumoniaAccuracy, RadEvalScore, TextOverlap
-from .task import TextTask, has_report, images_of
+from .task import TextTask, has_report
 
 
 class ReportTask(TextTask):

@@ -74,7 +74,9 @@ class Task(ABC):
         """
         raise NotImplementedError
 
-    def load_outputs(self, folder: Path, outputs: list, processor: LlmCxrProcessor | None = None) -> list:
+    def load_outputs(
+        self, folder: Path, examples: Sequence[Example], outputs: list, processor: LlmCxrProcessor | None = None
+    ) -> list:
         """Return the outputs as `metrics` and `samples` read them; with a processor, write them as files first."""
         return outputs
 
@@ -134,14 +136,6 @@ class TextTask(Task):
 def has_report(record: StudyRecord) -> bool:
     """Return whether a record has a report of its own."""
     return bool(record.findings or record.impression)
-
-
-def images_of(records: Sequence[StudyRecord]) -> list[StudyRecord]:
-    """Return one record per X-ray, a question about it only if there is no other."""
-    unique = {}
-    for record in sorted(records, key=lambda record: bool(record.question)):
-        unique.setdefault((record.source, record.id), record)
-    return list(unique.values())
 
 
 def processed_image(path: Path, image_processor: LlmCxrImageProcessor) -> PIL.Image.Image:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from ...data.records import images_of
 from ..examples import Example
 from ..metrics import Measurement
 from ..metrics.image_features import pixel_batches
 from ..metrics.reconstruction import SCORES, aggregate_reconstructions, codebook_statistics, reconstruction_units
-from .task import Task, images_of
+from .task import Task
 
 
 class TokenizerTask(Task):

@@ -11,13 +11,13 @@ import numpy as np
 from tqdm import tqdm
 
 from ...data.conversations import question_answers
-from ...data.records import StudyRecord
+from ...data.records import StudyRecord, images_of
 from ...llm_cxr.generation_llm_cxr import question_about
 from ...llm_cxr.modeling_llm_cxr import LlmCxrForCausalLM
 from ...llm_cxr.processing_llm_cxr import LlmCxrProcessor
 from ..examples import Example, rows_by
 from ..metrics import Calibration, VqaAccuracy
-from .task import TextTask, has_report, images_of
+from .task import TextTask
 
 
 class VqaTask(TextTask):
@@ -67,10 +67,10 @@ def record_questions(records: Sequence[StudyRecord]) -> list[Example]:
 
 
 def label_derived_questions(records: Sequence[StudyRecord], seed: int) -> list[Example]:
-    """Return all questions that the labels of X-rays without a report answer, in a fixed wording per X-ray."""
+    """Return all questions that the labels of X-rays answer, in a fixed wording per X-ray."""
     examples = []
     for record in images_of(records):
-        questions = [] if has_report(record) else question_answers(record, random.Random(f"{seed}-vqa-{record.id}"))
+        questions = question_answers(record, random.Random(f"{seed}-vqa-{record.id}"))
         for number, (kind, question, answer) in enumerate(questions):
             fields = {"id": f"{record.id}#{number}", "reference": answer, "kind": kind, "label_derived": True}
             examples.append(Example.from_record(record, question, **fields))

@@ -22,7 +22,7 @@ def save_checkpoint(accelerator: Accelerator, output_dir: str | Path, step: int)
     accelerator.save_state(str(temporary))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        older = list(output_dir.glob("checkpoint-*"))
+        older = _checkpoints(output_dir).values()
         temporary.rename(output_dir / f"checkpoint-{step}")
         for path in older:
             shutil.rmtree(path)
@@ -31,5 +31,11 @@ def save_checkpoint(accelerator: Accelerator, output_dir: str | Path, step: int)
 
 def last_checkpoint(output_dir: str | Path) -> tuple[Path, int] | None:
     """Return the newest `OUTPUT_DIR/checkpoint-STEP` and its step, or `None`."""
-    steps = [int(path.name.removeprefix("checkpoint-")) for path in Path(output_dir).glob("checkpoint-*")]
-    return (Path(output_dir) / f"checkpoint-{max(steps)}", max(steps)) if steps else None
+    step, path = max(_checkpoints(output_dir).items(), default=(0, None))
+    return None if path is None else (path, step)
+
+
+def _checkpoints(output_dir: str | Path) -> dict[int, Path]:
+    """Return the folders `checkpoint-STEP` by their steps; copies of other names are the user's."""
+    paths = Path(output_dir).glob("checkpoint-*")
+    return {int(step): path for path in paths if (step := path.name.removeprefix("checkpoint-")).isdigit()}

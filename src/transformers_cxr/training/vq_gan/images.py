@@ -11,11 +11,15 @@ from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, WeightedRandomSampler
+from transformers.utils import logging
 
 from ...data.image_source import ImageSource, is_streamed, open_source, read_image
 from ...data.readers.image_folder import READ_ERRORS
+from ...data.records import images_of
 from ...data.store import open_records
 from ...llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor
+
+logger = logging.get_logger(__name__)
 
 
 class ImageDataset(Dataset):
@@ -169,7 +173,10 @@ def load_training_images(
         shown = [example["pixel_values"] for example in islice(ImageStream(source, image_processor, 1, seed=seed), 8)]
         loader = DataLoader(stream, batch_size, collate_fn=collate_images, num_workers=min(num_workers, 1))
         return loader, torch.stack(shown)
-    records = open_records(data, "train")
+    # Several questions may be about one image.
+    records = images_of(open_records(data, "train"))
+    if unknown := set(source_weights or {}) - (known := {record.source for record in records}):
+        logger.warning(f"`source_weights` names {sorted(unknown)}, and the images are of {sorted(known)}.")
     dataset = ImageDataset([record.image for record in records], image_processor)
     weights = [(source_weights or {}).get(record.source, 1.0) for record in records]
     num_images = num_batches * batch_size * num_processes
