@@ -2,7 +2,7 @@
 Training of the language model: packing against padding, bf16 against fp32, and the speed of the data pipeline.
 
     python benchmarks/training.py
-    python benchmarks/training.py --models embedded random --batch_size 8 --steps 4 --repeats 3 --output training.json
+    python benchmarks/training.py --models embedded --dtypes fp32 --steps 4 --repeats 3 --output training.json
 
 `embedded` is the embedded checkpoint, `random` a Llama of the shape of SmolLM2-135M with random weights. The data are
 conversations with the ratios of stage 1 of the paper (30/30/20/20): label-derived reports, images and questions on
@@ -184,7 +184,7 @@ def main(args: argparse.Namespace) -> None:
     print("|---|---|---|---|---|---|---|---|---|---|")
     results = []
     for model in args.models:
-        settings = [Setting(model, packing, dtype) for dtype in ("fp32", "bf16") for packing in (False, True)]
+        settings = [Setting(model, packing, dtype) for dtype in args.dtypes for packing in (False, True)]
         measured = measure(work, args, settings)
         (_, base_peak, base_rounds) = measured[0]
         seconds = {setting: statistics.median(r.seconds for r in rounds) for setting, _, rounds in measured}
@@ -214,6 +214,7 @@ def main(args: argparse.Namespace) -> None:
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=["embedded", "random"], default=["embedded", "random"])
+    parser.add_argument("--dtypes", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"])
     parser.add_argument("--batch_size", type=int, default=8, help="conversations per step")
     parser.add_argument("--steps", type=int, default=4, help="steps per round")
     parser.add_argument("--repeats", type=int, default=3, help="rounds; the table gives medians")
