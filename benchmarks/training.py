@@ -177,8 +177,9 @@ def main(args: argparse.Namespace) -> None:
         f"{versions}, {args.device}, {torch.get_num_threads()} threads, "
         f"{args.steps} steps of {args.batch_size} conversations, {real_tokens} real tokens\n"
     )
+    base = f"/ padding, {args.dtypes[0]}"
     print(
-        "| model | setting | real tokens/s | / padding, fp32 | padding | peak memory | / padding, fp32 | loss | "
+        f"| model | setting | real tokens/s | {base} | padding | peak memory | {base} | loss | "
         "difference | data pipeline / need |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|")

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -163,24 +163,33 @@ def format_changes(before: dict[str, Any], now: dict[str, Any]) -> str:
 def file_fingerprint(path: str | os.PathLike) -> str:
     """
     Return the SHA-256, 64 hexadecimal digits, of a file, or of the Parquet files and `metadata.csv` of a folder, or of
-    the names of its files if it has neither.
+    the names of its images if it has neither.
     """
     path, digest = Path(path), hashlib.sha256()
     files = sorted([*path.glob("*.parquet"), *path.glob("metadata.csv")]) if path.is_dir() else [path]
     if not files:
-        return listing_fingerprint(path)
+        from .data.readers.image_folder import walk_images
+
+        return listing_fingerprint(walk_images(path), path)
     for name in files:
         with name.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
 
 
-def listing_fingerprint(path: str | os.PathLike) -> str:
-    """Return the SHA-256 of the names and sizes of all files in a folder, or of the size of a file."""
-    path, digest = Path(path), hashlib.sha256()
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if file.is_file():
-            digest.update(f"{file.relative_to(path).as_posix()} {file.stat().st_size}\n".encode())
+def listing_fingerprint(files: Iterable[Path], folder: Path, tail: int = 0) -> str:
+    """
+    Return the SHA-256 of the names below `folder` and the sizes of files, and of their last `tail` bytes: those of a
+    tar or Parquet file change with each image that is added, and are read at once.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        size = path.stat().st_size
+        digest.update(f"{path.relative_to(folder).as_posix()} {size}\n".encode())
+        if tail:
+            with path.open("rb") as file:
+                file.seek(max(0, size - tail))
+                digest.update(file.read())
     return digest.hexdigest()
 
 

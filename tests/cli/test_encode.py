@@ -103,6 +103,9 @@ def test_parquet_and_webdataset_are_read(encode, images, tmp_path, monkeypatch):
         archive.add(paths[0], "new.png")
     result = encode(tmp_path / "images.tar", tmp_path / "codes-images.tar")
     assert result.exit_code == 1 and "other settings: files was" in result.stderr
+    # The codes may be in the folder.
+    for _ in range(2):
+        assert encode(tmp_path / "parquet", tmp_path / "parquet/codes").exit_code == 0
     (tmp_path / "damaged.tar").write_bytes((tmp_path / "images.tar").read_bytes()[:20000])
     result = encode(tmp_path / "damaged.tar", tmp_path / "codes-damaged", shard_size=1)
     assert result.exit_code == 1 and "damaged.tar' cannot be read" in result.stderr

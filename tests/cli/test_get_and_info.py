@@ -51,7 +51,7 @@ def test_info_says_in_ten_lines_what_a_checkpoint_is_and_knows(run, check_error,
     assert lines[8].split(maxsplit=1)[1] == "Reports: F1 0.612 (cxr, site A)"
     assert lines[9].split() == ["License", "apache-2.0"]
     LlmCxrForCausalLM.from_pretrained(checkpoint_dir).vq_tokenizer.save_pretrained(tmp_path / "vq")
-    check_error("of the type 'cxr_vq_tokenizer'", "info", "--model", tmp_path / "vq")
+    check_error("is a model of type 'cxr_vq_tokenizer'", "info", "--model", tmp_path / "vq")
 
 
 def test_info_prints_versions_devices_and_the_configuration(run, checkpoint_dir, monkeypatch):

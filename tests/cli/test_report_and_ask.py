@@ -62,7 +62,7 @@ def test_run_killed_at_any_byte_resumes_to_the_same_file_with_the_same_weights(
         model.get_input_embeddings().weight.data += change
         model.save_pretrained(tmp_path / "model")
         result = run("report", images, "--model", tmp_path / "model", "--output", tmp_path / "own.jsonl")
-    assert result.exit_code == 1 and "weights was " in result.stderr
+    assert result.exit_code == 1 and "fingerprint was " in result.stderr
     assert whole.read_bytes() == b"".join(lines)
 
 

@@ -203,7 +203,7 @@ def test_mimic(page, language_model, one_step, tmp_path):
             # Weights of CheXbert and torchxrayvision are downloads.
             f"{reports} --labeler": None,
             f"{evaluate} --split validation,test --views AP,PA --sections impression --tasks image": None,
-            evaluate: [*FEW, "--num-generated", 1],
+            evaluate: [*FEW, "--num-generated", 1, "--classifier", ""],
             "transformers-cxr rexrank": ["--max-new-tokens", 4],
         },
         write_questions,

@@ -133,9 +133,9 @@ def test_a_cut_connection_keeps_finished_reports_and_the_run_resumes(server, run
         for name in ("local", "served")
     )
     assert [line["report"] for line in served] == [line["report"] for line in local]
-    # The weights and the dtype of a server are not known.
-    own = {"weights": local[0]["settings"].pop("weights"), "dtype": local[0]["settings"].pop("dtype")}
-    assert served[0]["settings"] == local[0]["settings"] | {"server": True} and len(own["weights"]) == 16
+    # Those of a server are not known.
+    own = {name: local[0]["settings"].pop(name) for name in ("fingerprint", "dtype")}
+    assert served[0]["settings"] == local[0]["settings"] | {"server": True} and len(own["fingerprint"]) == 16
     assert "server was True and is None" in error_of(run(*arguments[:4], *options))
 
 

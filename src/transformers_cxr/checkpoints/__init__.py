@@ -129,17 +129,26 @@ def checkpoint_name(name: str | None) -> str:
 
 def model_fingerprint(model: LlmCxrForCausalLM, processor: LlmCxrProcessor) -> str:
     """Return a hash, 16 hexadecimal digits, of everything in a checkpoint that outputs depend on."""
+    described = [
+        weights_fingerprint(model),
+        processor.chat_template,
+        processor.tokenizer.get_vocab(),
+        processor.image_processor.to_dict(),
+    ]
+    described += [processor.report_instruction, processor.image_instruction]
+    # Without defaults, which another version of Transformers may have more of.
+    for settings in (model.config.to_diff_dict(), model.generation_config.to_diff_dict()):
+        unused = ("_name_or_path", "transformers_version")
+        described.append({name: value for name, value in settings.items() if name not in unused})
+    return hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def weights_fingerprint(model: torch.nn.Module) -> str:
+    """Return a hash, 16 hexadecimal digits, of the weights of a model."""
     import torch
 
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    described = [processor.chat_template, processor.tokenizer.get_vocab(), processor.image_processor.to_dict()]
-    described += [processor.report_instruction, processor.image_instruction]
-    for settings in (model.config.to_dict(), model.generation_config.to_dict()):
-        # Neither the place of a checkpoint nor the version that saved it changes an output.
-        unused = ("_name_or_path", "transformers_version")
-        described.append({name: value for name, value in settings.items() if name not in unused})
-    digest.update(json.dumps(described, sort_keys=True, default=str).encode())
     return digest.hexdigest()[:16]

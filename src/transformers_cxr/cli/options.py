@@ -57,9 +57,9 @@ class ModelOptions:
         return checkpoints.load_checkpoint(self.model, self.device, self.dtype)
 
     def settings(self, model: LlmCxrForCausalLM | ServerModel, processor: LlmCxrProcessor) -> dict[str, Any]:
-        """Return what results depend on: the options, and the weights of the checkpoint."""
-        weights = checkpoints.model_fingerprint(model, processor)
-        return {"model": checkpoints.checkpoint_name(self.model), "weights": weights, "dtype": self.dtype}
+        """Return what results depend on: the options, and the content of the checkpoint."""
+        fingerprint = checkpoints.model_fingerprint(model, processor)
+        return {"model": checkpoints.checkpoint_name(self.model), "fingerprint": fingerprint, "dtype": self.dtype}
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class ServedModelOptions(ModelOptions):
         return load_server_model(self.server, self.model, self.device)
 
     def settings(self, model: LlmCxrForCausalLM | ServerModel, processor: LlmCxrProcessor) -> dict[str, Any]:
-        """Return what results depend on. A server has random numbers of its own, and its weights are not known."""
+        """Return what results depend on. A server has random numbers of its own, and its weights are unknown."""
         if not self.server:
             return super().settings(model, processor)
         return {"model": checkpoints.checkpoint_name(self.model), "server": True}

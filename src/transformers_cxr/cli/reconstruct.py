@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..checkpoints import checkpoint_name, load_vq_tokenizer
+from ..checkpoints import checkpoint_name, load_vq_tokenizer, weights_fingerprint
 from . import options
 from .images import ImageReader, list_images, write_image
 from .json_lines import open_json_lines
@@ -34,13 +34,12 @@ def reconstruct(
     with open_json_lines(output / "reconstructions.jsonl", "image") as results:
         import torch
 
-        from ..data.codes import tokenizer_fingerprint
         from ..evaluation.metrics.reconstruction import RECONSTRUCTION_NOTICE
 
         paths = list_images(images)
         vq_tokenizer, image_processor = load_vq_tokenizer(model, device)
-        weights = tokenizer_fingerprint(vq_tokenizer)
-        settings = {"settings": {"model": checkpoint_name(model), "weights": weights}}
+        fingerprint = weights_fingerprint(vq_tokenizer)
+        settings = {"settings": {"model": checkpoint_name(model), "fingerprint": fingerprint}}
         known = {path: results.find({"image": path, **settings}) for path in paths}
         missing = [path for path, result in known.items() if not result or not (output / result["file"]).exists()]
         psnr = {path: result["psnr"] for path, result in known.items() if path not in missing}

@@ -162,7 +162,7 @@ def _prepare_records(data: DataOptions, path: Path, model: str | None, seed: int
 
     from ..data import SkipReport, load_codes, load_records, open_records, write_records
     from ..data.readers.rows import read_rows
-    from ..data.records import records_fingerprint
+    from ..data.records import images_by_id, records_fingerprint
     from ..data.store import is_records
     from ..files import check_same_settings
 
@@ -170,10 +170,11 @@ def _prepare_records(data: DataOptions, path: Path, model: str | None, seed: int
     records = data.read(report)
     if not records:
         raise ValueError(f"No X-ray can be used; skipped, by reason: {report.counts}.")
-    with state.main_process_first():
-        content = {"num_records": len(records), "fingerprint": records_fingerprint(records), "seed": seed}
-        check_same_settings(folder / "data.json", content)
+    content = {"num_records": len(records), "fingerprint": records_fingerprint(records), "seed": seed}
+    images_by_id(records)
     records, reason = _assign_splits(records, seed)
+    with state.main_process_first():
+        check_same_settings(folder / "data.json", content)
     if not path.exists():
         codes = None
         if data.records is not None and is_records(data.records):

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # Suffixes of files with many images, and their builders in `datasets`.
 _BUILDERS = {".parquet": "parquet", ".tar": "webdataset"}
+# Bytes at the end of such a file by which a change is noticed.
+_TAIL = 2**16
 # Columns that may hold the id of an image, the first that exists.
 _ID_COLUMNS = ("id", "image_id", "file_name", "__key__")
 
@@ -137,7 +139,7 @@ def _local_source(path: Path, split: str | None, read: Callable[[], Iterator[tup
 
 def _open_datasets(dataset: str, split: str, image_column: str | None, id_column: str | None) -> ImageSource:
     """Return a source of a dataset that `datasets` streams."""
-    from datasets import Image, load_dataset
+    from datasets import Image, load_dataset_builder
 
     path = Path(dataset)
     if path.is_file() and path.suffix not in _BUILDERS:
@@ -145,9 +147,10 @@ def _open_datasets(dataset: str, split: str, image_column: str | None, id_column
     try:
         with _read_errors(dataset):
             if path.is_file():
-                stream = load_dataset(_BUILDERS[path.suffix], data_files=dataset, split=split, streaming=True)
+                builder = load_dataset_builder(_BUILDERS[path.suffix], data_files=dataset)
             else:
-                stream = load_dataset(dataset, split=split, streaming=True)
+                builder = load_dataset_builder(dataset)
+            stream = builder.as_streaming_dataset(split=split)
     except OSError as error:
         if path.is_file():
             raise
@@ -177,7 +180,9 @@ def _open_datasets(dataset: str, split: str, image_column: str | None, id_column
 
     settings = {"dataset": dataset, "split": split, "image_column": image_column, "id_column": id_column}
     if path.exists():
-        settings["files"] = listing_fingerprint(path)
+        files = [path] if path.is_file() else [Path(file) for file in builder.config.data_files[split]]
+        tail = _TAIL if {file.suffix for file in files} <= _BUILDERS.keys() else 0
+        settings["files"] = listing_fingerprint(files, path, tail)
     return ImageSource(rows, metadata, settings)
 
 

@@ -85,16 +85,18 @@ def predict(
         check_same_settings(folder / "_settings.json", settings)
     finished = read_predictions(folder)
     batches = [(start, examples[start : start + batch_size]) for start in range(0, len(examples), batch_size)]
-    missing = [(start, batch) for start, all in batches if (batch := [e for e in all if e.id not in finished])]
+    missing = [(start, batch) for start, batch in batches if any(e.id not in finished for e in batch)]
     own = missing[state.process_index :: state.num_processes]
     for start, batch in tqdm(own, desc=name, unit="batch", disable=not own or not state.is_local_main_process):
         began = time.perf_counter()
         outputs = generate(batch)
         cost = {"seconds": (time.perf_counter() - began) / len(batch), "peak_mib": _peak_mib(state.device)}
-        rows = [asdict(example) | {"image_path": str(example.image_path.resolve())} | cost for example in batch]
+        # Of examples that were in another batch before, the first output stays.
+        new = [(example, output) for example, output in zip(batch, outputs) if example.id not in finished]
+        rows = [asdict(example) | {"image_path": str(example.image_path.resolve())} | cost for example, _ in new]
         dtype = pa.list_(pa.uint16()) if isinstance(outputs, np.ndarray) else pa.string()
-        table = pa.Table.from_pylist(rows).append_column("prediction", pa.array(list(outputs), dtype))
-        digest = hashlib.sha256("\n".join(example.id for example in batch).encode()).hexdigest()[:8]
+        table = pa.Table.from_pylist(rows).append_column("prediction", pa.array([each for _, each in new], dtype))
+        digest = hashlib.sha256("\n".join(example.id for example, _ in new).encode()).hexdigest()[:8]
         with atomic_write(folder / f"{start:08d}-{digest}.parquet") as partial:
             pyarrow.parquet.write_table(table, partial)
     state.wait_for_everyone()

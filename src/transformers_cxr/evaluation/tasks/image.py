@@ -32,8 +32,12 @@ from ..metrics import (
     load_image_features,
 )
 from ..metrics.image_features import pixel_batches
+from ..predictions import distributed_state
 from .report import record_reports
 from .task import Task, processed_image
+
+# Longest id in the name of a file; file systems allow 255 bytes.
+_MAX_NAME = 200
 
 
 class ImageTask(Task):
@@ -60,8 +64,9 @@ class ImageTask(Task):
     is_comparable = True
 
     def examples(self, records):
-        # Before hours of generation: a network that is missing is an error.
-        _ = self.classifier, self.features
+        if distributed_state().is_main_process:
+            # Before hours of generation: a network that is missing is an error.
+            _ = self.classifier, self.features
         return self.sample(image_examples(records, self.arguments), self.arguments.num_generated)
 
     @cached_property
@@ -140,7 +145,10 @@ class ImageTask(Task):
 
 def image_file(folder: str | Path, example: Example) -> Path:
     """Return the file of a generated image in the folder of an evaluation, named after the id of its example."""
-    return Path(folder) / "images" / f"{quote(example.id, safe='')}.png"
+    name = quote(example.id, safe="")
+    if len(name) > _MAX_NAME:
+        name = f"{name[:_MAX_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    return Path(folder) / "images" / f"{name}.png"
 
 
 def image_examples(records: Sequence[StudyRecord], arguments: EvaluationArguments) -> list[Example]:

@@ -167,7 +167,10 @@ def load_training_images(
     """
     if is_streamed(data):
         if source_weights:
-            raise ValueError("`source_weights` needs records or a folder of images: a stream has no sources.")
+            raise ValueError(
+                "`source_weights` needs records or a folder of images, which has no `metadata.jsonl`: a stream has no "
+                "sources."
+            )
         source = open_source(str(data), "train")
         stream = ImageStream(source, image_processor, batch_size, start, process_index, num_processes, seed)
         shown = [example["pixel_values"] for example in islice(ImageStream(source, image_processor, 1, seed=seed), 8)]
