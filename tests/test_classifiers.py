@@ -15,6 +15,7 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
+from transformers_cxr import checkpoint
 from transformers_cxr.classifiers import XrayClassifier, load_classifier
 
 EXAMPLES = Path(__file__).parents[1] / "examples/images"
@@ -122,17 +123,20 @@ def test_a_densenet_of_torchxrayvision_has_its_own_thresholds_and_names(monkeypa
     torch.testing.assert_close(classifier(images)[:, own], expected)
 
 
-def test_missing_packages_weights_and_names_are_errors_with_the_way_out(monkeypatch):
+def test_missing_packages_weights_and_names_are_errors_with_the_way_out(monkeypatch, tmp_path):
     def offline(weights):
         raise OSError("no network")
 
     monkeypatch.setattr("torchxrayvision.models.DenseNet", offline)
     with pytest.raises(OSError, match=r"'densenet121-res224-all'.*no network.*torchxrayvision/models_data"):
         load_classifier("densenet121-res224-all")
+    monkeypatch.chdir(tmp_path)
     for name in ("nowhere", "llm-cxr"):
         message = f"'{name}' is neither a folder nor a classifier: xray-classifier-0, .*dense"
         with pytest.raises(ValueError, match=message):
             load_classifier(name)
+    with pytest.raises(ValueError, match="is a model of type 'llm_cxr', not an image classifier"):
+        load_classifier(str(checkpoint("llm-cxr")))
     monkeypatch.setitem(sys.modules, "torchxrayvision.models", None)
     with pytest.raises(ImportError, match=r"'densenet121-res224-all' is not a folder.*transformers-cxr\[clinical\]"):
         load_classifier("densenet121-res224-all")

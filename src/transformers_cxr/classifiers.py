@@ -8,7 +8,12 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import (
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+)
 
 from .checkpoints import FOLDER as CHECKPOINTS
 from .llm_cxr.image_processing_llm_cxr import LlmCxrImageProcessor
@@ -170,11 +175,14 @@ def load_classifier(name_or_path: str) -> XrayClassifier:
     Raises:
         ImportError: timm or torchxrayvision is not installed.
         OSError: its weights are not on this machine and cannot be downloaded.
-        ValueError: there is no such folder or name.
+        ValueError: there is no such folder or name, or it is that of another model.
     """
     embedded = {path.name: path for path in sorted(CHECKPOINTS.glob("xray-classifier-*"))}
     folder = Path(name_or_path) if Path(name_or_path).is_dir() else embedded.get(name_or_path)
     if folder:
+        config = AutoConfig.from_pretrained(folder)
+        if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
+            raise ValueError(f"'{folder}' is a model of type '{config.model_type}', not an image classifier.")
         model = AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32)
         # Convolutions on CPUs are much faster so.
         model.to(memory_format=torch.channels_last)
