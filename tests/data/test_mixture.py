@@ -184,6 +184,7 @@ def test_questions_of_the_records_replace_those_of_the_labels(records):
     [
         ({"ratios": {"report": 1}, "split": "validation"}, "No row of 50 is left"),
         ({"ratios": {"report": 1}, "sections": "findings"}, "Expected the sections"),
+        ({"ratios": {"vqa": 1}, "sections": "findings"}, "Expected the sections"),
         ({"ratios": {"report": 1}, "source_weights": {"c": 2.0}}, r"names \['c'\], and the data have \['made'\]"),
         ({"ratios": {"report": 1}, "label_weights": {"Mass": 2.0}}, r"`label_weights` names \['Mass'\]"),
     ],

@@ -134,8 +134,9 @@ def model_fingerprint(model: LlmCxrForCausalLM, processor: LlmCxrProcessor) -> s
         processor.chat_template,
         processor.tokenizer.get_vocab(),
         processor.image_processor.to_dict(),
+        processor.report_instruction,
+        processor.image_instruction,
     ]
-    described += [processor.report_instruction, processor.image_instruction]
     # Without defaults, which another version of Transformers may have more of.
     for settings in (model.config.to_diff_dict(), model.generation_config.to_diff_dict()):
         unused = ("_name_or_path", "transformers_version")

@@ -46,7 +46,6 @@ def chat(
         import readline  # noqa: F401 -- gives `input` line editing and a history
     import torch
 
-    from ..data.readers.image_folder import READ_ERRORS
     from ..llm_cxr.processing_llm_cxr import TEXT_NOTICE
     from .conversation import Conversation
 
@@ -59,7 +58,7 @@ def chat(
         try:
             _respond(line, conversation, output, generation.seed)
         # An error ends the turn, not the chat.
-        except READ_ERRORS as error:
+        except (ValueError, OSError, ImportError) as error:
             typer.echo(f"Error: {error}", err=True)
         except KeyboardInterrupt:
             typer.echo("\nStopped.", err=True)

@@ -20,7 +20,7 @@ from .conversations import (
     vqa_conversation,
 )
 from .records import StudyRecord, check_patients
-from .store import iterate, select_records
+from .store import check_sections, iterate, select_records
 
 if TYPE_CHECKING:
     import datasets
@@ -150,6 +150,8 @@ def stage_mixture(
         ValueError: a task with a ratio has no data, no row passes the filters, a patient is in two splits, or
             `source_weights` or `label_weights` has an unknown name.
     """
+    # A mixture of questions alone selects no sections.
+    check_sections(sections)
     tasks = {}
     if records is not None:
         # Each file has its patients in one split; several files together may not.

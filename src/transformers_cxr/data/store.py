@@ -203,6 +203,12 @@ def iterate(rows: datasets.Dataset, columns: Sequence[str]) -> Iterator[dict[str
             yield dict(zip(batch, values))
 
 
+def check_sections(sections: str) -> None:
+    """Raise a `ValueError` unless these are the sections of a report to use."""
+    if sections not in ("findings+impression", "impression"):
+        raise ValueError(f"Expected the sections 'findings+impression' or 'impression', got '{sections}'.")
+
+
 def select_records(
     rows: datasets.Dataset,
     splits: Sequence[str] | None = None,
@@ -229,8 +235,8 @@ def select_records(
     Raises:
         ValueError: `sections` is unknown, or no row is left. The error says how many rows each condition removed.
     """
-    if sections not in (None, "findings+impression", "impression"):
-        raise ValueError(f"Expected the sections 'findings+impression' or 'impression', got '{sections}'.")
+    if sections is not None:
+        check_sections(sections)
     conditions = {
         "split": lambda row: splits is None or row["split"] in splits,
         "view": lambda row: views is None or row["view"] in views,

@@ -159,16 +159,16 @@ def _common_tasks(first: str | Path, second: str | Path) -> Iterator[tuple[Task,
         if not before or not after:
             continue
         examples = [prediction.example for prediction in before.values()]
-        first_requests, second_requests = ({_request(p.example) for p in run.values()} for run in (before, after))
-        if different := first_requests ^ second_requests:
+        requests = [{_request(prediction.example) for prediction in run.values()} for run in (before, after)]
+        if different := requests[0] ^ requests[1]:
             raise ValueError(
                 f"The two runs have different examples of the task '{task.name}' ({len(different)} are in one run "
                 "only, or have another reference): evaluate both on the same data, with the same limits and seed."
             )
-        loaded = [
-            dict(zip(run, task.load_outputs(Path(folder), *zip(*((p.example, p.output) for p in run.values())))))
-            for folder, run in ((first, before), (second, after))
-        ]
+        loaded = []
+        for folder, run in ((first, before), (second, after)):
+            own, outputs = [p.example for p in run.values()], [p.output for p in run.values()]
+            loaded.append(dict(zip(run, task.load_outputs(Path(folder), own, outputs))))
         yield task, examples, loaded
 
 

@@ -34,8 +34,7 @@ class LanguageTask(Task):
             base_model, base_tokenizer = load_language_model(name)
             base_model.to(model.device)
         configs = [m.config.get_text_config() for m in (model, base_model) if m is not None]
-        max_length = min(getattr(config, "max_position_embeddings", 1024) for config in configs)
-        max_length = min(max_length, 1024)
+        max_length = min(1024, *(getattr(config, "max_position_embeddings", 1024) for config in configs))
         metric = Perplexity(
             model, processor.tokenizer, base_model, base_tokenizer, max_length=max_length, stride=max_length // 2
         )
