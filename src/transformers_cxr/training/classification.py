@@ -60,9 +60,6 @@ class ClassificationTrainer(ResumedTrainerMixin, Trainer):
             of shape `(batch_size, num_labels)`: 1, 0, or NaN for unknown.
     """
 
-    # The loss is a mean over a batch.
-    loss_is_scaled_for_ga = False
-
     def __init__(
         self,
         label_weights: torch.FloatTensor,
