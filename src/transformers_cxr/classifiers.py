@@ -182,7 +182,10 @@ def load_classifier(name_or_path: str) -> XrayClassifier:
     if folder:
         config = AutoConfig.from_pretrained(folder)
         if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
-            raise ValueError(f"'{folder}' is a model of type '{config.model_type}', not an image classifier.")
+            raise ValueError(
+                f"'{folder}' is a model of type '{config.model_type}', not an image classifier. Give the folder of one, or "
+                f"a name: {', '.join(embedded)}."
+            )
         model = AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32)
         # Convolutions on CPUs are much faster so.
         model.to(memory_format=torch.channels_last)
