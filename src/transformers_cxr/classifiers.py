@@ -183,8 +183,8 @@ def load_classifier(name_or_path: str) -> XrayClassifier:
         config = AutoConfig.from_pretrained(folder)
         if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
             raise ValueError(
-                f"'{folder}' is a model of type '{config.model_type}', not an image classifier. Give the folder of one, "
-                f"or a name: {', '.join(embedded)}."
+                f"'{folder}' is a model of type '{config.model_type}', not an image classifier. Give the "
+                f"folder of one, or a name: {', '.join(embedded)}."
             )
         model = AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32)
         # Convolutions on CPUs are much faster so.
